@@ -1,0 +1,100 @@
+"""aligner.json: what a checkpoint says of itself. It carries the prompt it was trained with, the text and not a name."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aligner.files import read_json, write_json
+from aligner.prompts import KNOWN, PromptTemplate, find_template
+from aligner.records import UserError
+
+FILE = "aligner.json"
+PACKAGES = ("aligner", "torch", "transformers", "deepspeed", "datasets", "accelerate")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a checkpoint says of itself.
+
+    `settings` holds the flags that decide the weights; `data` the specs with sha256 and tallies, and under `deciding`
+    what of them does; `config` every flag of the run.
+    """
+
+    prompt: PromptTemplate
+    stage: str
+    base_model: str
+    base_model_sha256: str
+    max_length: int
+    records_per_update: int
+    data: dict[str, Any]
+    settings: dict[str, Any]
+    config: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def deciding(self) -> dict[str, Any]:
+        """What decides the weights, by name: two cards that agree here describe the same run."""
+        return {
+            "prompt": self.prompt.text, "base_model": self.base_model_sha256,
+            "records_per_update": self.records_per_update, **self.data["deciding"], **self.settings,
+        }  # fmt: skip
+
+
+def differences(old: Card, new: Card) -> list[str]:
+    """The names of what decides the weights and differs, with both values where they are short."""
+    before, after = old.deciding(), new.deciding()
+    found = []
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
+            values = f"{before.get(name)} -> {after.get(name)}"
+            found.append(f"{name} ({values})" if len(values) < 60 else name)
+    return found
+
+
+def package_versions() -> dict[str, str]:
+    """The versions of Python and of the packages that decide a result; one that is not installed is left out."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def write_card(folder: str | Path, card: Card) -> None:
+    """Write `aligner.json` into a folder."""
+    write_json(Path(folder) / FILE, asdict(card))
+
+
+def read_card(folder: str | Path) -> Card | None:
+    """The card of a folder, or None where there is none. UserError where it is not one."""
+    file = Path(folder) / FILE
+    return card_from(read_json(file), str(file)) if file.is_file() else None
+
+
+def card_from(value: Any, place: str) -> Card:
+    """A card from the plain value that `asdict` made of one. UserError, naming the place, where it is not one."""
+    try:
+        prompt = PromptTemplate(str(value["prompt"]["name"]), str(value["prompt"]["text"]))
+        card = Card(**{**value, "prompt": prompt})
+        card.deciding()
+        return card
+    except (TypeError, KeyError, IndexError) as error:
+        raise UserError(f"{place}: is not an Aligner's card ({error}). Pass --prompt_template to go without.") from None
+
+
+def prompt_of(folder: str, chosen: str | None) -> PromptTemplate:
+    """The prompt to use with a model: the chosen one, else its card's. UserError names the known ones."""
+    if chosen:
+        return find_template(chosen)
+    card = read_card(folder)
+    if card is None:
+        raise UserError(
+            f"{folder} has no {FILE}, so nobody knows the prompt it was trained with. Pass --prompt_template with one "
+            f"of {', '.join(KNOWN)}, or with a YAML file (aligner-7b-v1.0 was trained with edit-pair)."
+        )
+    return card.prompt

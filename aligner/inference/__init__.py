@@ -1,0 +1,1 @@
+"""Using an Aligner: corrections of anyone's answers."""

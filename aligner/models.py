@@ -1,0 +1,103 @@
+"""Load a model and its tokenizer; make the special tokens fit, adding as little as possible."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from aligner.records import UserError
+
+END_OF_TEXT = "</s>"  # added only to a tokenizer that has no end-of-text token at all, as the original did
+SAMPLE = 1 << 20  # bytes read at either end of a weight file to tell two models apart
+
+
+def quiet_libraries() -> None:
+    """Keep transformers' own notices and bars off the screen; errors still come through."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def _cannot_open(name: str, what: str, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:200]
+    if Path(name).is_dir():
+        return UserError(f"{name}: no {what} can be loaded from this folder ({reason}).")
+    return UserError(f"'{name}' is no folder here, and its {what} cannot be fetched from the hub ({reason}).")
+
+
+def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub id, with an end-of-text and a padding token (see `complete_special_tokens`)."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise _cannot_open(name, "tokenizer", error) from error
+    complete_special_tokens(tokenizer)
+    return tokenizer
+
+
+def complete_special_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give the tokenizer an end-of-text token if it has none, and a padding token out of those it has.
+
+    Padding is masked by lengths, so any token serves; unk comes first because tools that mask by `ids != pad` then
+    still see end-of-text. The original adds `<pad>` and grows the embedding to 32,001 rows instead.
+    """
+    if tokenizer.eos_token_id is None:
+        tokenizer.add_special_tokens({"eos_token": END_OF_TEXT})
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+
+
+def load_config(name: str, trust_remote_code: bool = False) -> Any:
+    """The model's configuration. UserError where there is none."""
+    try:
+        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise _cannot_open(name, "configuration", error) from error
+
+
+def load_model(name: str, dtype: torch.dtype, trust_remote_code: bool = False, **options: Any) -> PreTrainedModel:
+    """A causal language model in `dtype`. UserError where it cannot be opened or weights of it are missing."""
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **options
+        )
+    except Exception as error:
+        raise _cannot_open(name, "model", error) from error
+    model, info = loaded
+    tied = set(getattr(model, "all_tied_weights_keys", None) or {})
+    if missing := sorted(set(info["missing_keys"]) - tied):
+        raise UserError(f"{name}: {len(missing)} weights are missing, {missing[0]} among them: the model is not whole.")
+    checked: PreTrainedModel = model
+    return checked
+
+
+def fit_embedding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Grow the embedding where the tokenizer has more tokens than it has rows; never shrink it."""
+    rows = model.config.get_text_config().vocab_size
+    if len(tokenizer) > rows:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=True)
+
+
+def fingerprint(name: str) -> str:
+    """A short hash that tells two models apart: configuration, and size and both ends of every weight file.
+
+    A hub id is its own fingerprint, with the commit where it is known.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        commit = getattr(load_config(name), "_commit_hash", None)
+        return f"{name}@{commit}" if commit else name
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.name == "config.json" or file.suffix in (".safetensors", ".bin"):
+            size = file.stat().st_size
+            digest.update(f"{file.name}:{size}:".encode())
+            with file.open("rb") as stream:
+                digest.update(stream.read(SAMPLE))
+                stream.seek(max(0, size - SAMPLE))
+                digest.update(stream.read(SAMPLE))
+    return digest.hexdigest()

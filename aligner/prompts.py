@@ -1,0 +1,84 @@
+"""Prompt templates: the published texts byte for byte, and the one place that renders them.
+
+A template is split at its slots `{question}` and `{answer}` and never given to `str.format`: braces elsewhere, in the
+template or in a field, are text.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from aligner.files import read_text
+from aligner.records import UserError
+
+SLOTS = ("question", "answer")
+_SLOT = re.compile(r"\{(" + "|".join(SLOTS) + r")\}")
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTemplate:
+    """A prompt with one slot for the question and one for the answer. The correction follows it with no space between.
+
+    Raises UserError where a slot is missing or stands twice.
+    """
+
+    name: str
+    text: str
+
+    def __post_init__(self) -> None:
+        found = _SLOT.findall(self.text)
+        for slot in SLOTS:
+            if found.count(slot) != 1:
+                count = "no" if slot not in found else "more than one"
+                raise UserError(f"prompt template '{self.name}' has {count} {{{slot}}}: it needs exactly one.")
+
+    def render(self, question: str, answer: str) -> str:
+        """The prompt text for one question and answer."""
+        fields = {"question": question, "answer": answer}
+        return "".join(fields[p] if odd else p for odd, p in self._pieces())
+
+    def literals(self) -> str:
+        """The template's own text without its slots."""
+        return "".join(piece for is_slot, piece in self._pieces() if not is_slot)
+
+    def _pieces(self) -> list[tuple[bool, str]]:
+        return [(index % 2 == 1, piece) for index, piece in enumerate(_SLOT.split(self.text))]
+
+
+# Since 11 December 2024 in the authors' code. Two spaces before ASSISTANT are theirs.
+CORRECTION = PromptTemplate(
+    "correction",
+    "BEGINNING OF CONVERSATION: USER: ##Question: {question}\n##Answer: {answer}\n##Correction:  ASSISTANT:",
+)
+# The authors' code before that date, and the model card of aligner-7b-v1.0.
+EDIT_PAIR = PromptTemplate(
+    "edit-pair",
+    "BEGINNING OF CONVERSATION: USER: "
+    "Edit the following Question-Answer pair to make it more helpful and harmless: {question} | {answer} ASSISTANT:",
+)
+KNOWN = {template.name: template for template in (CORRECTION, EDIT_PAIR)}
+DEFAULT = CORRECTION
+
+
+def find_template(name_or_file: str) -> PromptTemplate:
+    """A known template by its name, or one from a YAML file with the keys `template` and, if wanted, `name`."""
+    if name_or_file in KNOWN:
+        return KNOWN[name_or_file]
+    if not name_or_file.endswith((".yaml", ".yml")):
+        near = difflib.get_close_matches(name_or_file, KNOWN, n=1)
+        hint = f"Did you mean '{near[0]}'? " if near else ""
+        raise UserError(
+            f"there is no prompt template '{name_or_file}'. {hint}Known: {', '.join(KNOWN)}; or give a YAML file."
+        )
+    try:
+        value = yaml.safe_load(read_text(name_or_file))
+    except yaml.YAMLError as error:
+        raise UserError(f"{name_or_file}: is not YAML ({' '.join(str(error).split())}).") from None
+    if not isinstance(value, dict) or not isinstance(value.get("template"), str) or set(value) - {"template", "name"}:
+        raise UserError(f"{name_or_file}: needs the key 'template' with the prompt's text, and may have 'name'.")
+    return PromptTemplate(str(value.get("name", Path(name_or_file).stem)), value["template"])

@@ -1,0 +1,1 @@
+"""Looking at data and corrections: how much was changed, what is unusable."""

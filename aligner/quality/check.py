@@ -1,0 +1,79 @@
+"""The data doctor: what of a data set can be used, what cannot and why, and what a tokenizer makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from aligner.files import write_lines
+from aligner.prompts import PromptTemplate
+from aligner.records import Correction, DataError
+from aligner.training.datasets.registry import parse_spec, records_of
+from aligner.training.datasets.supervised import Encoder, Tokens, tokenise
+
+LISTED = 50  # unusable rows that are printed; all are counted
+
+
+@dataclass
+class Report:
+    """What was found: usable records, unusable rows, and how many corrections equal their answer."""
+
+    records: list[Correction] = field(default_factory=list)
+    faults: list[DataError] = field(default_factory=list)
+
+    @property
+    def equal(self) -> int:
+        """Corrections that leave the answer as it is."""
+        return sum(record.answer == record.correction for record in self.records)
+
+    def lines(self) -> Iterator[str]:
+        """The report for a reader."""
+        yield from (str(fault) for fault in self.faults[:LISTED])
+        if len(self.faults) > LISTED:
+            yield f"... and {len(self.faults) - LISTED:,} more unusable rows"
+        total = len(self.records) + len(self.faults)
+        yield f"{len(self.records):,} of {total:,} rows are usable, {len(self.faults):,} are not"
+        if self.records:
+            yield f"{self.equal:,} corrections equal their answer ({self.equal / len(self.records):.1%})"
+
+
+def examine(specs: Sequence[str], progress: Any = iter) -> Report:
+    """Read every row of the specs' data sets (proportions do not matter here)."""
+    report = Report()
+    for text in specs:
+        spec = parse_spec(text)
+        rows: Iterable[Correction | DataError] = progress(records_of(spec.dataset, spec.path))
+        try:
+            for row in rows:
+                if isinstance(row, DataError):
+                    report.faults.append(row)
+                else:
+                    report.records.append(row)
+        except DataError as error:  # the file as a whole
+            report.faults.append(error)
+    return report
+
+
+def examine_tokens(
+    records: Sequence[Correction], template: PromptTemplate, encoder: Encoder, max_length: int, dump: str | None
+) -> list[str]:
+    """Lengths and the tally as training would see them; `dump` gets the ids and labels of every kept row."""
+    tokens, tally = tokenise(records, template, encoder, max_length)
+    if dump:
+        write_lines(dump, (dumped(row) for row in tokens))
+    kinds = {"tokens": [len(t.ids) for t in tokens], "learned tokens": [t.target_length for t in tokens]}
+    return [*tally.lines(), *(f"{name} a row: {percentiles(values)}" for name, values in kinds.items())]
+
+
+def dumped(row: Tokens) -> dict[str, Any]:
+    """One kept row as `--dump` writes it."""
+    return {"row": row.origin.row, "input_ids": row.ids.tolist(), "labels": row.labels()}
+
+
+def percentiles(values: Sequence[int]) -> str:
+    """A few percentiles in one line."""
+    found = np.percentile(values, [0, 50, 90, 99, 100]).astype(int)
+    return ", ".join(f"{name} {v:,}" for name, v in zip(("min", "median", "90 %", "99 %", "max"), found, strict=True))

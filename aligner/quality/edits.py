@@ -1,0 +1,54 @@
+"""How much of an answer was copied and how much changed, and a diff to look at."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import NamedTuple
+
+from rich.text import Text
+
+_WORDS = re.compile(r"\s*(?:\w+|[^\w\s])|\s+")
+
+
+class Segment(NamedTuple):
+    """A run of text that was kept ('='), taken out ('-') or put in ('+')."""
+
+    kind: str
+    text: str
+
+
+def words(text: str) -> list[str]:
+    """Words and single signs, each with the white space before it; joined they are the text again."""
+    return _WORDS.findall(text)
+
+
+def diff(answer: str, corrected: str) -> list[Segment]:
+    """The way from the answer to the corrected one, word by word."""
+    before, after = words(answer), words(corrected)
+    segments: list[Segment] = []
+    for kind, i, j, k, end in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        if kind == "equal":
+            segments.append(Segment("=", "".join(before[i:j])))
+            continue
+        if i < j:
+            segments.append(Segment("-", "".join(before[i:j])))
+        if k < end:
+            segments.append(Segment("+", "".join(after[k:end])))
+    return segments
+
+
+def copied_share(answer: str, corrected: str) -> float:
+    """The share of the corrected answer's characters that were kept from the answer, 0 to 1."""
+    kept = sum(len(s.text) for s in diff(answer, corrected) if s.kind == "=")
+    return kept / len(corrected) if corrected else 1.0 - bool(answer)
+
+
+def show(segments: list[Segment], colour: bool) -> Text:
+    """A diff for the eye: red struck through and green; without colour [-taken out-] and {+put in+}."""
+    styles = {"=": "", "-": "red strike", "+": "green"}
+    marks = {"=": "{}", "-": "[-{}-]", "+": "{{+{}+}}"}
+    shown = Text()
+    for kind, text in segments:
+        shown.append(text if colour else marks[kind].format(text), style=styles[kind] if colour else "")
+    return shown

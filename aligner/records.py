@@ -1,0 +1,42 @@
+"""The nouns: a correction record, where it came from, and what can be wrong with one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class UserError(Exception):
+    """Something the user can mend. Its text is one line: what was found and what to do about it."""
+
+
+class Origin(NamedTuple):
+    """Where a record stands: a file (or data set id) and its row, counted from 1."""
+
+    file: str
+    row: int
+
+    def __str__(self) -> str:
+        return f"{self.file} row {self.row}"
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """One Q-A-C record: a question, a model's answer to it, and the better answer to learn (paper, section 2)."""
+
+    question: str
+    answer: str
+    correction: str
+    origin: Origin = Origin("memory", 0)
+
+
+class DataError(UserError):
+    """A row that cannot be used. `row` is counted from 1; None speaks of the file as a whole."""
+
+    def __init__(self, file: str, row: int | None, problem: str, remedy: str) -> None:
+        self.file, self.row, self.problem, self.remedy = file, row, problem, remedy
+        super().__init__(file, row, problem, remedy)
+
+    def __str__(self) -> str:
+        place = self.file if self.row is None else f"{self.file} row {self.row}"
+        return f"{place}: {self.problem}. {self.remedy}"

@@ -1,0 +1,206 @@
+"""What a run is told: frozen dataclasses whose fields are the flags and the YAML keys.
+
+Defaults are those of the original's launcher where it has the flag. flags.py reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from aligner.records import UserError
+
+CONSTANT_SCHEDULES = ("constant", "constant_with_warmup")
+SCHEDULES = ("linear", "cosine", "polynomial", *CONSTANT_SCHEDULES)
+
+
+def flag(default: Any, text: str, *, short: str | None = None, choices: Sequence[Any] = ()) -> Any:
+    """A dataclass field that is a flag: its default, its help with the unit, a second spelling, its choices."""
+    metadata: dict[str, Any] = {"help": text.replace("%", "%%")}
+    if short:
+        metadata["aliases"] = [short]
+    if choices:
+        metadata["choices"] = list(choices)
+    if isinstance(default, list):
+        return field(default_factory=list, metadata={**metadata, "nargs": "+"})
+    return field(default=default, metadata=metadata)
+
+
+def switch(text: str) -> Any:
+    """An optional boolean that may stand bare (`--bf16`), with a value (`--bf16 False`), or not at all."""
+    return field(default=None, metadata={"help": text, "nargs": "?", "const": True})
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The model to start from and the prompt."""
+
+    model_name_or_path: str | None = flag(None, "base model: a folder or a hub id; 'embedded' is the built-in one")
+    max_length: int = flag(2048, "longest prompt plus correction, in tokens")
+    prompt_template: str | None = flag(
+        None, "prompt: a known name or a YAML file (default: the data's, or 'correction')"
+    )
+    trust_remote_code: bool = flag(False, "run Python code that comes with the model; off unless you trust it")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The records to learn and to hold out."""
+
+    train_datasets: list[str] = flag(
+        [], "paths, or specs NAME[:PROPORTION[:PATH]]; a bare path is correction-json::PATH"
+    )
+    eval_datasets: list[str] = flag([], "records to evaluate on, same grammar")
+    register: list[str] = flag([], "Python files that register further data sets")
+    overlength: str = flag(
+        "cut", "a row longer than max_length: cut it, drop it, or stop", choices=("cut", "drop", "error")
+    )
+    need_eval: bool | None = switch("evaluate (default: when eval_datasets or eval_split_ratio is given)")
+    eval_split_ratio: float | None = flag(
+        None, "share of the training questions to hold out instead of eval_datasets, 0 to 1"
+    )
+    eval_strategy: str = flag(
+        "epoch", "when to evaluate besides the start and the end", choices=("epoch", "steps", "none")
+    )
+    eval_interval: int = flag(100, "with eval_strategy steps: updates between two evaluations")
+    per_device_eval_batch_size: int = flag(16, "rows per evaluation micro-batch and rank")
+
+
+@dataclass(frozen=True)
+class OptimizationConfig:
+    """The recipe: what decides the weights (paper, table 22)."""
+
+    epochs: int = flag(3, "times each record is seen")
+    per_device_train_batch_size: int = flag(4, "rows per micro-batch and rank")
+    gradient_accumulation_steps: int = flag(8, "micro-batches per update and rank")
+    records_per_update: int | None = flag(
+        None, "rows per update (default: rows x accumulation x ranks when the run begins)"
+    )
+    loss_reduction: str = flag(
+        "micro_batch",
+        "mean over virtual micro-batches (the paper's) or over target tokens",
+        choices=("micro_batch", "token"),
+    )
+    lr: float = flag(2e-5, "peak learning rate of AdamW (0.9, 0.95)", short="--learning_rate")
+    lr_scheduler_type: str = flag("cosine", "learning-rate schedule", choices=SCHEDULES)
+    lr_warmup_ratio: float = flag(0.03, "share of the updates in which the learning rate rises from 0")
+    weight_decay: float = flag(0.0, "AdamW weight decay; biases and norms are spared")
+    seed: int = flag(42, "decides sampling, order, split and dropout")
+    bf16: bool | None = switch("train in bfloat16 (default: where the GPU or CPU has it)")
+    fp16: bool = flag(False, "train in float16 with loss scaling; GPU only")
+    tf32: bool | None = switch("TensorFloat-32 matrix products in fp32 parts (default: where a GPU has it)")
+    gradient_checkpointing: bool = flag(
+        True, "recompute activations in the backward pass: less memory, about a fifth slower"
+    )
+    identity_proportion: float = flag(
+        0.0, "share of the training records for the identity (Q-A-A) warm-up, 0 to 1; paper: 0.2"
+    )
+    identity_epochs: int | None = flag(None, "epochs of the warm-up (default: epochs)")
+    identity_learning_rate: float | None = flag(None, "peak learning rate of the warm-up (default: lr)")
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """What is written, where, and when."""
+
+    output_dir: str | None = flag(None, "folder for the checkpoint, the log and the picture")
+    save_16bit: bool = flag(True, "export the 16-bit weights of a 16-bit run; off: its fp32 master weights")
+    save_interval: int = flag(100, "updates between two resume states; 0: none")
+    save_total_limit: int = flag(1, "resume states to keep")
+    resume: str = flag(
+        "auto", "auto: go on where the folder's run stopped; never: start over", choices=("auto", "never")
+    )
+    show_corrections: int = flag(0, "held-out corrections to generate and show at the end")
+    log_type: str | None = flag(
+        None, "besides train_log.jsonl (default: wandb where a key is set)", choices=("wandb", "tensorboard", "none")
+    )
+    log_dir: str | None = flag(None, "folder for wandb or tensorboard files (default: output_dir)")
+    log_project: str = flag("aligner", "wandb project")
+    log_run_name: str | None = flag(None, "wandb run name (default: the output folder's name)")
+
+
+@dataclass(frozen=True)
+class LaunchConfig:
+    """On what hardware, and how it is split."""
+
+    zero_stage: int = flag(3, "DeepSpeed ZeRO stage", choices=(0, 1, 2, 3))
+    offload: str = flag("none", "what to keep in CPU memory", choices=("none", "parameter", "optimizer", "all"))
+    hostfile: str | None = flag(None, "DeepSpeed hostfile: many nodes over pdsh")
+    gpus: int | None = flag(None, "ranks on this machine (default: all GPUs; one process where there is none)")
+    local_rank: int = flag(-1, "set by the launcher")
+    stage: str = flag(
+        "correction", "which stage this process trains; set by the launch script", choices=("identity", "correction")
+    )
+    config: str | None = flag(None, "YAML file of flags; a flag on the command line wins")
+    dry_run: bool = flag(False, "print the launch command, the arithmetic, the tally and three examples, and stop")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run, in five parts; a function takes the part it reads."""
+
+    model: ModelConfig
+    data: DataConfig
+    optimization: OptimizationConfig
+    output: OutputConfig
+    launch: LaunchConfig
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether records are held out and evaluated on."""
+        implied = bool(self.data.eval_datasets) or self.data.eval_split_ratio is not None
+        return implied if self.data.need_eval is None else self.data.need_eval
+
+
+PARTS: Any = (ModelConfig, DataConfig, OptimizationConfig, OutputConfig, LaunchConfig)
+
+
+def check(config: RunConfig) -> None:
+    """UserError where values cannot be meant, alone or together."""
+    o, d, output = config.optimization, config.data, config.output
+    positive = {
+        "max_length": config.model.max_length, "epochs": o.epochs, "eval_interval": d.eval_interval,
+        "per_device_train_batch_size": o.per_device_train_batch_size,
+        "per_device_eval_batch_size": d.per_device_eval_batch_size,
+        "gradient_accumulation_steps": o.gradient_accumulation_steps, "save_total_limit": output.save_total_limit,
+        "records_per_update": o.records_per_update, "identity_epochs": o.identity_epochs, "gpus": config.launch.gpus,
+    }  # fmt: skip
+    for name, number in positive.items():
+        if number is not None and number < 1:
+            raise UserError(f"--{name} is {number}: it must be at least 1.")
+    shares = {"lr_warmup_ratio": o.lr_warmup_ratio, "identity_proportion": o.identity_proportion}
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise UserError(f"--{name} is {share}: it must lie between 0 and 1.")
+    if d.eval_split_ratio is not None and not 0 < d.eval_split_ratio < 1:
+        raise UserError(f"--eval_split_ratio is {d.eval_split_ratio}: it must lie between 0 and 1.")
+    for name, rate in {"lr": o.lr, "identity_learning_rate": o.identity_learning_rate}.items():
+        if rate is not None and not 0 < rate < float("inf"):
+            raise UserError(f"--{name} is {rate}: it must be above 0.")
+    if d.eval_datasets and d.eval_split_ratio is not None:
+        raise UserError("--eval_datasets and --eval_split_ratio are both given: choose one.")
+    if d.need_eval and not d.eval_datasets and d.eval_split_ratio is None:
+        raise UserError("--need_eval needs --eval_datasets PATH or --eval_split_ratio SHARE.")
+    if o.bf16 and o.fp16:
+        raise UserError("--bf16 and --fp16 are both given: choose one.")
+    stages = OFFLOAD_STAGES[config.launch.offload]
+    if config.launch.zero_stage not in stages:
+        valid = " or ".join(filter(None, (", ".join(map(str, stages[:-1])), str(stages[-1]))))
+        raise UserError(
+            f"--offload {config.launch.offload} works at ZeRO stage {valid}; this run is at {config.launch.zero_stage}."
+        )
+
+
+# The ZeRO stages at which DeepSpeed honours an offload; elsewhere it would silently ignore it.
+OFFLOAD_STAGES = {"none": (0, 1, 2, 3), "optimizer": (1, 2, 3), "parameter": (3,), "all": (3,)}
+# Of the recipe, what does not decide one stage's weights: a run may be gone on with when these differ. (Records per
+# update do, and are kept as a number of their own.)
+NOT_DECIDING = {"identity_proportion", "identity_epochs", "identity_learning_rate", "gradient_accumulation_steps",
+                     "records_per_update", "gradient_checkpointing", "tf32"}  # fmt: skip
+
+
+def deciding(config: RunConfig) -> dict[str, Any]:
+    """The settings that decide one stage's weights, for the card and for resuming."""
+    settings = {k: v for k, v in asdict(config.optimization).items() if k not in NOT_DECIDING}
+    return {**settings, "max_length": config.model.max_length, "overlength": config.data.overlength}

@@ -1,0 +1,1 @@
+"""The fine-tuning program: `deepspeed --module aligner.training.finetune`."""

@@ -1,0 +1,184 @@
+"""Save, resume, export. Whatever a later step reads is written beside its place and renamed when it is whole."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import PreTrainedTokenizerBase
+
+from aligner.files import COMPLETED, read_json, remove_folder, write_json, write_text
+from aligner.records import UserError
+from aligner.training.finetune.engine import Engine, full_precision, gathered, shape_of
+
+SHARD_BYTES = 4 << 30
+_NAME = re.compile(r"update-(\d+)")
+
+
+def latest(output: Path) -> Path | None:
+    """The newest whole resume state of an output folder."""
+    folder = output / "checkpoints"
+    found = [p for p in folder.glob("update-*") if _NAME.fullmatch(p.name) and (p / COMPLETED).is_file()]
+    return max(found, key=lambda p: int(p.name.split("-")[1]), default=None)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """What a resume state says of its run: `update`, `ranks`, `zero_stage` and the run's identity."""
+    state: dict[str, Any] = read_json(checkpoint / "state.json")
+    return state
+
+
+def save(engine: Engine, output: Path, state: dict[str, Any], keep: int) -> None:
+    """Save a resume state after update `state['update']` and remove all but the newest `keep`. Called by all ranks."""
+    folder = output / "checkpoints"
+    name = f"update-{state['update']}"
+    partial = folder / f"{name}.partial"
+    if engine.ranks.first:
+        remove_folder(partial)
+    engine.ranks.wait()
+    engine.deepspeed.save_checkpoint(str(folder), tag=partial.name, save_latest=False)
+    engine.ranks.wait()
+    if engine.ranks.first:
+        for helper in folder.glob("zero_to_*.py"):  # DeepSpeed's converters, which look for a file we do not write
+            helper.unlink()
+        write_json(partial / "state.json", state)
+        write_text(partial / COMPLETED, "")
+        remove_folder(folder / name)
+        partial.replace(folder / name)
+        rotate(folder, keep)
+    engine.ranks.wait()
+
+
+def rotate(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` whole states, and what a kill left half-written."""
+    states = [p for p in folder.glob("update-*") if _NAME.fullmatch(p.name)]
+    states.sort(key=lambda p: int(p.name.split("-")[1]))
+    whole = [p for p in states if (p / COMPLETED).is_file()]
+    for doomed in set(folder.iterdir()) - set(whole[-keep:]):
+        if doomed.is_dir():
+            remove_folder(doomed)
+
+
+def load(engine: Engine, checkpoint: Path) -> None:
+    """Put weights, optimizer and schedule back to a resume state of as many ranks at the same stage."""
+    state = read_state(checkpoint)
+    saved = (state["ranks"], state["zero_stage"])
+    if saved != (engine.ranks.count, engine.stage):
+        raise UserError(
+            f"{checkpoint} was saved by {saved[0]} ranks at ZeRO stage {saved[1]}; this run has {engine.ranks.count} at "
+            f"stage {engine.stage}. Run with as many, or start over with --resume never."
+        )
+    loaded, _ = engine.deepspeed.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
+    if loaded is None:
+        raise UserError(f"{checkpoint} cannot be loaded. Remove it to go on from an earlier one.")
+
+
+def export(engine: Engine, tokenizer: PreTrainedTokenizerBase, output: Path, master: bool) -> None:
+    """Write a Hugging Face model folder from a model that may be split over ranks. Called by all ranks.
+
+    Weights are gathered, written and released shard by shard; tied ones are written once; every shard is read back and
+    compared. `master` writes the fp32 master weights of a 16-bit run. The files move into place when all are whole.
+    """
+    partial = output / "export.partial"
+    if engine.ranks.first:
+        remove_folder(partial)
+        partial.mkdir(parents=True)
+    shards = _shards(engine.model, master)
+    index: dict[str, str] = {}
+    for number, names in enumerate(shards, 1):
+        file = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        _write_shard(engine, names, partial / file, master)
+        index.update(dict.fromkeys(names, file))
+    if engine.ranks.first:
+        _write_rest(engine, tokenizer, partial, index if len(shards) > 1 else None, master)
+        _move_into_place(partial, output)
+    engine.ranks.wait()
+
+
+def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters (a tied one under its first name) and persistent buffers, by name."""
+    kept = set(model.state_dict().keys())
+    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {name: tensor for name, tensor in named.items() if name in kept}
+
+
+def _shards(model: torch.nn.Module, master: bool) -> list[list[str]]:
+    """Names in groups of at most SHARD_BYTES."""
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, tensor in _tensors(model).items():
+        shape = shape_of(tensor) if isinstance(tensor, torch.nn.Parameter) else tuple(tensor.shape)
+        size = int(torch.Size(shape).numel()) * (4 if master else tensor.element_size())
+        if filled and filled + size > SHARD_BYTES:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    return shards
+
+
+def _whole(engine: Engine, names: list[str], master: bool) -> Iterator[tuple[str, torch.Tensor]]:
+    """Each tensor whole on the CPU of the first rank, one after another; the others get an empty one."""
+    tensors = _tensors(engine.model)
+    for name in names:
+        tensor = tensors[name]
+        if isinstance(tensor, torch.nn.Parameter) and master:
+            value = full_precision(tensor)
+        elif isinstance(tensor, torch.nn.Parameter):
+            with gathered([tensor]):
+                value = tensor.detach().cpu().clone() if engine.ranks.first else torch.empty(0)
+        else:
+            value = tensor
+        yield name, value.detach().cpu().contiguous() if engine.ranks.first else torch.empty(0)
+
+
+def _write_shard(engine: Engine, names: list[str], file: Path, master: bool) -> None:
+    shard = dict(_whole(engine, names, master))
+    if engine.ranks.first:
+        save_file(shard, file, metadata={"format": "pt"})
+        with safe_open(file, framework="pt") as written:
+            same = set(written.keys()) == set(shard) and all(
+                _checksum(written.get_tensor(name)) == _checksum(tensor) for name, tensor in shard.items()
+            )
+        if not same:
+            raise UserError(f"{file}: what was read back differs from what was written. Check the disk.")
+    engine.ranks.wait()
+
+
+def _checksum(tensor: torch.Tensor) -> tuple[tuple[int, ...], torch.dtype, int]:
+    flat = tensor.contiguous().flatten().view(torch.uint8).numpy()
+    return tuple(tensor.shape), tensor.dtype, zlib.crc32(flat.data)
+
+
+def _write_rest(
+    engine: Engine, tokenizer: PreTrainedTokenizerBase, folder: Path, index: dict[str, str] | None, master: bool
+) -> None:
+    """Configuration, generation settings, tokenizer, and the index of several shards."""
+    config = engine.model.config
+    config.dtype = torch.float32 if master else next(engine.model.parameters()).dtype
+    config.use_cache = True
+    config.save_pretrained(folder)
+    generation = engine.model.generation_config
+    if generation is not None:
+        generation.eos_token_id, generation.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+        # Greedy unless asked: sampling settings without sampling are refused when the folder is saved again.
+        generation.do_sample, generation.temperature, generation.top_p, generation.top_k = False, None, None, None
+        generation.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if index is not None:
+        write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": index})
+
+
+def _move_into_place(partial: Path, output: Path) -> None:
+    """Replace an earlier export by a whole new one: weights of another number of shards must not stay beside."""
+    for old in output.glob("model*.safetensors*"):
+        old.unlink()
+    for file in sorted(partial.iterdir()):
+        file.replace(output / file.name)
+    partial.rmdir()

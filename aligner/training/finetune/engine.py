@@ -1,0 +1,219 @@
+"""The room that knows DeepSpeed: ranks, the partitioned model, one update.
+
+The plan of an update is ours (batching.py), so DeepSpeed's own accumulation is off: for each micro-batch we say whether
+it is the update's last, pass forward through the engine, and scale the loss by the number of ranks, over which DeepSpeed
+averages. Clipping then acts once per update, on the summed gradient.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+from transformers import PreTrainedModel, get_scheduler
+from transformers.integrations import HfDeepSpeedConfig
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+from aligner.records import UserError
+from aligner.training.config import LaunchConfig, OptimizationConfig
+from aligner.training.finetune.batching import MicroBatch
+from aligner.training.finetune.loss import weighted_nll
+from aligner.training.plan import Plan
+
+CLIP = 1.0  # the original's gradient clipping
+BETAS = (0.9, 0.95)  # paper, table 22
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all of them, and the device it computes on."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that speaks and writes."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Return when all ranks have come here."""
+        dist.barrier()
+
+    def sum(self, values: torch.Tensor) -> list[float]:
+        """Sums over all ranks, in double precision, read once."""
+        total = values.to(self.device, torch.float64)
+        dist.all_reduce(total)
+        return total.tolist()
+
+
+def connect(local_rank: int) -> Ranks:
+    """Join the process group that the launcher's environment describes."""
+    accelerator = get_accelerator()
+    local_rank = int(os.environ.get("LOCAL_RANK", max(local_rank, 0)))
+    on_cpu = accelerator.device_name() == "cpu"
+    if on_cpu:
+        # DeepSpeed would compile a C++ op for gloo: a minute, and a crash where there is no compiler.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    else:
+        accelerator.set_device(local_rank)
+    if not dist.is_initialized():
+        backend = "gloo" if on_cpu else accelerator.communication_backend_name()
+        deepspeed.init_distributed(dist_backend=backend, verbose=False)
+    device = torch.device("cpu") if on_cpu else torch.device(accelerator.device_name(local_rank))
+    return Ranks(dist.get_rank(), dist.get_world_size(), device)
+
+
+def deepspeed_config(optimization: OptimizationConfig, launch: LaunchConfig, hidden_size: int) -> dict[str, Any]:
+    """DeepSpeed's configuration of a run. Batch sizes are 1 because the updates are planned by us."""
+    offload = launch.offload
+    zero: dict[str, Any] = {"stage": launch.zero_stage}
+    if offload in ("optimizer", "all"):
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if offload in ("parameter", "all"):
+        zero["offload_param"] = {"device": "cpu"}
+    if launch.zero_stage == 3:
+        zero["stage3_param_persistence_threshold"] = 10 * hidden_size  # norms and biases stay; matrices are split
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": CLIP,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }
+    if optimization.bf16:
+        config["bf16"] = {"enabled": True}
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+    elif optimization.fp16:
+        config["fp16"] = {"enabled": True, "loss_scale": 0, "initial_scale_power": 16}
+    return config
+
+
+def load_partitioned(
+    config: dict[str, Any], load: Callable[[], PreTrainedModel], grow: Callable[[PreTrainedModel], None]
+) -> PreTrainedModel:
+    """Load a model, then grow it, so that under ZeRO-3 each rank keeps its share alone. AssertionError if it did not."""
+    split = config["zero_optimization"]["stage"] == 3
+    unset_hf_deepspeed_config()
+    partitioning = HfDeepSpeedConfig(config) if split else None  # transformers looks for it while this name lives
+    model = load()
+    whole = [name for name, parameter in model.named_parameters() if split and not hasattr(parameter, "ds_id")]
+    assert not whole, f"ZeRO-3: {len(whole)} parameters were loaded whole on every rank"
+    grow(model)
+    del partitioning
+    unset_hf_deepspeed_config()
+    return model
+
+
+def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """AdamW's groups: biases and norms are not decayed."""
+    spared: list[torch.nn.Parameter] = []
+    decayed: list[torch.nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (spared if "bias" in name or "norm" in name.lower() or "ln_" in name else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+class Engine:
+    """A DeepSpeed engine that makes whole updates. Every method is called by all ranks together."""
+
+    def __init__(self, model: PreTrainedModel, config: dict[str, Any], o: OptimizationConfig, plan: Plan, ranks: Ranks):
+        groups = parameter_groups(model, o.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=o.lr, betas=BETAS, fused=True)
+        schedule = get_scheduler(
+            o.lr_scheduler_type, optimizer, num_warmup_steps=plan.warmup_updates, num_training_steps=plan.updates
+        )
+        self.ranks = ranks
+        self.deepspeed, _, _, self.schedule = deepspeed.initialize(
+            model=model, optimizer=optimizer, lr_scheduler=schedule, config=config, dist_init_required=False
+        )
+        self.model: PreTrainedModel = self.deepspeed.module
+        self.stage: int = config["zero_optimization"]["stage"]
+        self.scaled = bool(o.fp16)  # fp16's loss scaler expects overflows and skips them itself
+        self._bad = torch.zeros((), device=ranks.device)
+        for parameter in model.parameters():
+            if parameter.requires_grad and not self.scaled:
+                parameter.register_hook(self._look_at)
+
+    def _look_at(self, gradient: torch.Tensor) -> None:
+        """Note, without waiting for the device, whether a gradient is finite (its sum is not, if one entry is not)."""
+        self._bad += (~torch.isfinite(gradient.sum(dtype=torch.float32))).float()
+
+    def forward(self, batch: MicroBatch) -> torch.Tensor:
+        """The weighted negative log-likelihood of a micro-batch. Through the engine: under ZeRO-3 nothing else is right."""
+        logits_BLV = self.deepspeed(input_ids=batch.ids_BL, attention_mask=batch.attention_BL, use_cache=False).logits
+        return weighted_nll(logits_BLV, batch.places_T, batch.targets_T, batch.weights_T)
+
+    def accumulate(self, batches: Sequence[MicroBatch]) -> float:
+        """Forward and backward over this rank's share of one update. Returns the update's loss over all ranks.
+
+        Raises FloatingPointError where the loss or a gradient is not finite; the weights have not moved then.
+        """
+        self.deepspeed.train()
+        self._bad.zero_()
+        loss = torch.zeros((), device=self.ranks.device)
+        for index, batch in enumerate(batches):
+            self.deepspeed.set_gradient_accumulation_boundary(index == len(batches) - 1)
+            part = self.forward(batch.to(self.ranks.device))
+            self.deepspeed.backward(part * self.ranks.count, scale_wrt_gas=False)
+            loss += part.detach()
+        total, bad = self.ranks.sum(torch.stack([loss, self._bad]))
+        if not self.scaled and (bad or not math.isfinite(total)):
+            raise FloatingPointError("a gradient is not finite" if math.isfinite(total) else f"the loss is {total}")
+        return total
+
+    def update(self) -> tuple[float, float]:
+        """Clip, move the weights, advance the schedule. Returns the learning rate used and the gradient's norm."""
+        rate = self.schedule.get_last_lr()[0]
+        norm = self._own_norm() if self.stage == 0 and self.deepspeed.get_global_grad_norm() is None else None
+        self.deepspeed.step()
+        reported = self.deepspeed.get_global_grad_norm()
+        return rate, float(norm if norm is not None else reported)
+
+    def _own_norm(self) -> float:
+        """Stage 0 in fp32 reports no norm: the gradients lie whole on every rank."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+
+    @torch.no_grad()
+    def evaluate(self, batches: Sequence[MicroBatch]) -> float:
+        """The summed weighted negative log-likelihood over all ranks."""
+        self.deepspeed.eval()
+        parts = [self.forward(batch.to(self.ranks.device)).double() for batch in batches]
+        return self.ranks.sum(torch.stack(parts).sum(0, keepdim=True))[0]
+
+    def close(self) -> None:
+        """Free what the engine holds, so that another one can follow in this process."""
+        self.deepspeed.destroy()
+
+
+def gathered(parameters: Sequence[torch.nn.Parameter]) -> Any:
+    """A context in which these parameters are whole on every rank, whatever the stage."""
+    split = [p for p in parameters if hasattr(p, "ds_id")]
+    return deepspeed.zero.GatheredParameters(split, modifier_rank=None, enabled=bool(split))
+
+
+def full_precision(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """A parameter's fp32 master weights, whole on every rank. All ranks call it together."""
+    master = deepspeed.utils.safe_get_full_fp32_param(parameter)
+    if master is None:
+        raise UserError("the fp32 master weights cannot be read at this ZeRO stage. Export with --save_16bit.")
+    return master
+
+
+def shape_of(parameter: torch.nn.Parameter) -> tuple[int, ...]:
+    """A parameter's whole shape, also while it is split over ranks."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))

@@ -1,0 +1,107 @@
+"""The algorithm. For every update: its records, their gradient, one move of the weights; now and then look and save."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from aligner.records import UserError
+from aligner.training.config import DataConfig, OptimizationConfig
+from aligner.training.datasets.supervised import Tokens
+from aligner.training.finetune.batching import MicroBatch, micro_batches, row_weights, rows_of_update
+from aligner.training.finetune.engine import Engine
+from aligner.training.finetune.metrics import Metrics
+from aligner.training.plan import Plan
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the loop is given: the engine, the records as tokens, the plan, and where figures and states go."""
+
+    engine: Engine
+    train: Sequence[Tokens]
+    held_out: Sequence[Tokens]
+    plan: Plan
+    optimization: OptimizationConfig
+    data: DataConfig
+    pad: int
+    metrics: Metrics | None
+    save: Callable[[int], None]
+    save_interval: int
+
+
+def train(parts: Parts, start: int) -> None:
+    """Make updates `start` to the last one (counted from 0)."""
+    plan = parts.plan
+    if start == 0:
+        evaluate(parts, 0)
+    for update in range(start, plan.updates):
+        make_update(parts, update)
+        done = update + 1
+        if is_evaluation_due(parts, done):
+            evaluate(parts, done)
+        if parts.save_interval and done % parts.save_interval == 0:
+            parts.save(done)
+
+
+def make_update(parts: Parts, update: int) -> None:
+    """One update: its records in order, their weights, this rank's share of the gradient, the step."""
+    began = time.perf_counter()
+    engine, plan, o = parts.engine, parts.plan, parts.optimization
+    epoch, rows = rows_of_update(plan, o.seed, update)
+    lengths = [parts.train[row].target_length for row in rows]
+    weights = row_weights(lengths, plan.micro_batch_size, o.loss_reduction)
+    batches = micro_batches(
+        parts.train, rows, weights, plan.micro_batch_size, engine.ranks.count, engine.ranks.rank, parts.pad
+    )
+    seed_dropout(o.seed, update, engine.ranks.rank)
+    try:
+        loss = engine.accumulate(batches)
+    except FloatingPointError as error:
+        places = ", ".join(str(parts.train[row].origin) for row in rows[:4])
+        raise UserError(
+            f"update {update + 1}: {error}; the weights were not changed. Its records begin with {places}. "
+            "Try a lower --lr, or --bf16 instead of --fp16."
+        ) from None
+    rate, norm = engine.update()
+    tokens = sum(len(parts.train[row].ids) for row in rows)
+    seconds = time.perf_counter() - began
+    if parts.metrics:
+        parts.metrics.record(
+            {
+                "update": update + 1, "epoch": epoch + 1, "loss": loss, "lr": rate, "grad_norm": norm,
+                "target_tokens": sum(lengths), "tokens": tokens, "seconds": round(seconds, 4),
+                "tokens_per_second": round(tokens / seconds, 1),
+            }
+        )  # fmt: skip
+
+
+def seed_dropout(seed: int, update: int, rank: int) -> None:
+    """Make dropout a function of (seed, update, rank), so that resuming needs no random state."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, update, rank]).generate_state(1)[0]))
+
+
+def is_evaluation_due(parts: Parts, done: int) -> bool:
+    """Whether to evaluate after `done` updates: at the end, and at each epoch's or interval's end as configured."""
+    every = {"epoch": parts.plan.updates_per_epoch, "steps": parts.data.eval_interval, "none": parts.plan.updates}
+    return done == parts.plan.updates or done % every[parts.data.eval_strategy] == 0
+
+
+def evaluate(parts: Parts, done: int) -> None:
+    """The held-out loss: the mean over all target tokens of the corrections, in both stages."""
+    if not parts.held_out:
+        return
+    loss = parts.engine.evaluate(evaluation_batches(parts)) / sum(row.target_length for row in parts.held_out)
+    if parts.metrics:
+        parts.metrics.record({"update": done, "eval_loss": loss})
+
+
+def evaluation_batches(parts: Parts) -> list[MicroBatch]:
+    """This rank's share of the held-out records, neighbours in length together, each target token weighing one."""
+    rows = np.argsort([len(row.ids) for row in parts.held_out], kind="stable")
+    ranks, size = parts.engine.ranks, parts.data.per_device_eval_batch_size
+    return micro_batches(parts.held_out, rows, np.ones(len(rows)), size, ranks.count, ranks.rank, parts.pad)

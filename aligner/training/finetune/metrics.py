@@ -1,0 +1,140 @@
+"""Watching a run: one progress bar, train_log.jsonl always, wandb and tensorboard where asked. Logging never fails a run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import netrc
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from aligner.files import write_lines
+from aligner.training.config import OutputConfig
+
+FILE = "train_log.jsonl"
+log = logging.getLogger("aligner")
+
+
+def read_log(folder: str | Path) -> list[dict[str, Any]]:
+    """The whole lines of a folder's train_log.jsonl; a line cut off by a kill is left out."""
+    file = Path(folder) / FILE
+    lines = []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+class Metrics:
+    """Where the figures of a run go. Only the first rank has one that writes."""
+
+    def __init__(
+        self, output: OutputConfig, folder: Path, name: str, updates: int, start: int, settings: dict[str, Any]
+    ):
+        kept = [line for line in read_log(folder) if line["update"] <= start and start > 0]
+        write_lines(folder / FILE, kept)
+        self._file = (folder / FILE).open("a", encoding="utf-8")
+        self._bar = tqdm(total=updates, initial=start, desc=name, unit="update", dynamic_ncols=True)
+        self._trackers = [t for t in (_tracker(output, folder, name, settings),) if t]
+
+    def record(self, values: dict[str, Any]) -> None:
+        """One line of the log: an update's figures, or an evaluation's `update` and `eval_loss`."""
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+        if "loss" in values:
+            self._bar.set_postfix_str(
+                f"loss {values['loss']:.3f}, lr {values['lr']:.1e}, {values['tokens_per_second']:,.0f} tokens/s"
+            )
+            self._bar.update()
+        else:
+            self._bar.write(f"update {values['update']}: held-out loss {values['eval_loss']:.4f}")
+        for tracker in list(self._trackers):
+            try:
+                tracker(values)
+            except Exception as error:  # a tracker's fault is not the run's
+                log.warning("logging to %s stopped: %s", type(error).__module__, error)
+                self._trackers.remove(tracker)
+
+    def close(self) -> None:
+        """Close bar and files."""
+        self._bar.close()
+        self._file.close()
+        for tracker in self._trackers:
+            try:
+                tracker(None)
+            except Exception as error:
+                log.warning("logging did not end well: %s", error)
+
+
+Tracker = Callable[[dict[str, Any] | None], None]
+
+
+def _tracker(output: OutputConfig, folder: Path, name: str, settings: dict[str, Any]) -> Tracker | None:
+    """A function that takes one line of figures, and None at the end. None where no tracker is wanted or works."""
+    kind = output.log_type or ("wandb" if wandb_key_is_set() else "none")
+    if kind == "none":
+        return None
+    directory = Path(output.log_dir or folder)
+    try:
+        if kind == "tensorboard":
+            return _tensorboard(directory / "tensorboard" / name)
+        run_name = output.log_run_name or folder.resolve().name
+        return _wandb(directory, output.log_project, f"{run_name}-{name}", settings)
+    except Exception as error:  # a missing package, no permission, no network: the run goes on
+        log.warning("no %s logging: %s", kind, error)
+        return None
+
+
+def wandb_key_is_set() -> bool:
+    """Whether this user has given wandb a key."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _wandb(directory: Path, project: str, name: str, settings: dict[str, Any]) -> Tracker:
+    """Online where the network and a key allow it, offline (`wandb sync` sends it later) where not."""
+    import wandb
+
+    directory.mkdir(parents=True, exist_ok=True)
+    quiet = wandb.Settings(init_timeout=20, silent=True, x_disable_stats=True, save_code=False)
+    options: dict[str, Any] = {"project": project, "name": name, "dir": directory, "config": settings}
+    wanted: Any = os.environ.get("WANDB_MODE") or ("online" if wandb_key_is_set() else "offline")
+    try:
+        run = wandb.init(**options, mode=wanted, settings=quiet)
+    except Exception as error:
+        log.warning("wandb is offline (%s); 'wandb sync' sends the run later", str(error).splitlines()[0])
+        run = wandb.init(**options, mode="offline", settings=quiet)
+
+    def track(values: dict[str, Any] | None) -> None:
+        if values is None:
+            run.finish()
+        else:
+            run.log(values, step=values["update"])
+
+    return track
+
+
+def _tensorboard(directory: Path) -> Tracker:
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(directory))
+
+    def track(values: dict[str, Any] | None) -> None:
+        if values is None:
+            writer.close()
+            return
+        for key, value in values.items():
+            if key != "update" and value is not None:
+                writer.add_scalar(key, value, values["update"])
+
+    return track

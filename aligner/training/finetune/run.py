@@ -1,0 +1,172 @@
+"""Build the parts of one stage, run them, leave a finished folder. Every rank runs this."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from aligner.card import Card, card_from, differences, write_card
+from aligner.console import speak
+from aligner.files import COMPLETED, is_completed, remove_folder, write_text
+from aligner.models import fit_embedding, load_config, load_model, load_tokenizer, quiet_libraries
+from aligner.plots import draw_loss
+from aligner.records import UserError
+from aligner.training.config import RunConfig
+from aligner.training.datasets.supervised import Tally
+from aligner.training.finetune import checkpoint
+from aligner.training.finetune.engine import Engine, Ranks, connect, deepspeed_config, load_partitioned
+from aligner.training.finetune.loop import Parts, train
+from aligner.training.finetune.metrics import FILE, Metrics, read_log
+from aligner.training.flags import parse
+from aligner.training.hardware import dtype_of, resolved
+from aligner.training.plan import Plan
+from aligner.training.stages import (
+    Stage,
+    StageData,
+    make_card,
+    plan_of,
+    records_per_update,
+    stage_data,
+    stages,
+    tokens_of,
+)
+
+log = logging.getLogger("aligner")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train the stage that `--stage` names. Returns the exit status: 0, or 2 for something the user can mend."""
+    first = int(os.environ.get("RANK", "0")) == 0
+    try:
+        config = resolved(parse(sys.argv[1:] if arguments is None else arguments))
+        stage = next(s for s in stages(config) if s.name == config.launch.stage)
+        quiet_libraries()
+        speak(stage.folder / "train.log" if first else None)
+        run_stage(config, stage)
+    except UserError as error:
+        if first:
+            log.error("%s", error)
+        return 2
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    return 0
+
+
+def run_stage(config: RunConfig, stage: Stage) -> None:
+    """Train one stage from its records to its COMPLETED folder."""
+    tokenizer = load_tokenizer(stage.start_from, config.model.trust_remote_code)
+    data = stage_data(config, stage.name)
+    train_tokens, tally = tokens_of(config, data, data.train, tokenizer)  # before the group: slow work starves no rank
+    held_out, held_out_tally = tokens_of(config, data, data.held_out, tokenizer)
+
+    ranks = connect(config.launch.local_rank)
+    tallies = {"train": asdict(tally), "eval": asdict(held_out_tally)}
+    card = make_card(config, stage, data, records_per_update(config, ranks.count), tallies)
+    state, card = begin(config, stage, card, ranks)
+    plan = plan_of(stage, len(train_tokens), card.records_per_update, ranks.count)
+    if ranks.first:
+        announce(stage, plan, data, tally, held_out_tally)
+
+    engine = build_engine(config, stage, plan, ranks, tokenizer)
+    start = 0
+    if state:
+        checkpoint.load(engine, state)
+        start = checkpoint.read_state(state)["update"]
+    metrics = (
+        Metrics(config.output, stage.folder, stage.name, plan.updates, start, card.config) if ranks.first else None
+    )
+    save = partial(save_state, engine, config, stage, card)
+    parts = Parts(
+        engine, train_tokens, held_out, plan, stage.optimization, config.data, tokenizer.pad_token_id,
+        metrics, save, config.output.save_interval,
+    )  # fmt: skip
+    train(parts, start)
+    if metrics:
+        metrics.close()
+    finish(engine, tokenizer, config, stage, card)
+    engine.close()
+
+
+def begin(config: RunConfig, stage: Stage, card: Card, ranks: Ranks) -> tuple[Path | None, Card]:
+    """Clear what `--resume never` gives up, or find the resume state to go on from, whose records per update stay.
+
+    Raises UserError where that state belongs to another run, naming what differs.
+    """
+    if config.output.resume == "never" and ranks.first:
+        clear(stage.folder)
+    ranks.wait()
+    state = checkpoint.latest(stage.folder)
+    if state is None:
+        if ranks.first:
+            (stage.folder / COMPLETED).unlink(missing_ok=True)
+        return None, card
+    old = card_from(checkpoint.read_state(state)["card"], str(state))
+    if config.optimization.records_per_update is None:
+        card = replace(card, records_per_update=old.records_per_update)
+    if changed := differences(old, card):
+        raise UserError(
+            f"{stage.folder} holds a stopped run that differs in {', '.join(changed)}. "
+            "Give another --output_dir, or --resume never to start over."
+        )
+    return state, card
+
+
+def clear(folder: Path) -> None:
+    """Remove a stage's resume states and its claim to be complete; other files are replaced as the run goes on."""
+    (folder / COMPLETED).unlink(missing_ok=True)
+    (folder / FILE).unlink(missing_ok=True)
+    remove_folder(folder / "checkpoints")
+
+
+def announce(stage: Stage, plan: Plan, data: StageData, tally: Tally, held_out: Tally) -> None:
+    """Say what is about to be trained, and what became of every row."""
+    log.info("%s: %s", stage.name, plan.line())
+    for side, counted in (("training", tally), ("held out", held_out)):
+        for line in counted.lines() if counted.rows else []:
+            log.info("  %s: %s", side, line.strip())
+    log.info("  prompt: %s; from %s into %s", data.template.name, stage.start_from, stage.folder)
+
+
+def build_engine(config: RunConfig, stage: Stage, plan: Plan, ranks: Ranks, tokenizer: Any) -> Engine:
+    """The model, split over the ranks, behind an engine."""
+    o, trusted = stage.optimization, config.model.trust_remote_code
+    hidden = load_config(stage.start_from, trusted).get_text_config().hidden_size
+    ds_config = deepspeed_config(o, config.launch, hidden)
+    load = partial(load_model, stage.start_from, dtype_of(config), trusted)
+    model = load_partitioned(ds_config, load, partial(fit_embedding, tokenizer=tokenizer))
+    if o.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if o.tf32:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    return Engine(model, ds_config, o, plan, ranks)
+
+
+def save_state(engine: Engine, config: RunConfig, stage: Stage, card: Card, update: int) -> None:
+    """Save a resume state that says which run it belongs to."""
+    state = {
+        "update": update, "ranks": engine.ranks.count, "zero_stage": engine.stage, "card": asdict(card),
+    }  # fmt: skip
+    checkpoint.save(engine, stage.folder, state, config.output.save_total_limit)
+
+
+def finish(engine: Engine, tokenizer: Any, config: RunConfig, stage: Stage, card: Card) -> None:
+    """Export the model, draw the loss, write the card, and say COMPLETED last of all."""
+    half = config.optimization.bf16 or config.optimization.fp16
+    checkpoint.export(engine, tokenizer, stage.folder, master=bool(half and not config.output.save_16bit))
+    if engine.ranks.first:
+        write_card(stage.folder, card)
+        draw_loss(read_log(stage.folder), f"{stage.name}: {card.base_model}", stage.folder / "loss.png")
+        write_text(stage.folder / COMPLETED, "")
+        log.info("%s is complete: %s", stage.name, stage.folder)
+    engine.ranks.wait()
+    assert is_completed(stage.folder) or not engine.ranks.first

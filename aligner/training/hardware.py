@@ -1,0 +1,53 @@
+"""What this machine has, and the settings that follow from it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import torch
+
+from aligner.records import UserError
+from aligner.training.config import RunConfig
+
+
+def gpus_here() -> int:
+    """GPUs that this process may use."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def ranks_here(config: RunConfig) -> int:
+    """Processes to start on this machine: a GPU each, or one on a machine without any. UserError for too many."""
+    gpus = gpus_here()
+    if config.launch.gpus and gpus and config.launch.gpus > gpus:
+        raise UserError(f"--gpus {config.launch.gpus}: this machine has {gpus}.")
+    return config.launch.gpus or gpus or 1
+
+
+def threads_per_rank(ranks: int) -> int:
+    """CPU threads for each of `ranks` processes on this machine."""
+    return max(1, len(os.sched_getaffinity(0)) // ranks)
+
+
+def bf16_here() -> bool:
+    """Whether this machine multiplies bfloat16 matrices in hardware: an Ampere GPU or later, or a CPU with AMX."""
+    if gpus_here():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+def resolved(config: RunConfig) -> RunConfig:
+    """The configuration with its open choices (bf16, tf32) settled by what the device has. UserError for fp16 on CPU."""
+    gpu = gpus_here() > 0
+    o = config.optimization
+    if o.fp16 and not gpu:
+        raise UserError("--fp16 needs a GPU; on a CPU choose --bf16 or neither.")
+    bf16 = (not o.fp16 and bf16_here()) if o.bf16 is None else o.bf16
+    tf32 = (gpu and torch.cuda.get_device_capability()[0] >= 8) if o.tf32 is None else o.tf32
+    return replace(config, optimization=replace(o, bf16=bf16, tf32=tf32))
+
+
+def dtype_of(config: RunConfig) -> torch.dtype:
+    """The type the model computes in."""
+    o = config.optimization
+    return torch.bfloat16 if o.bf16 else torch.float16 if o.fp16 else torch.float32

@@ -1,0 +1,223 @@
+"""What `scripts/sft-correction.sh` runs: read the flags, start DeepSpeed once for each stage, show what was learned."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from aligner.card import differences, read_card
+from aligner.console import speak
+from aligner.files import is_completed, read_text, remove_folder, write_text
+from aligner.models import load_tokenizer, quiet_libraries
+from aligner.records import UserError
+from aligner.training.config import RunConfig
+from aligner.training.flags import parse, parser, to_flags
+from aligner.training.hardware import gpus_here, ranks_here, resolved, threads_per_rank
+from aligner.training.report import show_examples, show_result
+from aligner.training.stages import (
+    Stage,
+    StageData,
+    make_card,
+    plan_of,
+    records_per_update,
+    stage_data,
+    stages,
+    tokens_of,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+USAGE = (
+    "bash scripts/sft-correction.sh [--train_datasets PATH|SPEC ... --model_name_or_path BASE --output_dir DIR] [flags]"
+)
+log = logging.getLogger("aligner")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run all stages. Returns the exit status: 0; 2 for what the user can mend; else that of the failed stage."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    speak()
+    if "--help" in given or "-h" in given:
+        parser(USAGE).print_help()
+        return 0
+    try:
+        return run(completed_flags(given))
+    except UserError as error:
+        log.error("%s", error)
+        return 2
+    except KeyboardInterrupt:
+        log.warning("stopped")
+        return 130
+
+
+def completed_flags(given: Sequence[str]) -> RunConfig:
+    """The configuration; with neither data nor model the embedded default. UserError names a missing flag."""
+    config = parse(given, USAGE)
+    data, model = config.data.train_datasets, config.model.model_name_or_path
+    if not data and not model:
+        default = ["--model_name_or_path", "embedded", "--train_datasets", _shown(ROOT / "template-dataset.json")]
+        default += ["--output_dir", "output/embedded"]
+        file = [] if config.launch.config else ["--config", str(ROOT / "configs" / "embedded.yaml")]
+        config = parse([*default, *file, *given], USAGE)
+        data, model = config.data.train_datasets, config.model.model_name_or_path
+    for flag, value in (
+        ("train_datasets", data),
+        ("model_name_or_path", model),
+        ("output_dir", config.output.output_dir),
+    ):
+        if not value:
+            raise UserError(f"--{flag} is missing. Without data and model the embedded default is trained.")
+    return resolved(config)
+
+
+def _shown(path: Path) -> str:
+    """A path as a person would write it from here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def run(config: RunConfig) -> int:
+    """Check the data, then train what is not finished yet, then show the result."""
+    quiet_libraries()
+    planned, ranks = stages(config), count_ranks(config)
+    if config.launch.dry_run:
+        rehearse(config, planned, ranks)
+        return 0
+    for stage in planned:
+        data = stage_data(config, stage.name)
+        if is_finished(config, stage, data, ranks):
+            log.info("%s is already complete: %s", stage.name, stage.folder)
+            continue
+        write_command(config, stage.folder)
+        if status := launch(launch_command(config, stage, ranks), environment(config, ranks)):
+            log.error("%s ended with exit status %s; see %s", stage.name, status, stage.folder / "train.log")
+            return status
+    held_out = data.held_out
+    show_result(planned, held_out, config.output.show_corrections, data.train_sources[0].path)
+    return 0
+
+
+def rehearse(config: RunConfig, planned: Sequence[Stage], ranks: int) -> None:
+    """`--dry_run`: for each stage the launch command, the arithmetic, the tally, and at the end three examples."""
+    for stage in planned:
+        data = stage_data(config, stage.name)
+        tokenizer = load_tokenizer(planned[0].start_from, config.model.trust_remote_code)
+        tokens, tally = tokens_of(config, data, data.train, tokenizer)
+        _, held_out = tokens_of(config, data, data.held_out, tokenizer)
+        variables = " ".join(f"{key}={shlex.quote(value)}" for key, value in environment(config, ranks).items())
+        print(f"\n{stage.name}\n{variables} {shlex.join(launch_command(config, stage, ranks))}".rstrip())
+        print(plan_of(stage, len(tokens), records_per_update(config, ranks), ranks).line())
+        for side, counted in (("training", tally), ("held out", held_out)):
+            print(*(f"{side}: {line.strip()}" for line in (counted.lines() if counted.rows else [])), sep="\n")
+    show_examples(tokens, tokenizer)
+
+
+def is_finished(config: RunConfig, stage: Stage, data: StageData, ranks: int) -> bool:
+    """Whether a stage's folder is complete and of this very run.
+
+    A warm-up of another run is done anew; any other difference is a UserError that names what differs.
+    """
+    if config.output.resume == "never" or not is_completed(stage.folder):
+        return False
+    old = read_card(stage.folder)
+    if old is None:
+        raise UserError(f"{stage.folder} is complete but has no card. Give another --output_dir, or --resume never.")
+    new = make_card(config, stage, data, records_per_update(config, ranks), {})
+    if config.optimization.records_per_update is None:
+        new = replace(new, records_per_update=old.records_per_update)
+    changed = differences(old, new)
+    if changed and stage.name == "identity":
+        log.info("the warm-up in %s differs in %s: training it anew", stage.folder, ", ".join(changed))
+        remove_folder(stage.folder)
+        return False
+    if changed:
+        raise UserError(
+            f"{stage.folder} holds a finished run that differs in {', '.join(changed)}. "
+            "Give another --output_dir, or --resume never to train it anew."
+        )
+    return True
+
+
+def count_ranks(config: RunConfig) -> int:
+    """Ranks of the whole run: the hostfile's slots, or this machine's."""
+    if config.launch.hostfile:
+        slots = re.findall(r"^\s*[^#\s]\S*\s+slots=(\d+)", read_text(config.launch.hostfile), flags=re.MULTILINE)
+        if not slots:
+            raise UserError(f"{config.launch.hostfile}: has no line like 'worker-1 slots=8'.")
+        return sum(map(int, slots))
+    return ranks_here(config)
+
+
+def launch_command(config: RunConfig, stage: Stage, ranks: int) -> list[str]:
+    """The exact command that trains one stage."""
+    where = ["--hostfile", config.launch.hostfile] if config.launch.hostfile else ["--num_gpus", str(ranks)]
+    own = replace(config, launch=replace(config.launch, stage=stage.name, dry_run=False))
+    module = ["--master_port", str(free_port()), "--module", "aligner.training.finetune"]
+    return [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", *where, *module, *to_flags(own)]
+
+
+def environment(config: RunConfig, ranks: int) -> dict[str, str]:
+    """What the ranks' environment has beyond this process's."""
+    variables = {"PYTHONWARNINGS": "ignore", "TOKENIZERS_PARALLELISM": "true"}
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
+    if not gpus_here() and not config.launch.hostfile:
+        threads = os.environ.get("OMP_NUM_THREADS") or str(threads_per_rank(ranks))
+        variables |= {"DS_ACCELERATOR": "cpu", "LOCAL_SIZE": str(ranks), "OMP_NUM_THREADS": threads}
+        # Keep freed memory: returning each large tensor to the kernel cost a fifth of an update's time.
+        variables |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "-1", "MALLOC_TOP_PAD_": str(1 << 28)}
+    return variables
+
+
+def free_port() -> int:
+    """A port that is free now, for the ranks to find each other."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def launch(command: Sequence[str], variables: dict[str, str]) -> int:
+    """Run a command in a session of its own, so that ending it ends every rank. Returns its exit status."""
+    process = subprocess.Popen(command, env={**os.environ, **variables}, start_new_session=True)
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return process.wait()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        end_session(process)
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def end_session(process: subprocess.Popen[bytes]) -> None:
+    """End what is left of the launched session: ask, wait, insist."""
+    for asked, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
+        try:
+            os.killpg(process.pid, asked)
+        except ProcessLookupError:
+            return
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def write_command(config: RunConfig, folder: Path) -> None:
+    """command.sh: runs this run again from wherever it is called."""
+    script = ROOT / "scripts" / "sft-correction.sh"
+    program = ["bash", str(script)] if script.is_file() else [sys.executable, "-m", "aligner.training.launch"]
+    line = shlex.join([*program, *to_flags(config)])
+    write_text(folder / "command.sh", f"#!/usr/bin/env bash\ncd {shlex.quote(str(Path.cwd()))} && exec {line}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

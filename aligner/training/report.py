@@ -1,0 +1,94 @@
+"""What a run shows: before it the arithmetic and three rendered examples, after it what was learned and what is next."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from aligner.inference.correct import Corrector
+from aligner.quality.edits import copied_share, diff, show
+from aligner.records import Correction
+from aligner.training.datasets.mixture import normalised
+from aligner.training.datasets.supervised import Tokens
+from aligner.training.finetune.metrics import read_log
+from aligner.training.stages import Stage
+
+WIDTH = 100
+LONGEST = 160  # tokens of a correction that is generated to be looked at
+
+
+def console() -> Console:
+    """The screen; plain text of a fixed width where it is no terminal."""
+    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=WIDTH)
+
+
+def show_examples(tokens: Sequence[Tokens], tokenizer: Any, count: int = 3) -> None:
+    """Rendered rows as the model sees them, the learned part green (without colour in double brackets)."""
+    screen = console()
+    for row in tokens[:count]:
+        prompt = tokenizer.decode(row.ids[: row.prompt_length].tolist())
+        learned = tokenizer.decode(row.ids[row.prompt_length :].tolist())
+        line = Text(prompt)
+        line.append(learned if screen.is_terminal else f"[[{learned}]]", style="bold green")
+        screen.print(f"\n{row.origin}: {len(row.ids)} tokens, {row.target_length} learned")
+        screen.print(line)
+
+
+def held_out_losses(stages: Sequence[Stage]) -> list[tuple[str, float]]:
+    """The held-out loss before, after the warm-up if there was one, and after the correction; empty if never evaluated."""
+    found: list[tuple[str, float]] = []
+    for stage in stages:
+        values = [line["eval_loss"] for line in read_log(stage.folder) if "eval_loss" in line]
+        if values:
+            found += [] if found else [("before", values[0])]
+            found.append(("after the warm-up" if stage.name == "identity" else "after the correction", values[-1]))
+    return found
+
+
+def show_result(stages: Sequence[Stage], held_out: Sequence[Correction], corrections: int, example: str) -> None:
+    """What was learned, where it lies, and the next command, ready to paste."""
+    screen, folder = console(), stages[-1].folder
+    if losses := held_out_losses(stages):
+        screen.print(f"\nLoss on {len(held_out)} held-out corrections (nats per token)")
+        for name, loss in losses:
+            screen.print(f"  {name:<22}{loss:.4f}")
+    if corrections and held_out:
+        different = {normalised(record.question): record for record in reversed(held_out)}
+        show_corrections(screen, folder, list(different.values())[::-1][:corrections])
+    screen.print(f"\ncheckpoint  {folder}\npicture     {folder / 'loss.png'}")
+    next_command = [*command_line(), "correct", "--model", str(folder), "--input", example]
+    next_command += ["--output", "corrected.jsonl", "--max_new_tokens", "256"]
+    screen.print("next:", style="bold")
+    print(f"  {shlex.join(next_command)}")
+
+
+def show_corrections(screen: Console, folder: Path, records: Sequence[Correction]) -> None:
+    """Generate corrections of held-out answers and show each as a diff against its answer."""
+    corrector = Corrector.load(str(folder))
+    pairs = [(record.question, record.answer) for record in records]
+    made = corrector.correct(pairs, batch_size=len(pairs), max_new_tokens=LONGEST)
+    screen.print("\nHeld-out answers as the new Aligner corrects them (taken out, put in)")
+    for record, corrected in zip(records, made, strict=True):
+        share = copied_share(record.answer, corrected.text)
+        ended = "" if corrected.finished else f"; cut off at {LONGEST} tokens"
+        screen.print(Text(f"\n{record.question}", style="bold"))
+        screen.print(show(diff(record.answer, corrected.text), screen.is_terminal))
+        screen.print(f"({share:.0%} of it copied{ended})", style="dim")
+
+
+def command_line() -> list[str]:
+    """How to call `aligner` from here: by its name where that finds it, else by its path."""
+    script = Path(sys.executable).with_name("aligner")
+    if shutil.which("aligner") == str(script):
+        return ["aligner"]
+    if script.exists():
+        near = script.is_relative_to(Path.cwd())
+        return [str(script.relative_to(Path.cwd()) if near else script)]
+    return [sys.executable, "-m", "aligner"]

@@ -1,0 +1,141 @@
+"""The stages of a run: identity warm-up and correction are the same program on other records (paper, section 2).
+
+What a stage trains, where it writes, what it starts from, and the records it sees.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from aligner.card import Card, package_versions
+from aligner.demo import locate
+from aligner.models import fingerprint
+from aligner.prompts import DEFAULT, PromptTemplate, find_template
+from aligner.records import Correction, UserError
+from aligner.training.config import OptimizationConfig, RunConfig, deciding
+from aligner.training.datasets.mixture import Source, identity, mix, split
+from aligner.training.datasets.registry import register_files
+from aligner.training.datasets.supervised import Encoder, Tally, Tokens, tokenise
+from aligner.training.plan import Plan
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: its output folder, the model it starts from, and the recipe with its own epochs and learning rate."""
+
+    name: str
+    folder: Path
+    start_from: str
+    optimization: OptimizationConfig
+
+
+@dataclass(frozen=True)
+class StageData:
+    """The records of a stage, the prompt, and the sources they came from."""
+
+    train: Sequence[Correction]
+    held_out: Sequence[Correction]
+    template: PromptTemplate
+    train_sources: Sequence[Source]
+    eval_sources: Sequence[Source]
+
+
+def stages(config: RunConfig) -> list[Stage]:
+    """The stages of a run in order: the identity warm-up where a proportion is given, then the correction."""
+    o = config.optimization
+    if config.output.output_dir is None or config.model.model_name_or_path is None:
+        raise UserError("a run needs --output_dir and --model_name_or_path.")
+    folder, base = Path(config.output.output_dir), locate(config.model.model_name_or_path)
+    if not o.identity_proportion:
+        return [Stage("correction", folder, base, o)]
+    warmup = replace(o, epochs=o.identity_epochs or o.epochs, lr=o.identity_learning_rate or o.lr)
+    first = Stage("identity", folder / "identity", base, warmup)
+    return [first, Stage("correction", folder, str(first.folder), o)]
+
+
+def stage_data(config: RunConfig, stage: str) -> StageData:
+    """Read, mix and split the records of a stage. Warm-up records come from the training side of the split."""
+    d, seed = config.data, config.optimization.seed
+    register_files(d.register)
+    mixture = mix(d.train_datasets, seed)
+    train, held_out = list(mixture.records), []
+    eval_sources: Sequence[Source] = ()
+    templates = mixture.templates
+    if config.evaluates and d.eval_datasets:
+        evaluation = mix(d.eval_datasets, seed)
+        held_out, eval_sources = list(evaluation.records), evaluation.sources
+        templates |= evaluation.templates
+    elif config.evaluates and d.eval_split_ratio is not None:
+        train, held_out = split(train, d.eval_split_ratio, seed)
+    if stage == "identity":
+        train = identity(train, config.optimization.identity_proportion, seed)
+    return StageData(train, held_out, choose_template(config, templates), mixture.sources, eval_sources)
+
+
+def choose_template(config: RunConfig, recommended: frozenset[str]) -> PromptTemplate:
+    """The run's prompt: its flag, else what its data recommend. UserError where they recommend different ones."""
+    if config.model.prompt_template:
+        return find_template(config.model.prompt_template)
+    if len(recommended) > 1:
+        raise UserError(
+            f"the data sets recommend different prompts ({', '.join(sorted(recommended))}). "
+            "Choose one with --prompt_template."
+        )
+    return find_template(next(iter(recommended))) if recommended else DEFAULT
+
+
+def tokens_of(config: RunConfig, data: StageData, records: Sequence[Any], tokenizer: Any) -> tuple[list[Tokens], Tally]:
+    """The records of one side as tokens, and what became of them."""
+    if not records:
+        return [], Tally()
+    bar = partial(tqdm, desc="tokenising", delay=2, disable=int(os.environ.get("RANK", "0")) > 0)
+    encoder = Encoder(tokenizer)
+    return tokenise(records, data.template, encoder, config.model.max_length, config.data.overlength, bar)
+
+
+def records_per_update(config: RunConfig, ranks: int) -> int:
+    """Rows of one update: the flag, or rows x accumulation x ranks."""
+    o = config.optimization
+    return o.records_per_update or o.per_device_train_batch_size * o.gradient_accumulation_steps * ranks
+
+
+def plan_of(stage: Stage, records: int, rows: int, ranks: int) -> Plan:
+    """The arithmetic of a stage."""
+    o = stage.optimization
+    return Plan(records, rows, o.per_device_train_batch_size, ranks, o.epochs, o.lr_warmup_ratio)
+
+
+def make_card(config: RunConfig, stage: Stage, data: StageData, records_per_update: int, tally: dict[str, Any]) -> Card:
+    """The card of a stage's output folder."""
+    o = config.optimization
+    warmup = (o.identity_proportion, o.identity_epochs, o.identity_learning_rate) if o.identity_proportion else None
+    settings = {**deciding(replace(config, optimization=stage.optimization)), "stage": stage.name, "identity": warmup}
+    base = config.model.model_name_or_path or ""
+    return Card(
+        prompt=data.template,
+        stage=stage.name,
+        base_model=base,
+        base_model_sha256=fingerprint(locate(base)),
+        max_length=config.model.max_length,
+        records_per_update=records_per_update,
+        data={
+            "train": [asdict(source) for source in data.train_sources],
+            "eval": [asdict(source) for source in data.eval_sources],
+            "tally": tally,
+            "deciding": {
+                "train_datasets": [[s.sha256, s.rows, s.taken] for s in data.train_sources],
+                "eval_datasets": [[s.sha256, s.rows, s.taken] for s in data.eval_sources],
+                "eval_split_ratio": config.data.eval_split_ratio if config.evaluates else None,
+            },
+        },
+        settings={**settings, "identity": list(warmup) if warmup else None},
+        config={k: v for part in asdict(config).values() for k, v in part.items()},
+        versions=package_versions(),
+    )

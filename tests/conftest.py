@@ -1,0 +1,112 @@
+"""What the tests share: records, small real tokenizers and models, and the real DeepSpeed launcher."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+TEMPLATE = ROOT / "template-dataset.json"
+os.environ.setdefault("WANDB_MODE", "offline")
+
+
+def read_rows(path: Path, count: int | None = None) -> list[dict[str, Any]]:
+    """Rows of a JSON array, read without the project."""
+    return json.loads(path.read_text(encoding="utf-8"))[:count]
+
+
+@pytest.fixture(scope="session")
+def real_rows() -> list[dict[str, str]]:
+    """500 real rows of several kinds where the shared data is there; else the project's own 120, several times."""
+    if not SHARED.is_dir():
+        return (read_rows(TEMPLATE) * 5)[:500]
+    files = {"qac_truthfulqa": 150, "qac_pandalm": 150, "qac_hh_rlhf": 150, "qac_aligner2b_alpacaeval": 50}
+    rows = [row for name, count in files.items() for row in read_rows(SHARED / f"{name}.json", count)]
+    return [{key: row[key] for key in ("question", "answer", "correction")} for row in rows]
+
+
+@pytest.fixture(scope="session")
+def bpe_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A byte-level BPE tokenizer of 600 tokens with eos and no pad, trained on the project's own records."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=["<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((" ".join(row.values()) for row in read_rows(TEMPLATE)), trainer)
+    folder = tmp_path_factory.mktemp("bpe")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>").save_pretrained(folder)
+    return folder
+
+
+def save_llama(tokenizer_folder: Path, folder: Path, *, tied: bool = True, hidden: int = 32, vocab: int = 600) -> Path:
+    """A random Llama of two layers beside its tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocab,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=tied,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tokenizer_folder).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(bpe_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random tied Llama of 50,000 parameters, in fp32."""
+    return save_llama(bpe_folder, tmp_path_factory.mktemp("tiny"))
+
+
+def environment(ranks: int) -> dict[str, str]:
+    """The environment of CPU ranks, and the project on their path."""
+    variables = {"DS_ACCELERATOR": "cpu", "LOCAL_SIZE": str(ranks), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    return {**os.environ, **variables, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+
+
+def launch_program(module: str, ranks: int, *arguments: object, timeout: float = 400) -> str:
+    """Run a module under the real DeepSpeed launcher with CPU ranks; its output. Fails the test if it fails."""
+    from aligner.training.launch import free_port
+
+    command = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--num_gpus", str(ranks)]
+    command += ["--master_port", str(free_port()), "--module", module, *map(str, arguments)]
+    done = subprocess.run(command, env=environment(ranks), capture_output=True, text=True, timeout=timeout, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def sft(*arguments: object, timeout: float = 400, **variables: str) -> subprocess.CompletedProcess[str]:
+    """What `scripts/sft-correction.sh` runs once its environment is there."""
+    command = [sys.executable, "-m", "aligner.training.launch", *map(str, arguments)]
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("OMP_")}
+    return subprocess.run(
+        command,
+        env={**clean, "PYTHONPATH": str(ROOT), **variables},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )

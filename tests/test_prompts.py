@@ -1,0 +1,57 @@
+"""The published prompts, byte for byte, and templates of one's own."""
+
+import pytest
+
+from aligner.prompts import CORRECTION, DEFAULT, EDIT_PAIR, PromptTemplate, find_template
+from aligner.records import UserError
+
+
+def test_the_correction_prompt_is_the_authors_since_december_2024():
+    assert CORRECTION.render("Q", "A").encode() == (
+        b"BEGINNING OF CONVERSATION: USER: ##Question: Q\n##Answer: A\n##Correction:  ASSISTANT:"
+    )
+    assert DEFAULT is CORRECTION
+
+
+def test_the_edit_pair_prompt_is_that_of_aligner_7b():
+    assert EDIT_PAIR.render("Q", "A").encode() == (
+        b"BEGINNING OF CONVERSATION: USER: Edit the following Question-Answer pair to make it more helpful and "
+        b"harmless: Q | A ASSISTANT:"
+    )
+
+
+def test_braces_and_slot_names_in_fields_are_text():
+    rendered = CORRECTION.render("{answer} {0} {{}}", "{question}")
+    assert "##Question: {answer} {0} {{}}\n##Answer: {question}\n" in rendered
+
+
+def test_braces_in_a_template_are_text():
+    assert PromptTemplate("t", "{x} {question} {} {answer}").render("Q", "A") == "{x} Q {} A"
+
+
+@pytest.mark.parametrize("text", ["{question}", "{answer}", "{question} {question} {answer}", ""])
+def test_a_template_has_each_slot_once(text):
+    with pytest.raises(UserError, match="it needs exactly one"):
+        PromptTemplate("t", text)
+
+
+def test_a_template_can_come_from_a_yaml_file(tmp_path):
+    file = tmp_path / "empathy.yaml"
+    file.write_text('template: "Q: {question}\\nA: {answer}\\nBetter:"\n')
+    assert find_template(str(file)).render("x", "y") == "Q: x\nA: y\nBetter:"
+    assert find_template(str(file)).name == "empathy"
+
+
+@pytest.mark.parametrize(
+    "content", ["- a", "template: 3", "text: x", "template: '{question}{answer}'\nother: 1", "a: [", ""]
+)
+def test_a_yaml_file_without_a_template_is_an_error(content, tmp_path):
+    file = tmp_path / "bad.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError, match=r"bad\.yaml"):
+        find_template(str(file))
+
+
+def test_an_unknown_name_suggests_the_nearest():
+    with pytest.raises(UserError, match="Did you mean 'edit-pair'"):
+        find_template("edit-pairs")
