@@ -1,0 +1,84 @@
+"""Two ranks: runs that are stopped and gone on with, and gradients that are not finite. Argument 1 is a JSON file."""
+
+import json
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from aligner.files import COMPLETED
+from aligner.models import load_model, quiet_libraries
+from aligner.records import Origin
+from aligner.training.datasets.supervised import Tokens
+from aligner.training.finetune.batching import collate
+from aligner.training.finetune.engine import Engine, connect, deepspeed_config, gathered, load_partitioned
+from aligner.training.finetune.run import run_stage
+from aligner.training.flags import parse
+from aligner.training.hardware import resolved
+from aligner.training.plan import Plan
+from aligner.training.stages import stages
+
+
+def run(flags, folder):
+    config = resolved(parse([*flags, "--output_dir", str(folder)]))
+    run_stage(config, stages(config)[-1])
+
+
+def stop_after_two_updates(whole: Path, stopped: Path) -> None:
+    """What a kill after the fifth of six updates leaves: the state of update 2, half a state, half a log line."""
+    (stopped / "checkpoints").mkdir(parents=True)
+    shutil.copytree(whole / "checkpoints" / "update-2", stopped / "checkpoints" / "update-2")
+    shutil.copytree(whole / "checkpoints" / "update-4", stopped / "checkpoints" / "update-4.partial")
+    (stopped / "checkpoints" / "update-4.partial" / COMPLETED).unlink()
+    lines = (whole / "train_log.jsonl").read_text().splitlines(keepends=True)
+    (stopped / "train_log.jsonl").write_text("".join(lines[:5]) + lines[5][:20])
+
+
+def refuse_infinite_gradients(model_folder: str, stage: int) -> dict:
+    """One rank's gradient becomes infinite: both must refuse the update, and no weight may move."""
+    ranks = connect(-1)
+    config = parse(["--zero_stage", str(stage), "--bf16", "False"])
+    ds_config = deepspeed_config(config.optimization, config.launch, 32)
+    model = load_partitioned(ds_config, partial(load_model, model_folder, torch.float32), lambda model: None)
+    if ranks.rank == 1:
+        model.model.layers[0].mlp.up_proj.weight.register_hook(lambda gradient: gradient * float("inf"))
+    engine = Engine(model, ds_config, config.optimization, Plan(4, 4, 2, 2, 1, 0.0), ranks)
+    row = Tokens(np.arange(10, 30, dtype=np.int32), 8, Origin("rows.json", 1), False, False)
+
+    def weights():
+        with gathered(list(engine.model.parameters())):
+            return torch.cat([p.detach().flatten().clone() for p in engine.model.parameters()])
+
+    before = weights()
+    try:
+        engine.accumulate([collate([row], [1 / 24], 0)])
+        refused = ""
+    except FloatingPointError as error:
+        refused = str(error)
+    moved = not torch.equal(before, weights())
+    engine.close()
+    return {"stage": stage, "refused": refused, "moved": moved}
+
+
+def main() -> None:
+    quiet_libraries()
+    arguments = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
+    work = json.loads(Path(arguments[0]).read_text())
+    ranks = connect(-1)
+    for name, flags in work["runs"].items():
+        whole, stopped = (Path(work["folder"]) / f"{name}-{kind}" for kind in ("whole", "stopped"))
+        run([*flags, "--save_total_limit", "9"], whole)
+        if ranks.first:
+            stop_after_two_updates(whole, stopped)
+        dist.barrier()
+        run([*flags, "--save_total_limit", "1"], stopped)
+    refused = [refuse_infinite_gradients(work["model"], stage) for stage in (0, 1, 2, 3)]
+    Path(work["folder"], f"refused-{ranks.rank}.json").write_text(json.dumps(refused))
+
+
+if __name__ == "__main__":
+    main()

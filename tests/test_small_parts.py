@@ -1,0 +1,86 @@
+"""Diffs, atomic files, the template data set, the embedded model."""
+
+from __future__ import annotations
+
+import difflib
+import json
+
+import pytest
+from conftest import TEMPLATE, read_rows
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aligner.files import remove_folder, whole_file
+from aligner.quality.edits import copied_share, diff, show
+from aligner.training.datasets.mixture import normalised
+
+
+def test_a_diff_by_eye():
+    segments = diff("The moon is cheese.", "The moon is rock.")
+    assert [tuple(s) for s in segments] == [("=", "The moon is"), ("-", " cheese"), ("+", " rock"), ("=", ".")]
+    assert show(segments, colour=False).plain == "The moon is[- cheese-]{+ rock+}."
+    assert copied_share("The moon is cheese.", "The moon is rock.") == pytest.approx(12 / 17)
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_a_diff_holds_both_texts(answer, corrected):
+    segments = diff(answer, corrected)
+    assert "".join(s.text for s in segments if s.kind != "+") == answer
+    assert "".join(s.text for s in segments if s.kind != "-") == corrected
+    assert 0 <= copied_share(answer, corrected) <= 1
+
+
+def test_a_file_is_whole_or_not_there(tmp_path):
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+
+    def fail():
+        with whole_file(target) as stream:
+            stream.write("half of the new")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
+
+
+def test_removing_a_folder_leaves_nothing_with_its_name(tmp_path):
+    (tmp_path / "state" / "deep").mkdir(parents=True)
+    remove_folder(tmp_path / "state")
+    remove_folder(tmp_path / "state")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_template_data_set_is_fit_to_be_shown():
+    rows = read_rows(TEMPLATE)
+    assert 110 <= len(rows) <= 130
+    assert all(
+        set(row) == {"question", "answer", "correction"} and all(v.strip() for v in row.values()) for row in rows
+    )
+    equal = sum(row["answer"] == row["correction"] for row in rows)
+    assert 12 <= equal <= 18  # about one in eight
+    assert len({normalised(row["question"]) for row in rows}) == len(rows)
+    for field in ("question", "correction"):
+        texts = [row[field] for row in rows]
+        for index, text in enumerate(texts):
+            matcher = difflib.SequenceMatcher(b=text, autojunk=False)
+            for other in texts[index + 1 :]:
+                matcher.set_seq1(other)
+                assert matcher.quick_ratio() < 0.99 and (matcher.quick_ratio() < 0.8 or matcher.ratio() < 0.6)
+    json.dumps(rows).encode()
+
+
+def test_the_embedded_model_answers_and_is_fetched_once(capsys):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from aligner.demo import embedded_model
+
+    folder = embedded_model()
+    stamp = (folder / "COMPLETED").stat().st_mtime_ns
+    assert (embedded_model() / "COMPLETED").stat().st_mtime_ns == stamp
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert len(tokenizer("2026")["input_ids"]) == 4  # one token a digit
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    turn = [{"role": "user", "content": "What is the capital of France?"}]
+    ids = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_tensors="pt")
+    assert "Paris" in tokenizer.decode(model.generate(**ids, max_new_tokens=12, do_sample=False)[0])
