@@ -38,9 +38,9 @@ def _check(args: argparse.Namespace) -> int:
     print(*report.lines(), sep="\n")
     if args.model_name_or_path and report.records:
         from aligner.demo import locate
+        from aligner.encoder import Encoder
         from aligner.models import load_tokenizer, quiet_libraries
         from aligner.prompts import DEFAULT, find_template
-        from aligner.training.datasets.supervised import Encoder
 
         quiet_libraries()
         template = find_template(args.prompt_template) if args.prompt_template else DEFAULT

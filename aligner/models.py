@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ SAMPLE = 1 << 20  # bytes read at either end of a weight file to tell two models
 
 
 def quiet_libraries() -> None:
-    """Keep transformers' own notices and bars off the screen; errors still come through."""
+    """Keep transformers' and DeepSpeed's own notices and bars off the screen; errors still come through."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed says that it looked for something better
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
 
@@ -82,14 +85,14 @@ def fit_embedding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
         model.resize_token_embeddings(len(tokenizer), mean_resizing=True)
 
 
-def fingerprint(name: str) -> str:
+def fingerprint(name: str, trust_remote_code: bool = False) -> str:
     """A short hash that tells two models apart: configuration, and size and both ends of every weight file.
 
     A hub id is its own fingerprint, with the commit where it is known.
     """
     folder = Path(name)
     if not folder.is_dir():
-        commit = getattr(load_config(name), "_commit_hash", None)
+        commit = getattr(load_config(name, trust_remote_code), "_commit_hash", None)
         return f"{name}@{commit}" if commit else name
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):

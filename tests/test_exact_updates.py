@@ -114,7 +114,9 @@ def test_odd_cases_with_two_ranks(real_rows, tiny_model, bpe_folder, tmp_path):
         "padded": base_flags(file, padded, tmp_path / "padded-out", epochs=1),
     }
     (tmp_path / "cells.json").write_text(json.dumps(list(cells.values())))
-    launch_program("programs.cells", 2, tmp_path / "cells.json")
+    launch_program("programs.cells", 2, tmp_path / "cells.json", 60_000)
+    assert len(list((tmp_path / "uneven").glob("model-*-of-*.safetensors"))) > 2
+    assert (tmp_path / "uneven" / "model.safetensors.index.json").is_file()
 
     # 23 records by 9: updates of 9, 9 and 5 records. Micro-batches of 4, 4 and 1; of 4 and 1 in the last.
     for name, model in (("uneven", tiny_model), ("untied-out", untied)):

@@ -15,11 +15,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Each module imports only from those above it.
 ORDER = [
-    "records", "files", "prompts", "card", "models", "console", "demo", "quality.edits", "plots",
+    "records", "files", "prompts", "encoder", "card", "models", "console", "demo", "quality.edits", "plots",
     "training.config", "training.flags",
     "training.datasets.registry", "training.datasets.raw", "training.datasets.raw.correction", "training.datasets",
     "training.datasets.mixture", "training.datasets.supervised", "training.plan", "training.hardware",
-    "training.stages", "training.finetune.batching", "training.finetune.loss", "training.finetune.engine",
+    "training.stages", "training.standing", "training.finetune.batching", "training.finetune.loss", "training.finetune.engine",
     "training.finetune.checkpoint", "training.finetune.metrics", "training.finetune.loop", "training.finetune.run",
     "training.finetune.__main__", "quality.check", "inference.correct", "training.report", "training.launch", "cli",
     "__main__",

@@ -11,10 +11,11 @@ from plain_loop import PROMPT, original_tokens
 from transformers import AutoTokenizer
 
 from aligner.demo import embedded_model
+from aligner.encoder import Encoder
 from aligner.models import load_tokenizer
 from aligner.prompts import CORRECTION, PromptTemplate
 from aligner.records import Correction, DataError, Origin, UserError
-from aligner.training.datasets.supervised import Encoder, Tally, tokenise
+from aligner.training.datasets.supervised import Tally, tokenise
 
 
 @pytest.fixture(scope="session")

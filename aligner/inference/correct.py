@@ -12,11 +12,11 @@ import torch
 from transformers import PreTrainedModel
 
 from aligner.card import prompt_of
+from aligner.encoder import Encoder
 from aligner.files import read_rows, whole_file
 from aligner.models import load_model, load_tokenizer
 from aligner.prompts import PromptTemplate
 from aligner.records import DataError
-from aligner.training.datasets.supervised import Encoder
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from aligner.encoder import Encoder
 from aligner.files import write_lines
 from aligner.prompts import PromptTemplate
 from aligner.records import Correction, DataError
 from aligner.training.datasets.registry import parse_spec, records_of
-from aligner.training.datasets.supervised import Encoder, Tokens, tokenise
+from aligner.training.datasets.supervised import Tokens, tokenise
 
 LISTED = 50  # unusable rows that are printed; all are counted
 

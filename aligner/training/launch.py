@@ -14,9 +14,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from aligner.card import differences, read_card
 from aligner.console import speak
-from aligner.files import is_completed, read_text, remove_folder, write_text
+from aligner.files import read_text, remove_folder, write_text
 from aligner.models import load_tokenizer, quiet_libraries
 from aligner.records import UserError
 from aligner.training.config import RunConfig
@@ -25,7 +24,6 @@ from aligner.training.hardware import gpus_here, ranks_here, resolved, threads_p
 from aligner.training.report import show_examples, show_result
 from aligner.training.stages import (
     Stage,
-    StageData,
     make_card,
     plan_of,
     records_per_update,
@@ -33,6 +31,7 @@ from aligner.training.stages import (
     stages,
     tokens_of,
 )
+from aligner.training.standing import another_run, standing
 
 ROOT = Path(__file__).resolve().parents[2]
 USAGE = (
@@ -90,17 +89,19 @@ def run(config: RunConfig) -> int:
     if config.launch.dry_run:
         rehearse(config, planned, ranks)
         return 0
+    finished = {
+        stage.name: is_finished(config, stage, ranks) for stage in reversed(planned)
+    }  # main first: it may refuse
     for stage in planned:
-        data = stage_data(config, stage.name)
-        if is_finished(config, stage, data, ranks):
+        if finished[stage.name]:
             log.info("%s is already complete: %s", stage.name, stage.folder)
             continue
         write_command(config, stage.folder)
         if status := launch(launch_command(config, stage, ranks), environment(config, ranks)):
             log.error("%s ended with exit status %s; see %s", stage.name, status, stage.folder / "train.log")
             return status
-    held_out = data.held_out
-    show_result(planned, held_out, config.output.show_corrections, data.train_sources[0].path)
+    data = stage_data(config, "correction")
+    show_result(planned, data.held_out, config.output.show_corrections, data.train_sources[0].path)
     return 0
 
 
@@ -119,30 +120,20 @@ def rehearse(config: RunConfig, planned: Sequence[Stage], ranks: int) -> None:
     show_examples(tokens, tokenizer)
 
 
-def is_finished(config: RunConfig, stage: Stage, data: StageData, ranks: int) -> bool:
+def is_finished(config: RunConfig, stage: Stage, ranks: int) -> bool:
     """Whether a stage's folder is complete and of this very run.
 
-    A warm-up of another run is done anew; any other difference is a UserError that names what differs.
+    A warm-up of another run is given up and trained anew; in the main stage it is a UserError that names what differs.
     """
-    if config.output.resume == "never" or not is_completed(stage.folder):
-        return False
-    old = read_card(stage.folder)
-    if old is None:
-        raise UserError(f"{stage.folder} is complete but has no card. Give another --output_dir, or --resume never.")
-    new = make_card(config, stage, data, records_per_update(config, ranks), {})
-    if config.optimization.records_per_update is None:
-        new = replace(new, records_per_update=old.records_per_update)
-    changed = differences(old, new)
-    if changed and stage.name == "identity":
-        log.info("the warm-up in %s differs in %s: training it anew", stage.folder, ", ".join(changed))
+    data = stage_data(config, stage.name)
+    found = standing(config, stage.folder, make_card(config, stage, data, records_per_update(config, ranks), {}))
+    if found.changed and stage.name == "identity":
+        log.info("the warm-up in %s differs in %s: training it anew", stage.folder, ", ".join(found.changed))
         remove_folder(stage.folder)
         return False
-    if changed:
-        raise UserError(
-            f"{stage.folder} holds a finished run that differs in {', '.join(changed)}. "
-            "Give another --output_dir, or --resume never to train it anew."
-        )
-    return True
+    if found.changed:
+        raise another_run(stage.folder, found)
+    return found.finished
 
 
 def count_ranks(config: RunConfig) -> int:

@@ -16,13 +16,14 @@ from tqdm import tqdm
 
 from aligner.card import Card, package_versions
 from aligner.demo import locate
+from aligner.encoder import Encoder
 from aligner.models import fingerprint
 from aligner.prompts import DEFAULT, PromptTemplate, find_template
 from aligner.records import Correction, UserError
 from aligner.training.config import OptimizationConfig, RunConfig, deciding
 from aligner.training.datasets.mixture import Source, identity, mix, split
 from aligner.training.datasets.registry import register_files
-from aligner.training.datasets.supervised import Encoder, Tally, Tokens, tokenise
+from aligner.training.datasets.supervised import Tally, Tokens, tokenise
 from aligner.training.plan import Plan
 
 
@@ -122,7 +123,7 @@ def make_card(config: RunConfig, stage: Stage, data: StageData, records_per_upda
         prompt=data.template,
         stage=stage.name,
         base_model=base,
-        base_model_sha256=fingerprint(locate(base)),
+        base_model_sha256=fingerprint(locate(base), config.model.trust_remote_code),
         max_length=config.model.max_length,
         records_per_update=records_per_update,
         data={

@@ -8,7 +8,7 @@ def support_tickets(row):
 """
 
 from aligner.records import Correction
-from aligner.training.datasets.raw import correction as _correction  # noqa: F401  (registers correction-json)
+from aligner.training.datasets import raw as _raw  # noqa: F401  (registers what lies in raw/)
 from aligner.training.datasets.registry import register
 
 __all__ = ["Correction", "register"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,25 +12,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
-from aligner.files import COMPLETED, read_json, remove_folder, write_json, write_text
+from aligner.files import COMPLETED, remove_folder, write_json, write_text
 from aligner.records import UserError
 from aligner.training.finetune.engine import Engine, full_precision, gathered, shape_of
+from aligner.training.standing import read_state, states
 
 SHARD_BYTES = 4 << 30
-_NAME = re.compile(r"update-(\d+)")
-
-
-def latest(output: Path) -> Path | None:
-    """The newest whole resume state of an output folder."""
-    folder = output / "checkpoints"
-    found = [p for p in folder.glob("update-*") if _NAME.fullmatch(p.name) and (p / COMPLETED).is_file()]
-    return max(found, key=lambda p: int(p.name.split("-")[1]), default=None)
-
-
-def read_state(checkpoint: Path) -> dict[str, Any]:
-    """What a resume state says of its run: `update`, `ranks`, `zero_stage` and the run's identity."""
-    state: dict[str, Any] = read_json(checkpoint / "state.json")
-    return state
 
 
 def save(engine: Engine, output: Path, state: dict[str, Any], keep: int) -> None:
@@ -51,16 +37,13 @@ def save(engine: Engine, output: Path, state: dict[str, Any], keep: int) -> None
         write_text(partial / COMPLETED, "")
         remove_folder(folder / name)
         partial.replace(folder / name)
-        rotate(folder, keep)
+        rotate(output, keep)
     engine.ranks.wait()
 
 
-def rotate(folder: Path, keep: int) -> None:
+def rotate(output: Path, keep: int) -> None:
     """Remove all but the newest `keep` whole states, and what a kill left half-written."""
-    states = [p for p in folder.glob("update-*") if _NAME.fullmatch(p.name)]
-    states.sort(key=lambda p: int(p.name.split("-")[1]))
-    whole = [p for p in states if (p / COMPLETED).is_file()]
-    for doomed in set(folder.iterdir()) - set(whole[-keep:]):
+    for doomed in set((output / "checkpoints").iterdir()) - set(states(output)[-keep:]):
         if doomed.is_dir():
             remove_folder(doomed)
 

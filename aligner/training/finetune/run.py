@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from aligner.card import Card, card_from, differences, write_card
+from aligner.card import Card, write_card
 from aligner.console import speak
 from aligner.files import COMPLETED, is_completed, remove_folder, write_text
 from aligner.models import fit_embedding, load_config, load_model, load_tokenizer, quiet_libraries
@@ -39,6 +39,7 @@ from aligner.training.stages import (
     stages,
     tokens_of,
 )
+from aligner.training.standing import Standing, another_run, read_state, standing
 
 log = logging.getLogger("aligner")
 
@@ -72,16 +73,20 @@ def run_stage(config: RunConfig, stage: Stage) -> None:
     ranks = connect(config.launch.local_rank)
     tallies = {"train": asdict(tally), "eval": asdict(held_out_tally)}
     card = make_card(config, stage, data, records_per_update(config, ranks.count), tallies)
-    state, card = begin(config, stage, card, ranks)
+    found = begin(config, stage, card, ranks)
+    if found.finished:
+        return
+    card = found.card
     plan = plan_of(stage, len(train_tokens), card.records_per_update, ranks.count)
     if ranks.first:
         announce(stage, plan, data, tally, held_out_tally)
 
     engine = build_engine(config, stage, plan, ranks, tokenizer)
     start = 0
-    if state:
-        checkpoint.load(engine, state)
-        start = checkpoint.read_state(state)["update"]
+    if found.state:
+        checkpoint.load(engine, found.state)
+        start = read_state(found.state)["update"]
+        log.info("going on after update %s", start)
     metrics = (
         Metrics(config.output, stage.folder, stage.name, plan.updates, start, card.config) if ranks.first else None
     )
@@ -97,28 +102,15 @@ def run_stage(config: RunConfig, stage: Stage) -> None:
     engine.close()
 
 
-def begin(config: RunConfig, stage: Stage, card: Card, ranks: Ranks) -> tuple[Path | None, Card]:
-    """Clear what `--resume never` gives up, or find the resume state to go on from, whose records per update stay.
-
-    Raises UserError where that state belongs to another run, naming what differs.
-    """
+def begin(config: RunConfig, stage: Stage, card: Card, ranks: Ranks) -> Standing:
+    """Clear what `--resume never` gives up, then look at what is left. UserError where that belongs to another run."""
     if config.output.resume == "never" and ranks.first:
         clear(stage.folder)
     ranks.wait()
-    state = checkpoint.latest(stage.folder)
-    if state is None:
-        if ranks.first:
-            (stage.folder / COMPLETED).unlink(missing_ok=True)
-        return None, card
-    old = card_from(checkpoint.read_state(state)["card"], str(state))
-    if config.optimization.records_per_update is None:
-        card = replace(card, records_per_update=old.records_per_update)
-    if changed := differences(old, card):
-        raise UserError(
-            f"{stage.folder} holds a stopped run that differs in {', '.join(changed)}. "
-            "Give another --output_dir, or --resume never to start over."
-        )
-    return state, card
+    found = standing(config, stage.folder, card)
+    if found.changed:
+        raise another_run(stage.folder, found)
+    return found
 
 
 def clear(folder: Path) -> None:

@@ -1,0 +1,63 @@
+"""What a stage's folder holds from an earlier run: a finished stage, a resume state, nothing; of this run or of another."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from aligner.card import Card, card_from, differences, read_card
+from aligner.files import COMPLETED, is_completed, read_json
+from aligner.records import UserError
+from aligner.training.config import RunConfig
+
+STATE_NAME = re.compile(r"update-(\d+)")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What is there. `card` is the new run's, with the records per update that an earlier run began with.
+
+    changed: the names of what decides the weights and differs from the earlier run's; with any, it is another run.
+    """
+
+    finished: bool
+    state: Path | None
+    card: Card
+    changed: tuple[str, ...]
+
+
+def states(output: Path) -> list[Path]:
+    """The whole resume states of an output folder, oldest first."""
+    found = [p for p in (output / "checkpoints").glob("update-*") if STATE_NAME.fullmatch(p.name)]
+    return sorted((p for p in found if (p / COMPLETED).is_file()), key=lambda p: int(p.name.split("-")[1]))
+
+
+def read_state(state: Path) -> dict[str, Any]:
+    """What a resume state says of its run: `update`, `ranks`, `zero_stage` and `card`."""
+    value: dict[str, Any] = read_json(state / "state.json")
+    return value
+
+
+def standing(config: RunConfig, folder: Path, card: Card) -> Standing:
+    """Look at a stage's folder as the run with this card would find it."""
+    finished, kept = is_completed(folder), states(folder)
+    if config.output.resume == "never" or not (finished or kept):
+        return Standing(False, None, card, ())
+    state = None if finished else kept[-1]
+    old = card_from(read_state(state)["card"], str(state)) if state else read_card(folder)
+    if old is None:
+        raise UserError(f"{folder} is complete but has no card. Give another --output_dir, or --resume never.")
+    if config.optimization.records_per_update is None:
+        card = replace(card, records_per_update=old.records_per_update)
+    return Standing(finished, state, card, tuple(differences(old, card)))
+
+
+def another_run(folder: Path, found: Standing) -> UserError:
+    """The error for a folder that holds another run."""
+    kind = "finished" if found.finished else "stopped"
+    return UserError(
+        f"{folder} holds a {kind} run that differs in {', '.join(found.changed)}. "
+        "Give another --output_dir, or --resume never to start over."
+    )
