@@ -49,7 +49,7 @@ def test_the_output_folder_is_what_the_design_says(trained):
     expected = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
                 "aligner.json", "train_log.jsonl", "loss.png", "command.sh", "train.log", "COMPLETED"}  # fmt: skip
     assert {p.name for p in (out / "identity").iterdir()} - {"checkpoints", "wandb"} == expected
-    assert {p.name for p in out.iterdir()} - {"checkpoints", "wandb"} == {*expected, "identity"}
+    assert {p.name for p in out.iterdir()} - {"checkpoints"} == {*expected, "identity", "wandb"}  # its key is set
     assert (out / "loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 

@@ -19,6 +19,11 @@ def losses(folder: Path) -> list[tuple[int, float]]:
     return [(line["update"], line["loss"]) for line in lines if "loss" in line]
 
 
+def norms(folder: Path) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+    return [line["grad_norm"] for line in lines if "loss" in line]
+
+
 def weights(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 
@@ -45,7 +50,7 @@ def test_two_ranks_resume_exactly_and_refuse_infinite_gradients(rows23, tiny_mod
         "0.2",
     ]
     runs = {f"zero{stage}": [*common, "--zero_stage", str(stage), "--bf16", "False"] for stage in (0, 1, 2, 3)}
-    runs["bf16"] = [*common, "--bf16"]
+    runs |= {f"bf16-zero{stage}": [*common, "--zero_stage", str(stage), "--bf16"] for stage in (0, 1, 2, 3)}
     work = {"folder": str(tmp_path), "runs": runs, "model": str(tiny_model)}
     (tmp_path / "work.json").write_text(json.dumps(work))
     launch_program("programs.stopped", 2, tmp_path / "work.json")
@@ -55,8 +60,12 @@ def test_two_ranks_resume_exactly_and_refuse_infinite_gradients(rows23, tiny_mod
         assert losses(stopped) == losses(whole), name
         assert [update for update, _ in losses(stopped)] == list(range(1, len(losses(whole)) + 1))
         assert weights(stopped) == weights(whole), name
+        assert all(norm > 0.05 for norm in norms(whole)), name
         left = {p.name for p in (stopped / "checkpoints").iterdir()}
         assert left == {max(left, key=lambda n: int(n.split("-")[1]))}, "rotation keeps one, and no half of another"
+    trajectories = [[loss for _, loss in losses(tmp_path / f"bf16-zero{stage}-whole")] for stage in (0, 1, 2, 3)]
+    assert trajectories[1] == trajectories[2] == trajectories[3]
+    assert trajectories[0] == pytest.approx(trajectories[3], rel=3e-4)  # stage 0 accumulates in bf16
     for rank in (0, 1):
         found = json.loads((tmp_path / f"refused-{rank}.json").read_text())
         assert found == [{"stage": s, "refused": "a gradient is not finite", "moved": False} for s in (0, 1, 2, 3)]

@@ -94,7 +94,8 @@ def deepspeed_config(optimization: OptimizationConfig, launch: LaunchConfig, hid
     }
     if optimization.bf16:
         config["bf16"] = {"enabled": True}
-        config["data_types"] = {"grad_accum_dtype": "fp32"}
+        if launch.zero_stage:  # at stage 0 DeepSpeed accumulates in bf16 or not at all
+            config["data_types"] = {"grad_accum_dtype": "fp32"}
     elif optimization.fp16:
         config["fp16"] = {"enabled": True, "loss_scale": 0, "initial_scale_power": 16}
     return config
@@ -142,6 +143,9 @@ class Engine:
         )
         self.model: PreTrainedModel = self.deepspeed.module
         self.stage: int = config["zero_optimization"]["stage"]
+        if self.stage == 0:
+            # In 16 bit DeepSpeed makes an empty step to allocate AdamW's state: its bias correction would run ahead.
+            optimizer.state.clear()
         self.scaled = bool(o.fp16)  # fp16's loss scaler expects overflows and skips them itself
         self._bad = torch.zeros((), device=ranks.device)
         for parameter in model.parameters():
