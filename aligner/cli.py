@@ -68,15 +68,15 @@ def _correct_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _correct(args: argparse.Namespace) -> int:
-    from aligner.inference.correct import Corrector, correct_file, read_pairs
+    from aligner.inference.correct import Corrector, correct_rows, read_pairs
     from aligner.models import quiet_libraries
 
     quiet_libraries()
-    total = len(read_pairs(args.input))
+    rows = read_pairs(args.input)
     corrector = Corrector.load(args.model, args.prompt_template, args.trust_remote_code)
-    bar = partial(tqdm, total=total, desc="correcting", unit=" rows")
-    rows, unfinished = correct_file(corrector, args.input, args.output, args.batch_size, args.max_new_tokens, bar)
-    print(f"{rows:,} answers corrected: {args.output}")
+    bar = partial(tqdm, total=len(rows), desc="correcting", unit=" rows")
+    unfinished = correct_rows(corrector, rows, args.output, args.batch_size, args.max_new_tokens, bar)
+    print(f"{len(rows):,} answers corrected: {args.output}")
     if unfinished:
         print(f"{unfinished:,} of them did not end within {args.max_new_tokens:,} tokens and were cut off")
     return 0

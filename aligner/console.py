@@ -26,8 +26,7 @@ def speak(log_file: Path | None = None, quiet: bool = False) -> None:
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    if not quiet:
-        logger.addHandler(_Screen())
+    logger.addHandler(logging.NullHandler() if quiet else _Screen())
     if log_file:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(log_file, encoding="utf-8")

@@ -250,3 +250,28 @@ def test_the_warm_up_learns_the_answer_on_a_seeded_share():
     taken = identity(records, 0.2, seed=1)
     assert len(taken) == 2 and all(r.correction == r.answer for r in taken)
     assert taken == identity(records, 0.2, seed=1) != identity(records, 0.2, seed=5)
+
+
+def test_different_recommended_prompts_without_a_choice_are_refused():
+    from aligner.training.flags import parse
+    from aligner.training.stages import choose_template
+
+    assert choose_template(parse([]), frozenset()).name == "correction"
+    assert choose_template(parse([]), frozenset({"edit-pair"})).name == "edit-pair"
+    with pytest.raises(UserError, match=r"recommend different prompts \(correction, edit-pair\)"):
+        choose_template(parse([]), frozenset({"edit-pair", "correction"}))
+    chosen = parse(["--prompt_template", "edit-pair"])
+    assert choose_template(chosen, frozenset({"edit-pair", "correction"})).name == "edit-pair"
+
+
+def test_the_warm_up_draws_from_the_training_side(ten):
+    from aligner.training.flags import parse
+    from aligner.training.stages import stage_data
+
+    flags = ["--train_datasets", ten, "--eval_split_ratio", "0.3", "--identity_proportion", "0.5"]
+    main, warm_up = (stage_data(parse(flags), stage) for stage in ("correction", "identity"))
+    held_out = {r.question for r in main.held_out}
+    assert len(held_out) == 3 and held_out == {r.question for r in warm_up.held_out}
+    assert not held_out & {r.question for r in (*warm_up.train, *main.train)}
+    assert all(r.correction == r.answer for r in warm_up.train) and len(warm_up.train) == 4
+    assert all(r.correction != r.answer for r in warm_up.held_out), "always evaluated on the correction"

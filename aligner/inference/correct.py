@@ -85,11 +85,15 @@ def read_pairs(path: str) -> list[dict[str, Any]]:
     return rows
 
 
-def correct_file(
-    corrector: Corrector, source: str, target: str | Path, batch_size: int, max_new_tokens: int, progress: Any = iter
-) -> tuple[int, int]:
-    """Write every row of `source` with its field `corrected` to `target`, in order. Returns rows and unfinished ones."""
-    rows = read_pairs(source)
+def correct_rows(
+    corrector: Corrector,
+    rows: Sequence[dict[str, Any]],
+    target: str | Path,
+    batch_size: int,
+    max_new_tokens: int,
+    progress: Any = iter,
+) -> int:
+    """Write every row with its field `corrected` to `target`, in order. Returns how many corrections did not end."""
     pairs = [(row["question"], row["answer"]) for row in rows]
     unfinished = 0
     with whole_file(target) as stream:
@@ -97,4 +101,4 @@ def correct_file(
         for row, corrected in made:
             unfinished += not corrected.finished
             stream.write(json.dumps({**row, "corrected": corrected.text}, ensure_ascii=False) + "\n")
-    return len(rows), unfinished
+    return unfinished

@@ -11,8 +11,7 @@ from typing import Any
 
 from aligner.records import UserError
 
-CONSTANT_SCHEDULES = ("constant", "constant_with_warmup")
-SCHEDULES = ("linear", "cosine", "polynomial", *CONSTANT_SCHEDULES)
+SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
 
 
 def flag(default: Any, text: str, *, short: str | None = None, choices: Sequence[Any] = ()) -> Any:

@@ -37,9 +37,15 @@ def bf16_here() -> bool:
 
 
 def resolved(config: RunConfig) -> RunConfig:
-    """The configuration with its open choices (bf16, tf32) settled by what the device has. UserError for fp16 on CPU."""
-    gpu = gpus_here() > 0
+    """The configuration with its open choices (bf16, tf32) settled by what the device has. UserError for fp16 on CPU.
+
+    With a hostfile and no GPU here (a login node) the nodes are taken to have both.
+    """
+    gpu, remote = gpus_here() > 0, bool(config.launch.hostfile)
     o = config.optimization
+    if remote and not gpu:
+        bf16, tf32 = (not o.fp16 if o.bf16 is None else o.bf16), (True if o.tf32 is None else o.tf32)
+        return replace(config, optimization=replace(o, bf16=bf16, tf32=tf32))
     if o.fp16 and not gpu:
         raise UserError("--fp16 needs a GPU; on a CPU choose --bf16 or neither.")
     bf16 = (not o.fp16 and bf16_here()) if o.bf16 is None else o.bf16

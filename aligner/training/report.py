@@ -71,10 +71,11 @@ def show_result(stages: Sequence[Stage], held_out: Sequence[Correction], correct
 
 def show_corrections(screen: Console, folder: Path, records: Sequence[Correction]) -> None:
     """Generate corrections of held-out answers and show each as a diff against its answer."""
+    screen.print("\ncorrecting a few held-out answers ...", style="dim")
     corrector = Corrector.load(str(folder))
     pairs = [(record.question, record.answer) for record in records]
     made = corrector.correct(pairs, batch_size=len(pairs), max_new_tokens=LONGEST)
-    screen.print("\nHeld-out answers as the new Aligner corrects them (taken out, put in)")
+    screen.print("Held-out answers as the new Aligner corrects them (taken out, put in)")
     for record, corrected in zip(records, made, strict=True):
         share = copied_share(record.answer, corrected.text)
         ended = "" if corrected.finished else f"; cut off at {LONGEST} tokens"

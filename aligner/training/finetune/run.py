@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from aligner.card import Card, write_card
 from aligner.console import speak
-from aligner.files import COMPLETED, is_completed, remove_folder, write_text
+from aligner.files import COMPLETED, remove_folder, write_text
 from aligner.models import fit_embedding, load_config, load_model, load_tokenizer, quiet_libraries
 from aligner.plots import draw_loss
 from aligner.records import UserError
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = resolved(parse(sys.argv[1:] if arguments is None else arguments))
         stage = next(s for s in stages(config) if s.name == config.launch.stage)
         quiet_libraries()
-        speak(stage.folder / "train.log" if first else None)
+        speak(stage.folder / "train.log" if first else None, quiet=not first)
         run_stage(config, stage)
     except UserError as error:
         if first:
@@ -161,4 +161,3 @@ def finish(engine: Engine, tokenizer: Any, config: RunConfig, stage: Stage, card
         write_text(stage.folder / COMPLETED, "")
         log.info("%s is complete: %s", stage.name, stage.folder)
     engine.ranks.wait()
-    assert is_completed(stage.folder) or not engine.ranks.first
