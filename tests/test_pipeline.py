@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TEMPLATE, read_rows, sft
+from conftest import ROOT, TEMPLATE, launch_program, read_rows, sft
 
 from aligner.cli import main as aligner
 from aligner.training.finetune.metrics import Metrics, read_log
@@ -128,6 +128,17 @@ def test_a_batch_gives_what_one_at_a_time_gives(trained):
     pairs = [("Why?", "Because."), ("What is a very long question about nothing?", "No."), ("Who?", "Nobody " * 30)]
     together = list(corrector.correct(pairs, batch_size=3, max_new_tokens=10))
     assert together == [next(corrector.correct([pair], max_new_tokens=10)) for pair in pairs]
+
+
+def test_the_program_itself_trains_all_stages_in_one_launch(rows, tiny_model, tmp_path):
+    flags = ["--train_datasets", rows, "--model_name_or_path", tiny_model, "--output_dir", tmp_path / "out", "--epochs", "1",
+             "--identity_proportion", "0.25", "--log_type", "none"]  # fmt: skip
+    said = launch_program("aligner.training.finetune", 2, *flags)
+    assert said.index("identity is complete") < said.index("correction is complete")
+    assert said.count("correction: 2 ranks x 4 rows x 8 accumulation = 64 rows per update") == 1
+    assert "--stage" not in (tmp_path / "out" / "command.sh").read_text()
+    alone = sft(*flags[:4], "--output_dir", tmp_path / "new", "--identity_proportion", "0.25", "--stage", "correction")
+    assert alone.returncode != 0 and "is not complete. Train it first" in alone.stdout + alone.stderr
 
 
 def test_command_sh_runs_this_run_again(trained):

@@ -128,9 +128,7 @@ class LaunchConfig:
     hostfile: str | None = flag(None, "DeepSpeed hostfile: many nodes over pdsh")
     gpus: int | None = flag(None, "ranks on this machine (default: all GPUs; one process where there is none)")
     local_rank: int = flag(-1, "set by the launcher")
-    stage: str = flag(
-        "correction", "which stage this process trains; set by the launch script", choices=("identity", "correction")
-    )
+    stage: str | None = flag(None, "train this stage alone (default: all in order)", choices=("identity", "correction"))
     config: str | None = flag(None, "YAML file of flags; a flag on the command line wins")
     dry_run: bool = flag(False, "print the launch command, the arithmetic, the tally and three examples, and stop")
 
@@ -168,6 +166,9 @@ def check(config: RunConfig) -> None:
     for name, number in positive.items():
         if number is not None and number < 1:
             raise UserError(f"--{name} is {number}: it must be at least 1.")
+    for name, number in {"save_interval": output.save_interval, "show_corrections": output.show_corrections}.items():
+        if number < 0:
+            raise UserError(f"--{name} is {number}: it must be at least 0.")
     shares = {"lr_warmup_ratio": o.lr_warmup_ratio, "identity_proportion": o.identity_proportion}
     for name, share in shares.items():
         if not 0 <= share <= 1:

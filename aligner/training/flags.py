@@ -7,8 +7,11 @@ checked by the one parser.
 from __future__ import annotations
 
 import difflib
+import shlex
+import sys
 from collections.abc import Sequence
-from dataclasses import Field, fields
+from dataclasses import Field, fields, replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
@@ -17,6 +20,8 @@ from transformers import HfArgumentParser
 from aligner.files import read_text
 from aligner.records import UserError
 from aligner.training.config import PARTS, RunConfig, check
+
+ROOT = Path(__file__).resolve().parents[2]  # the folder that holds scripts/ and configs/
 
 
 def _spellings() -> dict[str, Field[Any]]:
@@ -72,38 +77,27 @@ def parser(usage: str) -> HfArgumentParser:
 def parse(arguments: Sequence[str], usage: str = "bash scripts/sft-correction.sh [flags]") -> RunConfig:
     """The configuration that flags and their YAML file stand for. UserError names what is wrong and the nearest name."""
     known = parser(usage)
-    config_file = _value_of("--config", arguments)
-    from_file = yaml_flags(config_file) if config_file else []
-    source = f"{config_file}: " if config_file and not _reads(known, from_file) else ""
-    try:
-        *parts, unknown = known.parse_args_into_dataclasses([*from_file, *arguments], return_remaining_strings=True)
-    except UserError as error:
-        raise UserError(f"{source}{error}.") from None
-    if unknown:
-        name = unknown[0].split("=")[0]
-        raise UserError(f"there is no flag '{name}'.{_near(name.lstrip('-'))}")
-    config = RunConfig(*parts)
+    config = _parse(known, arguments)
+    if file := config.launch.config:
+        from_file = yaml_flags(file)
+        try:
+            _parse(known, from_file)
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from None
+        config = _parse(known, [*from_file, *arguments])
     check(config)
     return config
 
 
-def _reads(known: HfArgumentParser, arguments: Sequence[str]) -> bool:
+def _parse(known: HfArgumentParser, arguments: Sequence[str]) -> RunConfig:
     try:
-        known.parse_args_into_dataclasses(list(arguments), return_remaining_strings=True)
-    except UserError:
-        return False
-    return True
-
-
-def _value_of(name: str, arguments: Sequence[str]) -> str | None:
-    """The last value of a flag that has to be read before all others."""
-    found = None
-    for index, argument in enumerate(arguments):
-        if argument.startswith(f"{name}="):
-            found = argument.split("=", 1)[1]
-        elif argument == name and index + 1 < len(arguments):
-            found = arguments[index + 1]
-    return found
+        *parts, unknown = known.parse_args_into_dataclasses(list(arguments), return_remaining_strings=True)
+    except UserError as error:
+        raise UserError(f"{error}.") from None
+    if unknown:
+        name = unknown[0].split("=")[0]
+        raise UserError(f"there is no flag '{name}'.{_near(name.lstrip('-'))}")
+    return RunConfig(*parts)
 
 
 def to_flags(config: RunConfig) -> list[str]:
@@ -116,3 +110,11 @@ def to_flags(config: RunConfig) -> list[str]:
             if value != default and f.name not in ("config", "local_rank"):
                 flags += [f"--{f.name}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
     return flags
+
+
+def rerun_script(config: RunConfig) -> str:
+    """A shell script that runs this run again from wherever it is called (command.sh)."""
+    script = ROOT / "scripts" / "sft-correction.sh"
+    program = ["bash", str(script)] if script.is_file() else [sys.executable, "-m", "aligner.training.launch"]
+    line = shlex.join([*program, *to_flags(replace(config, launch=replace(config.launch, stage=None)))])
+    return f"#!/usr/bin/env bash\ncd {shlex.quote(str(Path.cwd()))} && exec {line}\n"

@@ -15,11 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from aligner.console import speak
-from aligner.files import read_text, remove_folder, write_text
+from aligner.files import read_text, remove_folder
 from aligner.models import load_tokenizer, quiet_libraries
 from aligner.records import UserError
 from aligner.training.config import RunConfig
-from aligner.training.flags import parse, parser, to_flags
+from aligner.training.flags import ROOT, parse, parser, to_flags
 from aligner.training.hardware import gpus_here, ranks_here, resolved, threads_per_rank
 from aligner.training.report import show_examples, show_result
 from aligner.training.stages import (
@@ -33,7 +33,6 @@ from aligner.training.stages import (
 )
 from aligner.training.standing import another_run, standing
 
-ROOT = Path(__file__).resolve().parents[2]
 USAGE = (
     "bash scripts/sft-correction.sh [--train_datasets PATH|SPEC ... --model_name_or_path BASE --output_dir DIR] [flags]"
 )
@@ -85,7 +84,8 @@ def _shown(path: Path) -> str:
 def run(config: RunConfig) -> int:
     """Check the data, then train what is not finished yet, then show the result."""
     quiet_libraries()
-    planned, ranks = stages(config), count_ranks(config)
+    every, ranks = stages(config), count_ranks(config)
+    planned = [stage for stage in every if config.launch.stage in (None, stage.name)]
     if config.launch.dry_run:
         rehearse(config, planned, ranks)
         return 0
@@ -96,12 +96,11 @@ def run(config: RunConfig) -> int:
         if finished[stage.name]:
             log.info("%s is already complete: %s", stage.name, stage.folder)
             continue
-        write_command(config, stage.folder)
         if status := launch(launch_command(config, stage, ranks), environment(config, ranks)):
             log.error("%s ended with exit status %s; see %s", stage.name, status, stage.folder / "train.log")
             return status
     data = stage_data(config, "correction")
-    show_result(planned, data.held_out, config.output.show_corrections, data.train_sources[0].path)
+    show_result(every, data.held_out, config.output.show_corrections, data.train_sources[0].path)
     return 0
 
 
@@ -109,7 +108,7 @@ def rehearse(config: RunConfig, planned: Sequence[Stage], ranks: int) -> None:
     """`--dry_run`: for each stage the launch command, the arithmetic, the tally, and at the end three examples."""
     for stage in planned:
         data = stage_data(config, stage.name)
-        tokenizer = load_tokenizer(planned[0].start_from, config.model.trust_remote_code)
+        tokenizer = load_tokenizer(stages(config)[0].start_from, config.model.trust_remote_code)
         tokens, tally = tokens_of(config, data, data.train, tokenizer)
         _, held_out = tokens_of(config, data, data.held_out, tokenizer)
         variables = " ".join(f"{key}={shlex.quote(value)}" for key, value in environment(config, ranks).items())
@@ -200,14 +199,6 @@ def end_session(process: subprocess.Popen[bytes]) -> None:
             process.wait(patience)
         except subprocess.TimeoutExpired:
             continue
-
-
-def write_command(config: RunConfig, folder: Path) -> None:
-    """command.sh: runs this run again from wherever it is called."""
-    script = ROOT / "scripts" / "sft-correction.sh"
-    program = ["bash", str(script)] if script.is_file() else [sys.executable, "-m", "aligner.training.launch"]
-    line = shlex.join([*program, *to_flags(config)])
-    write_text(folder / "command.sh", f"#!/usr/bin/env bash\ncd {shlex.quote(str(Path.cwd()))} && exec {line}\n")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ averages. Clipping then acts once per update, on the summed gradient.
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -202,6 +203,9 @@ class Engine:
     def close(self) -> None:
         """Free what the engine holds, so that another one can follow in this process."""
         self.deepspeed.destroy()
+        gc.collect()
+        if self.ranks.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def gathered(parameters: Sequence[torch.nn.Parameter]) -> Any:

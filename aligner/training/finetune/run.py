@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -16,7 +17,7 @@ import torch.distributed as dist
 
 from aligner.card import Card, write_card
 from aligner.console import speak
-from aligner.files import COMPLETED, remove_folder, write_text
+from aligner.files import COMPLETED, is_completed, remove_folder, write_text
 from aligner.models import fit_embedding, load_config, load_model, load_tokenizer, quiet_libraries
 from aligner.plots import draw_loss
 from aligner.records import UserError
@@ -26,7 +27,7 @@ from aligner.training.finetune import checkpoint
 from aligner.training.finetune.engine import Engine, Ranks, connect, deepspeed_config, load_partitioned
 from aligner.training.finetune.loop import Parts, train
 from aligner.training.finetune.metrics import FILE, Metrics, read_log
-from aligner.training.flags import parse
+from aligner.training.flags import parse, rerun_script
 from aligner.training.hardware import dtype_of, resolved
 from aligner.training.plan import Plan
 from aligner.training.stages import (
@@ -41,21 +42,25 @@ from aligner.training.stages import (
 )
 from aligner.training.standing import Standing, another_run, read_state, standing
 
+GRACE = 3.0  # seconds that other ranks wait: when one ends, the launcher ends all, and the first is to say why
 log = logging.getLogger("aligner")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train the stage that `--stage` names. Returns the exit status: 0, or 2 for something the user can mend."""
+    """Train the stage that `--stage` names, or all. Returns the exit status: 0, or 2 for something the user can mend."""
     first = int(os.environ.get("RANK", "0")) == 0
+    speak(quiet=not first)
     try:
         config = resolved(parse(sys.argv[1:] if arguments is None else arguments))
-        stage = next(s for s in stages(config) if s.name == config.launch.stage)
         quiet_libraries()
-        speak(stage.folder / "train.log" if first else None, quiet=not first)
-        run_stage(config, stage)
+        for stage in stages(config):
+            if config.launch.stage in (None, stage.name):
+                speak(stage.folder / "train.log" if first else None, quiet=not first)
+                run_stage(config, stage)
     except UserError as error:
-        if first:
-            log.error("%s", error)
+        log.error("%s", error)
+        if not first:
+            time.sleep(GRACE)
         return 2
     finally:
         if dist.is_initialized():
@@ -65,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_stage(config: RunConfig, stage: Stage) -> None:
     """Train one stage from its records to its COMPLETED folder."""
+    if stage.name == "correction" and config.optimization.identity_proportion and not is_completed(stage.start_from):
+        raise UserError(f"the warm-up in {stage.start_from} is not complete. Train it first: leave --stage out.")
     tokenizer = load_tokenizer(stage.start_from, config.model.trust_remote_code)
     data = stage_data(config, stage.name)
     train_tokens, tally = tokens_of(config, data, data.train, tokenizer)  # before the group: slow work starves no rank
@@ -75,10 +82,12 @@ def run_stage(config: RunConfig, stage: Stage) -> None:
     card = make_card(config, stage, data, records_per_update(config, ranks.count), tallies)
     found = begin(config, stage, card, ranks)
     if found.finished:
+        log.info("%s is already complete: %s", stage.name, stage.folder)
         return
     card = found.card
     plan = plan_of(stage, len(train_tokens), card.records_per_update, ranks.count)
     if ranks.first:
+        write_text(stage.folder / "command.sh", rerun_script(config))
         announce(stage, plan, data, tally, held_out_tally)
 
     engine = build_engine(config, stage, plan, ranks, tokenizer)
