@@ -1,9 +1,9 @@
 # Sourced by the other scripts: finds or makes a Python environment and leaves it in $PYTHON.
 # An active environment that satisfies pyproject.toml is used as it is; otherwise .venv gets the tested versions.
-# Usage: source environment.sh [EXTRA]
+# Usage: source environment.sh EXTRA   ("" for none; left out, bash would pass the caller's own arguments)
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-extra=${1:-}
+extra=$1
 
 # Exit 0 if Python $1 is new enough and has what pyproject.toml and its extra $2 ask for.
 satisfies() {

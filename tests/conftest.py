@@ -99,12 +99,13 @@ def launch_program(module: str, ranks: int, *arguments: object, timeout: float =
 
 
 def sft(*arguments: object, timeout: float = 400, **variables: str) -> subprocess.CompletedProcess[str]:
-    """What `scripts/sft-correction.sh` runs once its environment is there."""
-    command = [sys.executable, "-m", "aligner.training.launch", *map(str, arguments)]
+    """`bash scripts/sft-correction.sh` with this environment active."""
+    command = ["bash", str(ROOT / "scripts" / "sft-correction.sh"), *map(str, arguments)]
     clean = {k: v for k, v in os.environ.items() if not k.startswith("OMP_")}
+    clean["PATH"] = f"{Path(sys.executable).parent}:{clean['PATH']}"
     return subprocess.run(
         command,
-        env={**clean, "PYTHONPATH": str(ROOT), **variables},
+        env={**clean, **variables},
         capture_output=True,
         text=True,
         timeout=timeout,
