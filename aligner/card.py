@@ -91,10 +91,21 @@ def prompt_of(folder: str, chosen: str | None) -> PromptTemplate:
     """The prompt to use with a model: the chosen one, else its card's. UserError names the known ones."""
     if chosen:
         return find_template(chosen)
-    card = read_card(folder)
+    card = read_card(folder) if Path(folder).is_dir() else _hub_card(folder)
     if card is None:
         raise UserError(
             f"{folder} has no {FILE}, so nobody knows the prompt it was trained with. Pass --prompt_template with one "
             f"of {', '.join(KNOWN)}, or with a YAML file (aligner-7b-v1.0 was trained with edit-pair)."
         )
     return card.prompt
+
+
+def _hub_card(model: str) -> Card | None:
+    """The card of a model on the hub, or None where it has none or the hub cannot be reached."""
+    from transformers.utils import cached_file
+
+    try:
+        file = cached_file(model, FILE, _raise_exceptions_for_missing_entries=False)
+    except OSError:
+        return None
+    return card_from(read_json(file), f"{model}/{FILE}") if file else None

@@ -45,7 +45,9 @@ def _check(args: argparse.Namespace) -> int:
         quiet_libraries()
         template = find_template(args.prompt_template) if args.prompt_template else DEFAULT
         encoder = Encoder(load_tokenizer(locate(args.model_name_or_path)))
-        print(*examine_tokens(report.records, template, encoder, args.max_length, args.dump), sep="\n")
+        lines, without_room = examine_tokens(report.records, template, encoder, args.max_length, args.dump)
+        print(*lines, sep="\n")
+        return 1 if report.faults or without_room else 0
     return 1 if report.faults else 0
 
 

@@ -31,7 +31,8 @@ class Encoder:
         self.start: list[int] = (
             list(full[: len(full) - len(bare)]) if full[-len(bare) :] == bare else self._front(full, bare)
         )
-        self.special_strings = tuple(tokenizer.all_special_tokens)
+        added = tokenizer.added_tokens_decoder.values()
+        self.special_strings = tuple({*tokenizer.all_special_tokens, *(t.content for t in added if t.special)})
 
     @staticmethod
     def _front(full: Sequence[int], bare: Sequence[int]) -> list[int]:

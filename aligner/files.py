@@ -139,7 +139,7 @@ def whole_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any
     """Open a file beside `path` and put it in its place only when the block ends without an error."""
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    partial = final.with_name(f"{final.name}.partial-{os.getpid()}")
+    partial = final.with_name(f"{final.name}.partial")
     try:
         with partial.open(mode, encoding=None if "b" in mode else "utf-8") as stream:
             yield stream

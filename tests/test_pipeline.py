@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -137,15 +139,23 @@ def test_the_program_itself_trains_all_stages_in_one_launch(rows, tiny_model, tm
     assert said.index("identity is complete") < said.index("correction is complete")
     assert said.count("correction: 2 ranks x 4 rows x 8 accumulation = 64 rows per update") == 1
     assert "--stage" not in (tmp_path / "out" / "command.sh").read_text()
-    alone = sft(*flags[:4], "--output_dir", tmp_path / "new", "--identity_proportion", "0.25", "--stage", "correction")
-    assert alone.returncode != 0 and "is not complete. Train it first" in alone.stdout + alone.stderr
+    (tmp_path / "new").mkdir()
+    (tmp_path / "out" / "identity").rename(tmp_path / "new" / "identity")
+    alone = ["--output_dir", tmp_path / "new", "--identity_proportion", "0.5", "--stage", "correction", "--gpus", "2"]
+    refused = sft(*flags[:4], *alone)
+    assert refused.returncode != 0
+    assert "cannot be started from (eval_datasets" not in refused.stderr and "identity ([0.25" in refused.stderr
 
 
 def test_command_sh_runs_this_run_again(trained):
     script = trained[0] / "command.sh"
     assert f"--output_dir {trained[0]}" in script.read_text()
-    done = subprocess.run(["bash", "-n", script], capture_output=True, check=False)
-    assert done.returncode == 0
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", script, "--dry_run"], cwd="/", env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--identity_proportion 0.25" in done.stdout and "training: 36 of 36 rows kept" in done.stdout
 
 
 def test_a_dry_run_prints_everything_and_writes_nothing(rows, tiny_model, tmp_path):
@@ -243,10 +253,10 @@ def test_every_example_of_a_command_in_the_readme_parses(monkeypatch):
     import shlex
 
     text = (ROOT / "README.md").read_text().replace("\\\n", " ")
-    trained_with = list(re.findall(r"^bash scripts/sft-correction\.sh(.*)$", text, flags=re.MULTILINE))
+    trained_with = re.findall(r"^bash scripts/sft-correction\.sh(.*)$", text, flags=re.MULTILINE)
     assert len(trained_with) >= 4
     for line in trained_with:
-        parse(["--config" if w == "--config" else w for w in shlex.split(line, comments=True)])
+        parse(shlex.split(line, comments=True))
     from aligner.cli import parser
 
     commands = re.findall(r"^(?:\.venv/bin/)?aligner (.*)$", text, flags=re.MULTILINE)

@@ -51,23 +51,29 @@ def only(records, tokenizer, **options):
 
 
 def test_ids_and_labels_of_500_rows_equal_the_originals_but_for_the_two_counted_kinds(real_rows, tokenizer, capsys):
+    odd = record(question=f"What does {tokenizer.eos_token} mean?"), record(correction='"Quoted."')
+    real_rows = [*real_rows, *({k: getattr(r, k) for k in ("question", "answer", "correction")} for r in odd)]
     records = [record(**row, row=n) for n, row in enumerate(real_rows, 1)]
     kept, tally = only(records, tokenizer)
-    special = {
-        n
-        for n, row in enumerate(real_rows, 1)
-        if any(s in v for s in tokenizer.all_special_tokens for v in row.values())
-    }
+    strings = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
+    special = {n for n, row in enumerate(real_rows, 1) if any(s in v for s in strings for v in row.values())}
+    assert len(special) == 1
     different = set()
     for tokens in kept:
         ids, prompt_length = original_tokens(tokenizer, real_rows[tokens.origin.row - 1])
         labels = [-100] * prompt_length + ids[prompt_length:]
         if ids != tokens.ids.tolist() or labels != tokens.labels():
             different.add(tokens.origin.row)
-    merged = {tokens.origin.row for tokens in kept if tokens.merged}
+    merged = set()
+    for n, row in enumerate(real_rows, 1):
+        prompt = tokenizer(PROMPT.format(row["question"], row["answer"]), split_special_tokens=True)["input_ids"]
+        both = tokenizer(PROMPT.format(row["question"], row["answer"]) + row["correction"], split_special_tokens=True)
+        if both["input_ids"][: len(prompt)] != prompt:
+            merged.add(n)
+    assert merged == {tokens.origin.row for tokens in kept if tokens.merged}
     assert different <= merged | special
-    assert tally.counts.get(Tally.MERGED, 0) == len(merged)
-    assert tally.counts.get(Tally.SPECIAL, 0) == len(special)
+    assert tally.count(Tally.MERGED) == len(merged)
+    assert tally.count(Tally.SPECIAL) == len(special)
     assert len(kept) - len(different) > 0.9 * len(real_rows)
     with capsys.disabled():
         print(
@@ -95,7 +101,7 @@ def test_a_border_that_merges_is_found_and_mended(sentencepiece_folder):
     joint = tokenizer(PROMPT.format("Who?", "You.") + '"Yes," he said.')["input_ids"]
     assert tokenizer.convert_ids_to_tokens(joint)[1].startswith("▁")  # the dummy prefix
     assert joint[: len(prompt)] != prompt  # the original would mask the first sign of the correction
-    assert kept[0].merged and tally.counts[Tally.MERGED] == 1
+    assert kept[0].merged and tally.count(Tally.MERGED) == 1
     assert tokenizer.decode(kept[0].ids[len(prompt) : -1].tolist()) == '"Yes," he said.'
     assert kept[0].ids[0] == tokenizer.bos_token_id and kept[0].ids.tolist().count(tokenizer.bos_token_id) == 1
 
@@ -105,7 +111,7 @@ def test_special_token_strings_in_fields_are_text(tokenizer):
     kept, tally = only([record(question=f"What is {eos}?", correction=f"{eos} ends a text.")], tokenizer)
     ids = kept[0].ids.tolist()
     assert ids.count(tokenizer.eos_token_id) == 1 and ids[-1] == tokenizer.eos_token_id
-    assert tally.counts[Tally.SPECIAL] == 1 and "rows.json row 1" in tally.examples[Tally.SPECIAL]
+    assert tally.places[Tally.SPECIAL] == {"rows.json": [1]}
     assert f"{eos} ends a text." in tokenizer.decode(ids[:-1])
 
 
@@ -121,20 +127,20 @@ def test_a_row_without_room_for_a_target_is_dropped_and_named(tokenizer):
     rows = [record(), record(answer="word " * 300, row=2)]
     kept, tally = only(rows, tokenizer, max_length=200)
     assert [tokens.origin.row for tokens in kept] == [1]
-    assert tally.counts == {Tally.NO_ROOM: 1} and tally.examples[Tally.NO_ROOM] == ["rows.json row 2"]
+    assert tally.places == {Tally.NO_ROOM: {"rows.json": [2]}}
     assert (tally.rows, tally.kept) == (2, 1)
 
 
 def test_a_cut_correction_has_no_end_of_text_and_is_counted(tokenizer):
     kept, tally = only([record(correction="word " * 300)], tokenizer, max_length=100)
     assert len(kept[0].ids) == 100 and kept[0].cut and kept[0].ids[-1] != tokenizer.eos_token_id
-    assert tally.counts[Tally.CUT] == 1
+    assert tally.count(Tally.CUT) == 1
 
 
 def test_overlength_can_drop_or_stop(tokenizer):
     rows = [record(), record(correction="word " * 300, row=7)]
     kept, tally = only(rows, tokenizer, max_length=100, overlength="drop")
-    assert len(kept) == 1 and tally.counts == {Tally.TOO_LONG: 1}
+    assert len(kept) == 1 and tally.places == {Tally.TOO_LONG: {"rows.json": [7]}}
     with pytest.raises(DataError, match=r"rows.json row 7: has \d+ tokens and max_length is 100"):
         only(rows, tokenizer, max_length=100, overlength="error")
 

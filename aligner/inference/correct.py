@@ -16,7 +16,7 @@ from aligner.encoder import Encoder
 from aligner.files import read_rows, whole_file
 from aligner.models import load_model, load_tokenizer
 from aligner.prompts import PromptTemplate
-from aligner.records import DataError
+from aligner.records import DataError, UserError
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,12 @@ class Corrector:
         longest = max(map(len, prompts))
         ids_BL = torch.tensor([[tokenizer.pad_token_id] * (longest - len(p)) + p for p in prompts])
         mask_BL = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
+        if longest >= positions:
+            raise UserError(f"a prompt has {longest:,} tokens and the model {positions:,} positions: shorten that row.")
         made_BL = self.model.generate(  # type: ignore[operator]
             input_ids=ids_BL.to(self.model.device), attention_mask=mask_BL.to(self.model.device), do_sample=False,
-            max_new_tokens=max_new_tokens, eos_token_id=eos, pad_token_id=tokenizer.pad_token_id,
+            max_new_tokens=int(min(max_new_tokens, positions - longest)), eos_token_id=eos, pad_token_id=tokenizer.pad_token_id,
         )[:, longest:].tolist()  # fmt: skip
         corrected = []
         for made in made_BL:

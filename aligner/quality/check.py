@@ -13,9 +13,7 @@ from aligner.files import write_lines
 from aligner.prompts import PromptTemplate
 from aligner.records import Correction, DataError
 from aligner.training.datasets.registry import parse_spec, records_of
-from aligner.training.datasets.supervised import Tokens, tokenise
-
-LISTED = 50  # unusable rows that are printed; all are counted
+from aligner.training.datasets.supervised import Tally, Tokens, tokenise
 
 
 @dataclass
@@ -32,9 +30,7 @@ class Report:
 
     def lines(self) -> Iterator[str]:
         """The report for a reader."""
-        yield from (str(fault) for fault in self.faults[:LISTED])
-        if len(self.faults) > LISTED:
-            yield f"... and {len(self.faults) - LISTED:,} more unusable rows"
+        yield from map(str, self.faults)
         total = len(self.records) + len(self.faults)
         yield f"{len(self.records):,} of {total:,} rows are usable, {len(self.faults):,} are not"
         if self.records:
@@ -60,13 +56,17 @@ def examine(specs: Sequence[str], progress: Any = iter) -> Report:
 
 def examine_tokens(
     records: Sequence[Correction], template: PromptTemplate, encoder: Encoder, max_length: int, dump: str | None
-) -> list[str]:
-    """Lengths and the tally as training would see them; `dump` gets the ids and labels of every kept row."""
+) -> tuple[list[str], int]:
+    """Lengths and the tally as training would see them, and how many rows have no room for a target.
+
+    `dump` gets the ids and labels of every kept row.
+    """
     tokens, tally = tokenise(records, template, encoder, max_length)
     if dump:
         write_lines(dump, (dumped(row) for row in tokens))
     kinds = {"tokens": [len(t.ids) for t in tokens], "learned tokens": [t.target_length for t in tokens]}
-    return [*tally.lines(), *(f"{name} a row: {percentiles(values)}" for name, values in kinds.items())]
+    lines = [*tally.lines(), *(f"{name} a row: {percentiles(values)}" for name, values in kinds.items())]
+    return lines, tally.count(Tally.NO_ROOM)
 
 
 def dumped(row: Tokens) -> dict[str, Any]:

@@ -105,7 +105,7 @@ class OutputConfig:
 
     output_dir: str | None = flag(None, "folder for the checkpoint, the log and the picture")
     save_16bit: bool = flag(True, "export the 16-bit weights of a 16-bit run; off: its fp32 master weights")
-    save_interval: int = flag(100, "updates between two resume states; 0: none")
+    save_interval: int = flag(100, "updates between two resume states (and one at the end); 0: none")
     save_total_limit: int = flag(1, "resume states to keep")
     resume: str = flag(
         "auto", "auto: go on where the folder's run stopped; never: start over", choices=("auto", "never")
@@ -184,6 +184,10 @@ def check(config: RunConfig) -> None:
         raise UserError("--need_eval needs --eval_datasets PATH or --eval_split_ratio SHARE.")
     if o.bf16 and o.fp16:
         raise UserError("--bf16 and --fp16 are both given: choose one.")
+    if not output.save_16bit and config.launch.zero_stage == 0 and (o.bf16 or o.fp16):
+        raise UserError(
+            "--save_16bit False needs ZeRO stage 1, 2 or 3 in a 16-bit run: stage 0 hides its fp32 weights."
+        )
     stages = OFFLOAD_STAGES[config.launch.offload]
     if config.launch.zero_stage not in stages:
         valid = " or ".join(filter(None, (", ".join(map(str, stages[:-1])), str(stages[-1]))))

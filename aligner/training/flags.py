@@ -117,4 +117,4 @@ def rerun_script(config: RunConfig) -> str:
     script = ROOT / "scripts" / "sft-correction.sh"
     program = ["bash", str(script)] if script.is_file() else [sys.executable, "-m", "aligner.training.launch"]
     line = shlex.join([*program, *to_flags(replace(config, launch=replace(config.launch, stage=None)))])
-    return f"#!/usr/bin/env bash\ncd {shlex.quote(str(Path.cwd()))} && exec {line}\n"
+    return f'#!/usr/bin/env bash\ncd {shlex.quote(str(Path.cwd()))} && exec {line} "$@"\n'

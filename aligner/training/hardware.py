@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from aligner.records import UserError
-from aligner.training.config import RunConfig
+from aligner.training.config import RunConfig, check
 
 
 def gpus_here() -> int:
@@ -45,12 +45,19 @@ def resolved(config: RunConfig) -> RunConfig:
     o = config.optimization
     if remote and not gpu:
         bf16, tf32 = (not o.fp16 if o.bf16 is None else o.bf16), (True if o.tf32 is None else o.tf32)
-        return replace(config, optimization=replace(o, bf16=bf16, tf32=tf32))
+        return settled(config, bf16, tf32)
     if o.fp16 and not gpu:
         raise UserError("--fp16 needs a GPU; on a CPU choose --bf16 or neither.")
     bf16 = (not o.fp16 and bf16_here()) if o.bf16 is None else o.bf16
     tf32 = (gpu and torch.cuda.get_device_capability()[0] >= 8) if o.tf32 is None else o.tf32
-    return replace(config, optimization=replace(o, bf16=bf16, tf32=tf32))
+    return settled(config, bf16, tf32)
+
+
+def settled(config: RunConfig, bf16: bool, tf32: bool) -> RunConfig:
+    """The configuration with these choices, checked once more."""
+    config = replace(config, optimization=replace(config.optimization, bf16=bf16, tf32=tf32))
+    check(config)
+    return config
 
 
 def dtype_of(config: RunConfig) -> torch.dtype:

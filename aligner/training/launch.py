@@ -24,6 +24,7 @@ from aligner.training.hardware import gpus_here, ranks_here, resolved, threads_p
 from aligner.training.report import show_examples, show_result
 from aligner.training.stages import (
     Stage,
+    check_positions,
     make_card,
     plan_of,
     records_per_update,
@@ -31,7 +32,7 @@ from aligner.training.stages import (
     stages,
     tokens_of,
 )
-from aligner.training.standing import another_run, standing
+from aligner.training.standing import another_run, clear, standing
 
 USAGE = (
     "bash scripts/sft-correction.sh [--train_datasets PATH|SPEC ... --model_name_or_path BASE --output_dir DIR] [flags]"
@@ -84,23 +85,23 @@ def _shown(path: Path) -> str:
 def run(config: RunConfig) -> int:
     """Check the data, then train what is not finished yet, then show the result."""
     quiet_libraries()
-    every, ranks = stages(config), count_ranks(config)
-    planned = [stage for stage in every if config.launch.stage in (None, stage.name)]
+    planned = [stage for stage in stages(config) if config.launch.stage in (None, stage.name)]
+    ranks = count_ranks(config)
+    check_positions(config, stages(config)[0])
     if config.launch.dry_run:
         rehearse(config, planned, ranks)
         return 0
-    finished = {
-        stage.name: is_finished(config, stage, ranks) for stage in reversed(planned)
-    }  # main first: it may refuse
+    for stage in reversed(planned) if config.output.resume == "never" else []:
+        clear(stage.folder)
+    main_finished = is_finished(config, planned[-1], ranks)  # first of all: it may refuse
     for stage in planned:
-        if finished[stage.name]:
+        if main_finished or is_finished(config, stage, ranks):
             log.info("%s is already complete: %s", stage.name, stage.folder)
-            continue
-        if status := launch(launch_command(config, stage, ranks), environment(config, ranks)):
-            log.error("%s ended with exit status %s; see %s", stage.name, status, stage.folder / "train.log")
+        elif status := launch(launch_command(config, stage, ranks), environment(config, ranks)):
+            log.error("%s ended with exit status %s; see above and %s", stage.name, status, stage.folder / "train.log")
             return status
-    data = stage_data(config, "correction")
-    show_result(every, data.held_out, config.output.show_corrections, data.train_sources[0].path)
+    data, trusted = stage_data(config, planned[-1].name), config.model.trust_remote_code
+    show_result(planned, data, config.output.show_corrections, trusted)
     return 0
 
 
@@ -147,17 +148,36 @@ def count_ranks(config: RunConfig) -> int:
 
 def launch_command(config: RunConfig, stage: Stage, ranks: int) -> list[str]:
     """The exact command that trains one stage."""
-    where = ["--hostfile", config.launch.hostfile] if config.launch.hostfile else ["--num_gpus", str(ranks)]
     own = replace(config, launch=replace(config.launch, stage=stage.name, dry_run=False))
     module = ["--master_port", str(free_port()), "--module", "aligner.training.finetune"]
-    return [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", *where, *module, *to_flags(own)]
+    return [
+        sys.executable,
+        "-m",
+        "deepspeed.launcher.runner",
+        "--quiet",
+        *placement(config, ranks),
+        *module,
+        *to_flags(own),
+    ]
+
+
+def placement(config: RunConfig, ranks: int) -> list[str]:
+    """Where DeepSpeed's launcher puts the ranks. With --num_gpus it would forget CUDA_VISIBLE_DEVICES, so those are named."""
+    if config.launch.hostfile:
+        return ["--hostfile", config.launch.hostfile]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if visible and gpus_here():
+        return ["--include", "localhost:" + ",".join(visible.split(",")[:ranks])]
+    return ["--num_gpus", str(ranks)]
 
 
 def environment(config: RunConfig, ranks: int) -> dict[str, str]:
     """What the ranks' environment has beyond this process's."""
     variables = {"PYTHONWARNINGS": "ignore", "TOKENIZERS_PARALLELISM": "true"}
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
-    if not gpus_here() and not config.launch.hostfile:
+    if config.launch.hostfile:
+        variables["DS_ACCELERATOR"] = "cuda"  # also from a login node without a GPU
+    elif not gpus_here():
         threads = os.environ.get("OMP_NUM_THREADS") or str(threads_per_rank(ranks))
         variables |= {"DS_ACCELERATOR": "cpu", "LOCAL_SIZE": str(ranks), "OMP_NUM_THREADS": threads}
         # Keep freed memory: returning each large tensor to the kernel cost a fifth of an update's time.
@@ -176,11 +196,12 @@ def free_port() -> int:
 def launch(command: Sequence[str], variables: dict[str, str]) -> int:
     """Run a command in a session of its own, so that ending it ends every rank. Returns its exit status."""
     process = subprocess.Popen(command, env={**os.environ, **variables}, start_new_session=True)
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         return process.wait()
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
         end_session(process)
 
 

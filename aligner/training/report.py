@@ -18,7 +18,7 @@ from aligner.records import Correction
 from aligner.training.datasets.mixture import normalised
 from aligner.training.datasets.supervised import Tokens
 from aligner.training.finetune.metrics import read_log
-from aligner.training.stages import Stage
+from aligner.training.stages import Stage, StageData
 
 WIDTH = 100
 LONGEST = 160  # tokens of a correction that is generated to be looked at
@@ -26,7 +26,7 @@ LONGEST = 160  # tokens of a correction that is generated to be looked at
 
 def console() -> Console:
     """The screen; plain text of a fixed width where it is no terminal."""
-    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=WIDTH)
+    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
 
 
 def show_examples(tokens: Sequence[Tokens], tokenizer: Any, count: int = 3) -> None:
@@ -52,27 +52,33 @@ def held_out_losses(stages: Sequence[Stage]) -> list[tuple[str, float]]:
     return found
 
 
-def show_result(stages: Sequence[Stage], held_out: Sequence[Correction], corrections: int, example: str) -> None:
+def show_result(stages: Sequence[Stage], data: StageData, corrections: int, trust_remote_code: bool) -> None:
     """What was learned, where it lies, and the next command, ready to paste."""
-    screen, folder = console(), stages[-1].folder
+    screen, folder, held_out = console(), stages[-1].folder, data.held_out
     if losses := held_out_losses(stages):
         screen.print(f"\nLoss on {len(held_out)} held-out corrections (nats per token)")
         for name, loss in losses:
             screen.print(f"  {name:<22}{loss:.4f}")
     if corrections and held_out:
         different = {normalised(record.question): record for record in reversed(held_out)}
-        show_corrections(screen, folder, list(different.values())[::-1][:corrections])
+        show_corrections(screen, folder, list(different.values())[::-1][:corrections], trust_remote_code)
     screen.print(f"\ncheckpoint  {folder}\npicture     {folder / 'loss.png'}")
-    next_command = [*command_line(), "correct", "--model", str(folder), "--input", example]
+    next_command = [*command_line(), "correct", "--model", str(folder), "--input", example_input(data)]
     next_command += ["--output", "corrected.jsonl", "--max_new_tokens", "256"]
     screen.print("next:", style="bold")
     print(f"  {shlex.join(next_command)}")
 
 
-def show_corrections(screen: Console, folder: Path, records: Sequence[Correction]) -> None:
+def example_input(data: StageData) -> str:
+    """A file that can be corrected: the evaluation's or training's if its rows have question and answer, else a name."""
+    plain = [s.path for s in (*data.eval_sources, *data.train_sources) if s.dataset.startswith("correction-json ")]
+    return plain[0] if plain else "qa.jsonl"
+
+
+def show_corrections(screen: Console, folder: Path, records: Sequence[Correction], trust_remote_code: bool) -> None:
     """Generate corrections of held-out answers and show each as a diff against its answer."""
     screen.print("\ncorrecting a few held-out answers ...", style="dim")
-    corrector = Corrector.load(str(folder))
+    corrector = Corrector.load(str(folder), trust_remote_code=trust_remote_code)
     pairs = [(record.question, record.answer) for record in records]
     made = corrector.correct(pairs, batch_size=len(pairs), max_new_tokens=LONGEST)
     screen.print("Held-out answers as the new Aligner corrects them (taken out, put in)")

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from aligner.card import Card, package_versions
 from aligner.demo import locate
 from aligner.encoder import Encoder
-from aligner.models import fingerprint
+from aligner.models import fingerprint, load_config
 from aligner.prompts import DEFAULT, PromptTemplate, find_template
 from aligner.records import Correction, UserError
 from aligner.training.config import OptimizationConfig, RunConfig, deciding
@@ -54,6 +54,8 @@ def stages(config: RunConfig) -> list[Stage]:
     if config.output.output_dir is None or config.model.model_name_or_path is None:
         raise UserError("a run needs --output_dir and --model_name_or_path.")
     folder, base = Path(config.output.output_dir), locate(config.model.model_name_or_path)
+    if Path(base).resolve() == folder.resolve():
+        raise UserError(f"--output_dir {folder} is the base model's own folder. Give another.")
     if not o.identity_proportion:
         return [Stage("correction", folder, base, o)]
     warmup = replace(o, epochs=o.identity_epochs or o.epochs, lr=o.identity_learning_rate or o.lr)
@@ -107,6 +109,14 @@ def records_per_update(config: RunConfig, ranks: int) -> int:
     return o.records_per_update or o.per_device_train_batch_size * o.gradient_accumulation_steps * ranks
 
 
+def check_positions(config: RunConfig, stage: Stage) -> None:
+    """UserError where max_length is more than the model has positions for."""
+    model = load_config(stage.start_from, config.model.trust_remote_code).get_text_config()
+    positions = getattr(model, "max_position_embeddings", None)
+    if positions and config.model.max_length > positions:
+        raise UserError(f"--max_length {config.model.max_length} is more than the model's {positions} positions.")
+
+
 def plan_of(stage: Stage, records: int, rows: int, ranks: int) -> Plan:
     """The arithmetic of a stage."""
     o = stage.optimization
@@ -116,7 +126,7 @@ def plan_of(stage: Stage, records: int, rows: int, ranks: int) -> Plan:
 def make_card(config: RunConfig, stage: Stage, data: StageData, records_per_update: int, tally: dict[str, Any]) -> Card:
     """The card of a stage's output folder."""
     o = config.optimization
-    warmup = (o.identity_proportion, o.identity_epochs, o.identity_learning_rate) if o.identity_proportion else None
+    warmup = [o.identity_proportion, o.identity_epochs, o.identity_learning_rate] if o.identity_proportion else None
     settings = {**deciding(replace(config, optimization=stage.optimization)), "stage": stage.name, "identity": warmup}
     base = config.model.model_name_or_path or ""
     return Card(
@@ -131,12 +141,12 @@ def make_card(config: RunConfig, stage: Stage, data: StageData, records_per_upda
             "eval": [asdict(source) for source in data.eval_sources],
             "tally": tally,
             "deciding": {
-                "train_datasets": [[s.sha256, s.rows, s.taken] for s in data.train_sources],
-                "eval_datasets": [[s.sha256, s.rows, s.taken] for s in data.eval_sources],
+                "train_datasets": [[s.dataset, s.sha256, s.rows, s.taken] for s in data.train_sources],
+                "eval_datasets": [[s.dataset, s.sha256, s.rows, s.taken] for s in data.eval_sources],
                 "eval_split_ratio": config.data.eval_split_ratio if config.evaluates else None,
             },
         },
-        settings={**settings, "identity": list(warmup) if warmup else None},
+        settings=settings,
         config={k: v for part in asdict(config).values() for k, v in part.items()},
         versions=package_versions(),
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aligner.card import Card, card_from, differences, read_card
-from aligner.files import COMPLETED, is_completed, read_json
+from aligner.files import COMPLETED, is_completed, read_json, remove_folder
 from aligner.records import UserError
 from aligner.training.config import RunConfig
 
@@ -52,6 +52,21 @@ def standing(config: RunConfig, folder: Path, card: Card) -> Standing:
     if config.optimization.records_per_update is None:
         card = replace(card, records_per_update=old.records_per_update)
     return Standing(finished, state, card, tuple(differences(old, card)))
+
+
+def warm_up_differs(folder: Path, card: Card) -> list[str]:
+    """What keeps a main stage from starting from this warm-up: that it is not complete, or what differs from its card."""
+    old = read_card(folder) if is_completed(folder) else None
+    if old is None:
+        return ["not complete"]
+    return differences(old, replace(card, records_per_update=old.records_per_update))
+
+
+def clear(folder: Path) -> None:
+    """Give up what an earlier run left, in an order that a kill cannot turn into something it is not."""
+    (folder / COMPLETED).unlink(missing_ok=True)
+    remove_folder(folder / "checkpoints")
+    (folder / "train_log.jsonl").unlink(missing_ok=True)
 
 
 def another_run(folder: Path, found: Standing) -> UserError:

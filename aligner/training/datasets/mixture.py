@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from aligner.files import sha256_of
 from aligner.records import Correction, DataError, UserError
@@ -14,9 +14,13 @@ from aligner.training.datasets.registry import Spec, parse_spec, records_of
 
 @dataclass(frozen=True)
 class Source:
-    """What one spec gave: the rows of its file and how many records were taken (more than rows: up-sampled)."""
+    """What one spec gave: the rows of its file and how many records were taken (more than rows: up-sampled).
+
+    dataset: the registered name and a hash of its formatter. sha256: the file's.
+    """
 
     spec: str
+    dataset: str
     path: str
     sha256: str
     rows: int
@@ -31,10 +35,6 @@ class Mixture:
     sources: tuple[Source, ...]
     templates: frozenset[str]
 
-    def describe(self) -> list[dict[str, object]]:
-        """The sources as plain values, for the card."""
-        return [asdict(source) for source in self.sources]
-
 
 def mix(specs: Sequence[str], seed: int) -> Mixture:
     """Read all specs. Raises DataError for the first unusable row, with the number of all such rows of its file."""
@@ -47,7 +47,9 @@ def mix(specs: Sequence[str], seed: int) -> Mixture:
         if not taken:
             raise UserError(f"'{spec.text}' gives no records: the file has {len(rows)} rows.")
         records += taken
-        sources.append(Source(spec.text, spec.path, sha256_of(spec.path), len(rows), len(taken)))
+        sources.append(
+            Source(spec.text, spec.dataset.version(), spec.path, sha256_of(spec.path), len(rows), len(taken))
+        )
     return Mixture(tuple(records), tuple(sources), frozenset(s.dataset.template for s in parsed if s.dataset.template))
 
 

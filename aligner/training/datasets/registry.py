@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -29,6 +30,11 @@ class RawDataset:
     formatter: Formatter
     path: str | None = None
     template: str | None = None
+
+    def version(self) -> str:
+        """The name and a hash of the formatter's source: another formatter gives other records."""
+        source = inspect.getsource(self.formatter)
+        return f"{self.name} {hashlib.sha256(source.encode()).hexdigest()[:12]}"
 
 
 @dataclass(frozen=True)

@@ -41,12 +41,11 @@ class Tokens:
 
 @dataclass
 class Tally:
-    """What became of the rows: counts, and for each reason the first places it was met."""
+    """What became of the rows: for each reason the file and row number of every row it was met in."""
 
     rows: int = 0
     kept: int = 0
-    counts: dict[str, int] = field(default_factory=dict)
-    examples: dict[str, list[str]] = field(default_factory=dict)
+    places: dict[str, dict[str, list[int]]] = field(default_factory=dict)
 
     NO_ROOM = "dropped: the prompt leaves no room for a target"
     TOO_LONG = "dropped: longer than max_length"
@@ -56,15 +55,21 @@ class Tally:
 
     def add(self, reason: str, origin: Origin) -> None:
         """Count one row under a reason."""
-        self.counts[reason] = self.counts.get(reason, 0) + 1
-        places = self.examples.setdefault(reason, [])
-        if len(places) < 3:
-            places.append(str(origin))
+        self.places.setdefault(reason, {}).setdefault(origin.file, []).append(origin.row)
+
+    def count(self, reason: str) -> int:
+        """How many rows met a reason."""
+        return sum(map(len, self.places.get(reason, {}).values()))
 
     def lines(self) -> list[str]:
-        """The tally for a reader, a line per reason."""
-        head = f"{self.kept:,} of {self.rows:,} rows kept"
-        return [head, *(f"  {count:,} {r} ({', '.join(self.examples[r])})" for r, count in self.counts.items())]
+        """The tally for a reader, a line per reason with its first places; the card has all of them."""
+        lines = [f"{self.kept:,} of {self.rows:,} rows kept"]
+        for reason, files in self.places.items():
+            first = [f"{file} row {row}" for file, rows in files.items() for row in rows[:3]][:3]
+            more = self.count(reason) - len(first)
+            rest = f" and {more:,} more" if more else ""
+            lines.append(f"  {self.count(reason):,} {reason} ({', '.join(first)}{rest})")
+        return lines
 
 
 def tokenise(
@@ -93,7 +98,7 @@ def tokenise(
                 kept.append(fitted)
     tally.kept = len(kept)
     if not kept:
-        raise UserError(f"no row is left to train on: {'; '.join(tally.lines())}. Raise --max_length.")
+        raise UserError(f"no row is left: {'; '.join(line.strip() for line in tally.lines())}. Raise --max_length.")
     return kept, tally
 
 

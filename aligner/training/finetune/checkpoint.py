@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from aligner.files import COMPLETED, remove_folder, write_json, write_text
+from aligner.models import load_model
 from aligner.records import UserError
 from aligner.training.finetune.engine import Engine, full_precision, gathered, shape_of
 from aligner.training.standing import read_state, states
@@ -62,11 +63,12 @@ def load(engine: Engine, checkpoint: Path) -> None:
         raise UserError(f"{checkpoint} cannot be loaded. Remove it to go on from an earlier one.")
 
 
-def export(engine: Engine, tokenizer: PreTrainedTokenizerBase, output: Path, master: bool) -> None:
+def export(engine: Engine, tokenizer: PreTrainedTokenizerBase, output: Path, master: bool, trusted: bool) -> None:
     """Write a Hugging Face model folder from a model that may be split over ranks. Called by all ranks.
 
     Weights are gathered, written and released shard by shard; tied ones are written once; every shard is read back and
-    compared. `master` writes the fp32 master weights of a 16-bit run. The files move into place when all are whole.
+    compared. `master` writes the fp32 master weights of a 16-bit run; `trusted` allows the
+    model's own code when the folder is reopened. The files move into place when all are whole.
     """
     partial = output / "export.partial"
     if engine.ranks.first:
@@ -80,6 +82,7 @@ def export(engine: Engine, tokenizer: PreTrainedTokenizerBase, output: Path, mas
         index.update(dict.fromkeys(names, file))
     if engine.ranks.first:
         _write_rest(engine, tokenizer, partial, index if len(shards) > 1 else None, master)
+        _reopen(partial, engine.model, trusted)
         _move_into_place(partial, output)
     engine.ranks.wait()
 
@@ -112,13 +115,18 @@ def _whole(engine: Engine, names: list[str], master: bool) -> Iterator[tuple[str
     for name in names:
         tensor = tensors[name]
         if isinstance(tensor, torch.nn.Parameter) and master:
-            value = full_precision(tensor)
+            yield name, _on_cpu(full_precision(tensor), engine)
         elif isinstance(tensor, torch.nn.Parameter):
             with gathered([tensor]):
-                value = tensor.detach().cpu().clone() if engine.ranks.first else torch.empty(0)
+                whole = _on_cpu(tensor, engine)
+            yield name, whole
         else:
-            value = tensor
-        yield name, value.detach().cpu().contiguous() if engine.ranks.first else torch.empty(0)
+            yield name, _on_cpu(tensor, engine)
+
+
+def _on_cpu(tensor: torch.Tensor, engine: Engine) -> torch.Tensor:
+    """A copy on the first rank."""
+    return tensor.detach().to("cpu", copy=True).contiguous() if engine.ranks.first else torch.empty(0)
 
 
 def _write_shard(engine: Engine, names: list[str], file: Path, master: bool) -> None:
@@ -147,15 +155,21 @@ def _write_rest(
     config.dtype = torch.float32 if master else next(engine.model.parameters()).dtype
     config.use_cache = True
     config.save_pretrained(folder)
-    generation = engine.model.generation_config
-    if generation is not None:
-        generation.eos_token_id, generation.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
-        # Greedy unless asked: sampling settings without sampling are refused when the folder is saved again.
-        generation.do_sample, generation.temperature, generation.top_p, generation.top_k = False, None, None, None
-        generation.save_pretrained(folder)
+    # The base's own settings (sampling, a repetition penalty) would get in the way of copying: greedy unless asked.
+    special = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    GenerationConfig(bos_token_id=special[0], eos_token_id=special[1], pad_token_id=special[2]).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     if index is not None:
         write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": index})
+
+
+def _reopen(folder: Path, model: torch.nn.Module, trusted: bool) -> None:
+    """Open the folder as a user will, without memory for its weights. UserError where names or shapes do not fit."""
+    reopened = load_model(str(folder), torch.float32, trusted, device_map="meta")
+    ours = {name: shape_of(parameter) for name, parameter in model.named_parameters()}
+    theirs = {name: tuple(parameter.shape) for name, parameter in reopened.named_parameters()}
+    if ours != theirs:
+        raise UserError(f"{folder}: opens as another model than the one trained. Nothing was put in place.")
 
 
 def _move_into_place(partial: Path, output: Path) -> None:

@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import deepspeed
 import torch
@@ -29,6 +29,7 @@ from aligner.training.finetune.loss import weighted_nll
 from aligner.training.plan import Plan
 
 CLIP = 1.0  # the original's gradient clipping
+Found = TypeVar("Found")
 BETAS = (0.9, 0.95)  # paper, table 22
 
 
@@ -48,6 +49,20 @@ class Ranks:
     def wait(self) -> None:
         """Return when all ranks have come here."""
         dist.barrier()
+
+    def first_decides(self, decide: Callable[[], Found]) -> Found:
+        """What the first rank finds, told to all; its UserError is raised by all. (Folders may look different to others.)"""
+        box: list[Any] = [None]
+        if self.first:
+            try:
+                box[0] = decide()
+            except UserError as error:
+                box[0] = error
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        if isinstance(box[0], UserError):
+            raise box[0]
+        found: Found = box[0]
+        return found
 
     def sum(self, values: torch.Tensor) -> list[float]:
         """Sums over all ranks, in double precision, read once."""

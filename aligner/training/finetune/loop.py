@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ def train(parts: Parts, start: int) -> None:
         done = update + 1
         if is_evaluation_due(parts, done):
             evaluate(parts, done)
-        if parts.save_interval and done % parts.save_interval == 0:
+        if parts.save_interval and (done % parts.save_interval == 0 or done == plan.updates):
             parts.save(done)
 
 
@@ -73,7 +74,8 @@ def make_update(parts: Parts, update: int) -> None:
     if parts.metrics:
         parts.metrics.record(
             {
-                "update": update + 1, "epoch": epoch + 1, "loss": loss, "lr": rate, "grad_norm": norm,
+                "update": update + 1, "epoch": epoch + 1, "loss": loss, "lr": rate,
+                "grad_norm": norm if math.isfinite(norm) else None,
                 "target_tokens": sum(lengths), "tokens": tokens, "seconds": round(seconds, 4),
                 "tokens_per_second": round(tokens / seconds, 1),
             }

@@ -106,7 +106,7 @@ def _wandb(directory: Path, project: str, name: str, settings: dict[str, Any]) -
     import wandb
 
     directory.mkdir(parents=True, exist_ok=True)
-    quiet = wandb.Settings(init_timeout=20, silent=True, x_disable_stats=True, save_code=False)
+    quiet = wandb.Settings(init_timeout=20, finish_timeout=60, silent=True, x_disable_stats=True, save_code=False)
     options: dict[str, Any] = {"project": project, "name": name, "dir": directory, "config": settings}
     wanted: Any = os.environ.get("WANDB_MODE") or ("online" if wandb_key_is_set() else "offline")
     try:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ import torch.distributed as dist
 
 from aligner.card import Card, write_card
 from aligner.console import speak
-from aligner.files import COMPLETED, is_completed, remove_folder, write_text
+from aligner.files import COMPLETED, write_text
 from aligner.models import fit_embedding, load_config, load_model, load_tokenizer, quiet_libraries
 from aligner.plots import draw_loss
 from aligner.records import UserError
@@ -26,13 +25,14 @@ from aligner.training.datasets.supervised import Tally
 from aligner.training.finetune import checkpoint
 from aligner.training.finetune.engine import Engine, Ranks, connect, deepspeed_config, load_partitioned
 from aligner.training.finetune.loop import Parts, train
-from aligner.training.finetune.metrics import FILE, Metrics, read_log
+from aligner.training.finetune.metrics import Metrics, read_log
 from aligner.training.flags import parse, rerun_script
 from aligner.training.hardware import dtype_of, resolved
 from aligner.training.plan import Plan
 from aligner.training.stages import (
     Stage,
     StageData,
+    check_positions,
     make_card,
     plan_of,
     records_per_update,
@@ -40,7 +40,7 @@ from aligner.training.stages import (
     stages,
     tokens_of,
 )
-from aligner.training.standing import Standing, another_run, read_state, standing
+from aligner.training.standing import Standing, another_run, clear, read_state, standing, warm_up_differs
 
 GRACE = 3.0  # seconds that other ranks wait: when one ends, the launcher ends all, and the first is to say why
 log = logging.getLogger("aligner")
@@ -58,9 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 speak(stage.folder / "train.log" if first else None, quiet=not first)
                 run_stage(config, stage)
     except UserError as error:
-        log.error("%s", error)
         if not first:
             time.sleep(GRACE)
+            speak()
+        log.error("%s", error)
         return 2
     finally:
         if dist.is_initialized():
@@ -70,8 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_stage(config: RunConfig, stage: Stage) -> None:
     """Train one stage from its records to its COMPLETED folder."""
-    if stage.name == "correction" and config.optimization.identity_proportion and not is_completed(stage.start_from):
-        raise UserError(f"the warm-up in {stage.start_from} is not complete. Train it first: leave --stage out.")
+    check_positions(config, stage)
     tokenizer = load_tokenizer(stage.start_from, config.model.trust_remote_code)
     data = stage_data(config, stage.name)
     train_tokens, tally = tokens_of(config, data, data.train, tokenizer)  # before the group: slow work starves no rank
@@ -105,28 +105,40 @@ def run_stage(config: RunConfig, stage: Stage) -> None:
         metrics, save, config.output.save_interval,
     )  # fmt: skip
     train(parts, start)
-    if metrics:
-        metrics.close()
     finish(engine, tokenizer, config, stage, card)
+    if metrics:
+        metrics.close()  # last: a tracker may take its time to send what it has
     engine.close()
 
 
 def begin(config: RunConfig, stage: Stage, card: Card, ranks: Ranks) -> Standing:
-    """Clear what `--resume never` gives up, then look at what is left. UserError where that belongs to another run."""
-    if config.output.resume == "never" and ranks.first:
-        clear(stage.folder)
-    ranks.wait()
-    found = standing(config, stage.folder, card)
-    if found.changed:
-        raise another_run(stage.folder, found)
-    return found
+    """What the folder holds of this very run, after clearing what `--resume never` gives up.
+
+    Raises UserError where it belongs to another run, or where the warm-up to start from does.
+    """
+
+    def look() -> Standing:
+        if config.output.resume == "never":
+            clear(stage.folder)
+        found = standing(config, stage.folder, card)
+        if found.changed:
+            raise another_run(stage.folder, found)
+        check_warm_up(config, stage)
+        return found
+
+    return ranks.first_decides(look)
 
 
-def clear(folder: Path) -> None:
-    """Remove a stage's resume states and its claim to be complete; other files are replaced as the run goes on."""
-    (folder / COMPLETED).unlink(missing_ok=True)
-    (folder / FILE).unlink(missing_ok=True)
-    remove_folder(folder / "checkpoints")
+def check_warm_up(config: RunConfig, stage: Stage) -> None:
+    """UserError where a main stage would start from a warm-up that is missing or of another run."""
+    first = stages(config)[0]
+    if stage.name == first.name:
+        return
+    card = make_card(config, first, stage_data(config, first.name), 0, {})
+    if differs := warm_up_differs(first.folder, card):
+        raise UserError(
+            f"the warm-up in {first.folder} cannot be started from ({', '.join(differs)}). Leave --stage out to train it."
+        )
 
 
 def announce(stage: Stage, plan: Plan, data: StageData, tally: Tally, held_out: Tally) -> None:
@@ -163,7 +175,8 @@ def save_state(engine: Engine, config: RunConfig, stage: Stage, card: Card, upda
 def finish(engine: Engine, tokenizer: Any, config: RunConfig, stage: Stage, card: Card) -> None:
     """Export the model, draw the loss, write the card, and say COMPLETED last of all."""
     half = config.optimization.bf16 or config.optimization.fp16
-    checkpoint.export(engine, tokenizer, stage.folder, master=bool(half and not config.output.save_16bit))
+    master = bool(half and not config.output.save_16bit)
+    checkpoint.export(engine, tokenizer, stage.folder, master, config.model.trust_remote_code)
     if engine.ranks.first:
         write_card(stage.folder, card)
         draw_loss(read_log(stage.folder), f"{stage.name}: {card.base_model}", stage.folder / "loss.png")

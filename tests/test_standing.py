@@ -1,0 +1,212 @@
+"""What a folder holds from an earlier run, and where the ranks of a new one are put."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import TEMPLATE
+
+from aligner.card import Card, differences, prompt_of, read_card, write_card
+from aligner.files import COMPLETED
+from aligner.records import UserError
+from aligner.training import launch
+from aligner.training.finetune import metrics as metrics_module
+from aligner.training.finetune.loop import is_evaluation_due
+from aligner.training.finetune.metrics import Metrics, read_log
+from aligner.training.flags import parse
+from aligner.training.hardware import resolved
+from aligner.training.plan import Plan
+from aligner.training.stages import check_positions, make_card, stage_data, stages
+from aligner.training.standing import standing, states
+
+
+def flags(model: Path, out: Path, *more: str) -> list[str]:
+    return ["--train_datasets", str(TEMPLATE), "--model_name_or_path", str(model), "--output_dir", str(out), *more]
+
+
+def card(arguments: list[str], rows: int = 32) -> tuple[Card, object, object]:
+    config = resolved(parse(arguments))
+    stage = stages(config)[-1]
+    return make_card(config, stage, stage_data(config, stage.name), rows, {}), config, stage
+
+
+def finish(folder: Path, made: Card) -> None:
+    write_card(folder, made)
+    (folder / COMPLETED).touch()
+
+
+def test_a_finished_run_is_known_again(tiny_model, tmp_path):
+    made, config, _ = card(flags(tiny_model, tmp_path))
+    finish(tmp_path, made)
+    found = standing(config, tmp_path, made)
+    assert found.finished and found.changed == () and read_card(tmp_path) == made
+
+
+@pytest.mark.parametrize(
+    ("more", "changed"),
+    [
+        (["--lr", "1e-5"], "lr (2e-05 -> 1e-05)"),
+        (["--epochs", "4"], "epochs (3 -> 4)"),
+        (["--prompt_template", "edit-pair"], "prompt"),
+        (["--eval_split_ratio", "0.5"], "eval_split_ratio (None -> 0.5)"),
+        (["--identity_proportion", "0.2"], "identity (None -> [0.2, None, None])"),
+        (["--max_length", "512"], "max_length (2048 -> 512)"),
+        (["--zero_stage", "1"], None),
+        (["--gradient_checkpointing", "False"], None),
+        (["--save_interval", "7"], None),
+    ],
+)
+def test_what_decides_the_weights_is_compared_and_nothing_else(more, changed, tiny_model, tmp_path):
+    old, *_ = card(flags(tiny_model, tmp_path))
+    new, *_ = card(flags(tiny_model, tmp_path, *more))
+    assert differences(old, new) == ([changed] if changed else [])
+
+
+def test_other_data_another_formatter_and_another_base_are_other_runs(tiny_model, bpe_folder, tmp_path):
+    from conftest import save_llama
+
+    from aligner.training.datasets import Correction, register
+
+    register("swapped")(lambda row: Correction(row["question"], row["correction"], row["answer"]))
+    old, *_ = card(flags(tiny_model, tmp_path))
+    swapped, *_ = card(flags(tiny_model, tmp_path, "--train_datasets", f"swapped::{TEMPLATE}"))
+    fewer, *_ = card(flags(tiny_model, tmp_path, "--train_datasets", f"correction-json:0.5:{TEMPLATE}"))
+    other, *_ = card(flags(save_llama(bpe_folder, tmp_path / "other", tied=False), tmp_path))
+    assert differences(old, swapped) == ["train_datasets"] == differences(old, fewer)
+    assert differences(old, other) == ["base_model"]
+
+
+def test_records_per_update_stay_what_the_run_began_with(tiny_model, tmp_path):
+    old, *_ = card(flags(tiny_model, tmp_path), rows=32)
+    finish(tmp_path, old)
+    doubled, config, _ = card(flags(tiny_model, tmp_path), rows=64)  # twice the ranks
+    assert standing(config, tmp_path, doubled).card.records_per_update == 32
+    forced, config, _ = card(flags(tiny_model, tmp_path, "--records_per_update", "64"), rows=64)
+    assert standing(config, tmp_path, forced).changed == ("records_per_update (32 -> 64)",)
+
+
+def test_resume_never_sees_nothing(tiny_model, tmp_path):
+    made, config, _ = card(flags(tiny_model, tmp_path, "--resume", "never"))
+    finish(tmp_path, made)
+    assert not standing(config, tmp_path, made).finished
+
+
+def test_only_whole_states_count_and_the_newest_comes_last(tmp_path):
+    for name in ("update-2", "update-10", "update-9", "update-11.partial", "update-12"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+        if name != "update-12":
+            (tmp_path / "checkpoints" / name / COMPLETED).touch()
+    assert [state.name for state in states(tmp_path)] == ["update-2", "update-9", "update-10"]
+
+
+def test_a_warm_up_of_another_run_is_given_up_but_a_finished_main_stage_refuses(tiny_model, tmp_path):
+    arguments = flags(tiny_model, tmp_path, "--identity_proportion", "0.2")
+    config = resolved(parse(arguments))
+    warm_up, main = stages(config)
+    for stage in (warm_up, main):
+        stage.folder.mkdir(exist_ok=True)
+        finish(stage.folder, make_card(config, stage, stage_data(config, stage.name), 32, {}))
+    assert launch.is_finished(config, warm_up, 1) and launch.is_finished(config, main, 1)
+    other = resolved(parse([*arguments, "--lr", "1e-3"]))
+    warm_up, main = stages(other)
+    with pytest.raises(UserError, match=r"holds a finished run that differs in lr \(2e-05 -> 0.001\)"):
+        launch.is_finished(other, main, 1)
+    assert not launch.is_finished(other, warm_up, 1) and not warm_up.folder.exists()
+
+
+def test_the_base_model_is_never_the_output_folder(tiny_model):
+    with pytest.raises(UserError, match="is the base model's own folder"):
+        stages(parse(flags(tiny_model, tiny_model)))
+
+
+def test_max_length_beyond_the_models_positions_is_refused(tiny_model, tmp_path):
+    config = parse(flags(tiny_model, tmp_path, "--max_length", "4096"))
+    with pytest.raises(UserError, match="4096 is more than the model's 2048 positions"):
+        check_positions(config, stages(config)[0])
+
+
+def test_a_card_that_is_none_is_named(tmp_path):
+    (tmp_path / "aligner.json").write_text('{"prompt": 3}')
+    with pytest.raises(UserError, match="is not an Aligner's card"):
+        prompt_of(str(tmp_path), None)
+    (tmp_path / "aligner.json").write_text("{")
+    with pytest.raises(UserError, match="is not JSON"):
+        prompt_of(str(tmp_path), None)
+    assert prompt_of(str(tmp_path), "edit-pair").name == "edit-pair"
+
+
+# --- where the ranks are put
+
+
+def test_the_ranks_of_a_hostfile_are_its_slots(tmp_path):
+    hosts = tmp_path / "hosts"
+    hosts.write_text("# two nodes\nworker-1 slots=8\nworker-2 slots=8\n")
+    config = resolved(parse(["--hostfile", str(hosts)]))
+    assert launch.count_ranks(config) == 16
+    assert launch.placement(config, 16) == ["--hostfile", str(hosts)]
+    assert config.optimization.bf16 is True or launch.gpus_here()
+    hosts.write_text("worker-1\n")
+    with pytest.raises(UserError, match="has no line like 'worker-1 slots=8'"):
+        launch.count_ranks(config)
+
+
+def test_the_gpus_that_are_visible_are_the_ones_used(monkeypatch):
+    monkeypatch.setattr(launch, "gpus_here", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    assert launch.placement(parse([]), 2) == ["--include", "localhost:4,5"]
+    assert launch.placement(parse([]), 1) == ["--include", "localhost:4"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert launch.placement(parse([]), 2) == ["--num_gpus", "2"]
+
+
+# --- when to evaluate, and trackers
+
+
+@pytest.mark.parametrize(("strategy", "due"), [("epoch", [3, 6, 9]), ("steps", [2, 4, 6, 8, 9]), ("none", [9])])
+def test_evaluation_is_due_at_the_end_and_as_configured(strategy, due):
+    from types import SimpleNamespace
+
+    data = parse(["--eval_strategy", strategy, "--eval_interval", "2"]).data
+    parts = SimpleNamespace(plan=Plan(10, 4, 2, 1, 3, 0.1), data=data)
+    assert [done for done in range(1, 10) if is_evaluation_due(parts, done)] == due
+
+
+def test_wandb_without_a_network_goes_offline_and_the_run_goes_on(tmp_path, monkeypatch):
+    import wandb
+
+    real, modes = wandb.init, []
+
+    def no_network(**options):
+        modes.append(options["mode"])
+        if options["mode"] == "online":
+            raise wandb.errors.CommError("no route to host")
+        return real(**options)
+
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setattr(wandb, "init", no_network)
+    metrics = Metrics(parse([]).output, tmp_path, "correction", 1, 0, {})
+    metrics.record({"update": 1, "loss": 2.0, "lr": 1e-5, "tokens_per_second": 3.0})
+    metrics.close()
+    assert modes == ["online", "offline"] and list((tmp_path / "wandb").glob("offline-run-*"))
+    assert [line["loss"] for line in read_log(tmp_path)] == [2.0]
+
+
+def test_without_a_key_nothing_is_asked_of_wandb(monkeypatch, tmp_path):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert not metrics_module.wandb_key_is_set()
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password " + "0" * 40)
+    (tmp_path / ".netrc").chmod(0o600)
+    assert metrics_module.wandb_key_is_set()
+
+
+def test_the_log_is_cut_back_to_where_the_run_goes_on(tmp_path):
+    lines = [{"update": 0, "eval_loss": 3.0}, *({"update": n, "loss": 1.0} for n in (1, 2, 3))]
+    (tmp_path / "train_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"upd')
+    output = replace(parse([]).output, log_type="none")
+    Metrics(output, tmp_path, "correction", 4, 2, {}).close()
+    assert [line["update"] for line in read_log(tmp_path)] == [0, 1, 2]
