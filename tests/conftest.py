@@ -53,7 +53,9 @@ def bpe_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def save_llama(tokenizer_folder: Path, folder: Path, *, tied: bool = True, hidden: int = 32, vocab: int = 600) -> Path:
+def save_llama(
+    tokenizer_folder: Path, folder: Path, *, tied: bool = True, hidden: int = 32, vocab: int = 600, dropout: float = 0.0
+) -> Path:
     """A random Llama of two layers beside its tokenizer."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -67,6 +69,7 @@ def save_llama(tokenizer_folder: Path, folder: Path, *, tied: bool = True, hidde
         num_attention_heads=4,
         num_key_value_heads=2,
         tie_word_embeddings=tied,
+        attention_dropout=dropout,
         bos_token_id=0,
         eos_token_id=0,
     )

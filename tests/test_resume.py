@@ -35,7 +35,8 @@ def rows23(real_rows, tmp_path) -> Path:
     return tmp_path / "rows.json"
 
 
-def test_two_ranks_resume_exactly_and_refuse_infinite_gradients(rows23, tiny_model, tmp_path):
+def test_two_ranks_resume_exactly_and_refuse_infinite_gradients(rows23, bpe_folder, tmp_path):
+    tiny_model = save_llama(bpe_folder, tmp_path / "model", dropout=0.2)
     common = ["--train_datasets", str(rows23), "--model_name_or_path", str(tiny_model), "--records_per_update", "8"]
     common += [
         "--epochs",
