@@ -13,10 +13,15 @@ from aligner.records import UserError
 
 SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
 
+NO_DEFAULT = "%(default).0s"  # keeps the parser from writing "(default: None)" behind a help
+
 
 def flag(default: Any, text: str, *, short: str | None = None, choices: Sequence[Any] = ()) -> Any:
     """A dataclass field that is a flag: its default, its help with the unit, a second spelling, its choices."""
-    metadata: dict[str, Any] = {"help": text.replace("%", "%%")}
+    hidden = default is None or default is False or default == []
+    metadata: dict[str, Any] = {"help": text.replace("%", "%%") + (NO_DEFAULT if hidden else "")}
+    if not choices and default is not True:  # the parser gives a true one a second form, --no_NAME, without a value
+        metadata["metavar"] = {int: "N", float: "X", bool: "yes|no"}.get(type(default), "VALUE")
     if short:
         metadata["aliases"] = [short]
     if choices:
@@ -28,13 +33,14 @@ def flag(default: Any, text: str, *, short: str | None = None, choices: Sequence
 
 def switch(text: str) -> Any:
     """An optional boolean that may stand bare (`--bf16`), with a value (`--bf16 False`), or not at all."""
-    return field(default=None, metadata={"help": text, "nargs": "?", "const": True})
+    return field(default=None, metadata={"help": text + NO_DEFAULT, "nargs": "?", "const": True, "metavar": "yes|no"})
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The model to start from and the prompt."""
 
+    _argument_group_name = "model and prompt"
     model_name_or_path: str | None = flag(None, "base model: a folder or a hub id; 'embedded' is the built-in one")
     max_length: int = flag(2048, "longest prompt plus correction, in tokens")
     prompt_template: str | None = flag(
@@ -47,6 +53,7 @@ class ModelConfig:
 class DataConfig:
     """The records to learn and to hold out."""
 
+    _argument_group_name = "records"
     train_datasets: list[str] = flag(
         [], "paths, or specs NAME[:PROPORTION[:PATH]]; a bare path is correction-json::PATH"
     )
@@ -70,6 +77,7 @@ class DataConfig:
 class OptimizationConfig:
     """The recipe: what decides the weights (paper, table 22)."""
 
+    _argument_group_name = "recipe"
     epochs: int = flag(3, "times each record is seen")
     per_device_train_batch_size: int = flag(4, "rows per micro-batch and rank")
     gradient_accumulation_steps: int = flag(8, "micro-batches per update and rank")
@@ -103,6 +111,7 @@ class OptimizationConfig:
 class OutputConfig:
     """What is written, where, and when."""
 
+    _argument_group_name = "output"
     output_dir: str | None = flag(None, "folder for the checkpoint, the log and the picture")
     save_16bit: bool = flag(True, "export the 16-bit weights of a 16-bit run; off: its fp32 master weights")
     save_interval: int = flag(100, "updates between two resume states (and one at the end); 0: none")
@@ -123,6 +132,7 @@ class OutputConfig:
 class LaunchConfig:
     """On what hardware, and how it is split."""
 
+    _argument_group_name = "hardware and launch"
     zero_stage: int = flag(3, "DeepSpeed ZeRO stage", choices=(0, 1, 2, 3))
     offload: str = flag("none", "what to keep in CPU memory", choices=("none", "parameter", "optimizer", "all"))
     hostfile: str | None = flag(None, "DeepSpeed hostfile: many nodes over pdsh")

@@ -22,6 +22,11 @@ from aligner.records import UserError
 from aligner.training.config import PARTS, RunConfig, check
 
 ROOT = Path(__file__).resolve().parents[2]  # the folder that holds scripts/ and configs/
+ABOUT = (
+    "Train an Aligner on Question-Answer-Correction records. Without data and model the embedded default is trained, "
+    "on whatever this machine has. --dry_run shows what would be done. A flag may be written with - or _ between its "
+    "words, and may stand in a YAML file (--config); a yes|no flag may stand bare."
+)
 
 
 def _spellings() -> dict[str, Field[Any]]:
@@ -67,9 +72,7 @@ def _stop(message: str) -> NoReturn:
 
 def parser(usage: str) -> HfArgumentParser:
     """The one parser of flags. Its errors are UserErrors."""
-    built = HfArgumentParser(
-        list(PARTS), allow_abbrev=False, usage=usage, description="Train an Aligner on Q-A-C records."
-    )
+    built = HfArgumentParser(list(PARTS), allow_abbrev=False, usage=usage, description=ABOUT)
     built.error = _stop  # type: ignore[method-assign]
     return built
 
