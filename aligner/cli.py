@@ -10,7 +10,7 @@ from functools import partial
 from tqdm import tqdm
 
 from aligner import __version__
-from aligner.records import UserError
+from aligner.records import UserError, system_error
 
 
 def _check_flags(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +48,7 @@ def _check(args: argparse.Namespace) -> int:
         lines, without_room = examine_tokens(report.records, template, encoder, args.max_length, args.dump)
         print(*lines, sep="\n")
         return 1 if report.faults or without_room else 0
-    return 1 if report.faults else 0
+    return 1 if report.faults or not report.records else 0
 
 
 def _correct_flags(parser: argparse.ArgumentParser) -> None:
@@ -106,8 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     try:
         return COMMANDS[args.command][2](args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"error: {system_error(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

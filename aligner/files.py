@@ -14,6 +14,7 @@ from typing import IO, Any, NamedTuple
 from aligner.records import DataError, Origin, UserError
 
 COMPLETED = "COMPLETED"
+OTHER_FORMATS = (".csv", ".tsv", ".xlsx", ".gz", ".zip", ".arrow", ".pkl")
 FORMATS = "a JSON array, JSON lines (one object a line), Parquet, or a folder saved by datasets"
 
 
@@ -34,6 +35,8 @@ def read_rows(path: str | os.PathLike[str]) -> Iterator[Row | DataError]:
         yield from _saved_folder_rows(file)
     elif not file.is_file():
         raise DataError(str(path), None, "there is no such file", "Check the path")
+    elif file.suffix.lower() in OTHER_FORMATS:
+        raise DataError(str(path), None, f"a {file.suffix} file is not read", f"Give {FORMATS}")
     elif file.suffix == ".parquet":
         yield from _parquet_rows(file)
     elif _first_character(file) == "[":

@@ -10,6 +10,11 @@ class UserError(Exception):
     """Something the user can mend. Its text is one line: what was found and what to do about it."""
 
 
+def system_error(error: OSError) -> UserError:
+    """A fault of the file system in one line: the path and what the system says."""
+    return UserError(f"{error.filename or 'the system says'}: {error.strerror or error}.")
+
+
 class Origin(NamedTuple):
     """Where a record stands: a file (or data set id) and its row, counted from 1."""
 

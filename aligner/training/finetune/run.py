@@ -19,7 +19,7 @@ from aligner.console import speak
 from aligner.files import COMPLETED, write_text
 from aligner.models import fit_embedding, load_config, load_model, load_tokenizer, quiet_libraries
 from aligner.plots import draw_loss
-from aligner.records import UserError
+from aligner.records import UserError, system_error
 from aligner.training.config import RunConfig
 from aligner.training.datasets.supervised import Tally
 from aligner.training.finetune import checkpoint
@@ -57,11 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if config.launch.stage in (None, stage.name):
                 speak(stage.folder / "train.log" if first else None, quiet=not first)
                 run_stage(config, stage)
-    except UserError as error:
+    except (UserError, OSError) as error:
         if not first:
             time.sleep(GRACE)
             speak()
-        log.error("%s", error)
+        log.error("%s", system_error(error) if isinstance(error, OSError) else error)
         return 2
     finally:
         if dist.is_initialized():
