@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -15,7 +16,9 @@ from aligner.records import UserError, system_error
 
 def _check_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", nargs="+", metavar="PATH|SPEC", help="files, or specs NAME[:PROPORTION[:PATH]]")
-    parser.add_argument("--register", nargs="+", default=[], metavar="FILE.py", help="files that register data sets")
+    parser.add_argument(
+        "--register", action="append", default=[], metavar="FILE.py", help="files that register data sets"
+    )
     parser.add_argument(
         "--model_name_or_path", metavar="TOK", help="tokenizer for lengths and --dump ('embedded' works)"
     )
@@ -31,6 +34,8 @@ def _check(args: argparse.Namespace) -> int:
 
     if args.dump and not args.model_name_or_path:
         raise UserError("--dump needs a tokenizer: --model_name_or_path TOK.")
+    if args.dump:
+        refuse_overwriting(args.dump, *args.data, *(text.split(":", 2)[-1] for text in args.data))
     from aligner.training.datasets.registry import register_files
 
     register_files(args.register)
@@ -49,6 +54,14 @@ def _check(args: argparse.Namespace) -> int:
         print(*lines, sep="\n")
         return 1 if report.faults or without_room else 0
     return 1 if report.faults or not report.records else 0
+
+
+def refuse_overwriting(output: str, *inputs: str) -> None:
+    """UserError where an output would replace an input, or is a folder."""
+    if Path(output).is_dir():
+        raise UserError(f"{output}: is a folder. Name a file.")
+    if Path(output).resolve() in {Path(path).resolve() for path in inputs}:
+        raise UserError(f"{output}: would be written over what is read. Name another file.")
 
 
 def _correct_flags(parser: argparse.ArgumentParser) -> None:
@@ -74,6 +87,10 @@ def _correct(args: argparse.Namespace) -> int:
     from aligner.models import quiet_libraries
 
     quiet_libraries()
+    for name in ("batch_size", "max_new_tokens"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name} is {getattr(args, name)}: it must be at least 1.")
+    refuse_overwriting(args.output, args.input)
     rows = read_pairs(args.input)
     corrector = Corrector.load(args.model, args.prompt_template, args.trust_remote_code)
     bar = partial(tqdm, total=len(rows), desc="correcting", unit=" rows")

@@ -36,7 +36,9 @@ def cache_folder() -> Path:
 
 def locate(model: str) -> str:
     """The folder of the embedded model where `model` names it (fetched if need be); any other name unchanged."""
-    return str(embedded_model()) if model == NAME else model
+    if model == NAME:
+        return str(embedded_model())
+    return str(Path(model).expanduser()) if model.startswith("~") else model
 
 
 def embedded_model() -> Path:

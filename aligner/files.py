@@ -74,7 +74,7 @@ def _array_rows(file: Path) -> Iterator[Row | DataError]:
 def _line_rows(file: Path) -> Iterator[Row | DataError]:
     """JSON lines; blank lines count as lines but hold no row."""
     text = _decode(file)
-    if text.lstrip()[:1] == "{" and len(text.splitlines()) > 1 and _is_one_object(text):
+    if text.lstrip()[:1] == "{" and "\n" in text.strip() and _is_one_object(text):
         raise DataError(
             str(file), None, "it holds one JSON object where a list of rows should be", "Wrap the rows in [ ]"
         )
@@ -115,12 +115,12 @@ def _saved_folder_rows(folder: Path) -> Iterator[Row | DataError]:
     except Exception as error:
         problem = f"is not a folder written by datasets' save_to_disk ({_first_line(error)})"
         raise DataError(str(folder), None, problem, f"Give {FORMATS}") from None
-    parts = saved.values() if isinstance(saved, DatasetDict) else [saved]
-    number = 0
-    for part in parts:
-        for value in part:
-            number += 1
-            yield Row(Origin(str(folder), number), value)
+    if isinstance(saved, DatasetDict):
+        raise DataError(
+            str(folder), None, f"it holds the splits {', '.join(saved)}", f"Give one: {folder / next(iter(saved))}"
+        )
+    for number, value in enumerate(saved, 1):
+        yield Row(Origin(str(folder), number), value)
 
 
 def _first_line(error: BaseException) -> str:
@@ -140,7 +140,11 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 @contextmanager
 def whole_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
     """Open a file beside `path` and put it in its place only when the block ends without an error."""
-    final = Path(path)
+    final = Path(path).resolve()  # through a symbolic link, not over it
+    if final.exists() and not final.is_file():  # a device, a pipe; a folder is the system's error
+        with final.open(mode, encoding=None if "b" in mode else "utf-8") as stream:
+            yield stream
+        return
     final.parent.mkdir(parents=True, exist_ok=True)
     partial = final.with_name(f"{final.name}.partial")
     try:

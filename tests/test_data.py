@@ -275,3 +275,62 @@ def test_the_warm_up_draws_from_the_training_side(ten):
     assert not held_out & {r.question for r in (*warm_up.train, *main.train)}
     assert all(r.correction == r.answer for r in warm_up.train) and len(warm_up.train) == 4
     assert all(r.correction != r.answer for r in warm_up.held_out), "always evaluated on the correction"
+
+
+def test_a_line_separator_inside_a_text_is_text(tmp_path):
+    file = tmp_path / "one.jsonl"
+    file.write_text(json.dumps({**ROW, "answer": "a\u2028b"}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert faults(file) == []
+
+
+def test_a_saved_folder_of_several_splits_asks_for_one(tmp_path):
+    from datasets import Dataset, DatasetDict
+
+    part = Dataset.from_list(rows_of(2))
+    DatasetDict({"train": part, "test": part}).save_to_disk(str(tmp_path / "both"))
+    assert faults(tmp_path / "both")[0].startswith("F: it holds the splits train, test. Give one: F/train"[:40])
+    assert faults(tmp_path / "both" / "train") == []
+
+
+def test_a_formatter_that_returns_something_else_is_told_so_with_the_row(ten):
+    register("forgetful")(lambda row: None)
+    with pytest.raises(DataError, match="row 1: forgetful returns null and no Correction"):
+        mix([f"forgetful::{ten}"], seed=1)
+
+
+def test_a_file_of_the_package_may_register_with_the_public_names(tmp_path):
+    import subprocess
+    import sys
+
+    from conftest import ROOT
+
+    code = (
+        "import sys, types; m = types.ModuleType('aligner.training.datasets.raw'); m.__path__ = []\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'aligner.training.datasets.raw':\n"
+        "            from aligner.training.datasets import Correction, register\n"
+        "            print('found', register.__name__)\n"
+        "sys.meta_path.insert(0, Finder()); import aligner.training.datasets"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "found register" in done.stdout, done.stderr
+
+
+def test_an_output_never_replaces_what_is_read_nor_a_device(ten, tmp_path, capsys):
+    from pathlib import Path
+
+    from aligner.cli import main
+    from aligner.files import write_text
+
+    before = Path(ten).read_text()
+    assert main(["correct", "--model", "m", "--input", ten, "--output", ten]) == 2
+    assert main(["check", ten, "--model_name_or_path", "m", "--dump", ten]) == 2
+    assert main(["correct", "--model", "m", "--input", ten, "--output", str(tmp_path)]) == 2
+    assert Path(ten).read_text() == before
+    assert capsys.readouterr().err.count("Name another file") == 2
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    write_text(tmp_path / "link", "x")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text() == "x"
+    write_text("/dev/null", "x")
+    assert Path("/dev/null").is_char_device()

@@ -192,6 +192,10 @@ def check(config: RunConfig) -> None:
         raise UserError("--eval_datasets and --eval_split_ratio are both given: choose one.")
     if d.need_eval and not d.eval_datasets and d.eval_split_ratio is None:
         raise UserError("--need_eval needs --eval_datasets PATH or --eval_split_ratio SHARE.")
+    if not 0 <= o.weight_decay < float("inf") or o.seed < 0:
+        raise UserError("--weight_decay and --seed must be at least 0.")
+    if config.launch.stage == "identity" and not o.identity_proportion:
+        raise UserError("--stage identity needs --identity_proportion SHARE.")
     if o.bf16 and o.fp16:
         raise UserError("--bf16 and --fp16 are both given: choose one.")
     if not output.save_16bit and config.launch.zero_stage == 0 and (o.bf16 or o.fp16):

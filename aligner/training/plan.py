@@ -44,7 +44,9 @@ class Plan:
     def line(self) -> str:
         """The arithmetic for a reader."""
         ranks = "1 rank" if self.ranks == 1 else f"{self.ranks} ranks"
-        product = f"{ranks} x {self.micro_batch_size} rows x {self.accumulation} accumulation"
+        full = self.ranks * self.micro_batch_size * self.accumulation == self.records_per_update
+        room = "" if full else ", not all of them full,"
+        product = f"{ranks} x {self.micro_batch_size} rows x {self.accumulation} accumulation{room}"
         return (
             f"{product} = {self.records_per_update} rows per update; {self.records:,} rows x {self.epochs} epochs = "
             f"{self.updates:,} updates, {self.warmup_updates:,} of them learning-rate warm-up"

@@ -65,7 +65,8 @@ def warm_up_differs(folder: Path, card: Card) -> list[str]:
 def clear(folder: Path) -> None:
     """Give up what an earlier run left, in an order that a kill cannot turn into something it is not."""
     (folder / COMPLETED).unlink(missing_ok=True)
-    remove_folder(folder / "checkpoints")
+    for state in (folder / "checkpoints").glob("update-*"):
+        remove_folder(state)
     (folder / "train_log.jsonl").unlink(missing_ok=True)
 
 

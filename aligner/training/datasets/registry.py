@@ -154,6 +154,8 @@ def _record(dataset: RawDataset, row: Row) -> Correction | DataError:
         return _fault(origin, f"the field '{missing}' is missing", remedy)
     except Exception as error:
         return _fault(origin, f"{dataset.name} fails with {type(error).__name__}: {error}", "Mend the row")
+    if not isinstance(record, Correction):
+        return _fault(origin, f"{dataset.name} returns {_kind(record)} and no Correction", "Mend its function")
     for field in ("question", "answer", "correction"):
         text = getattr(record, field)
         if not isinstance(text, str):

@@ -44,7 +44,7 @@ def save(engine: Engine, output: Path, state: dict[str, Any], keep: int) -> None
 
 def rotate(output: Path, keep: int) -> None:
     """Remove all but the newest `keep` whole states, and what a kill left half-written."""
-    for doomed in set((output / "checkpoints").iterdir()) - set(states(output)[-keep:]):
+    for doomed in set((output / "checkpoints").glob("update-*")) - set(states(output)[-keep:]):
         if doomed.is_dir():
             remove_folder(doomed)
 

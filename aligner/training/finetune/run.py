@@ -144,6 +144,9 @@ def check_warm_up(config: RunConfig, stage: Stage) -> None:
 def announce(stage: Stage, plan: Plan, data: StageData, tally: Tally, held_out: Tally) -> None:
     """Say what is about to be trained, and what became of every row."""
     log.info("%s: %s", stage.name, plan.line())
+    if plan.warmup_updates >= plan.updates:
+        log.warning("all %s updates are learning-rate warm-up, and the first has learning rate 0: little or nothing is "
+                    "learned. Give fewer rows per update, more epochs, or --lr_warmup_ratio 0", plan.updates)  # fmt: skip
     for side, counted in (("training", tally), ("held out", held_out)):
         for line in counted.lines() if counted.rows else []:
             log.info("  %s: %s", side, line.strip())
