@@ -15,11 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from aligner.console import speak
-from aligner.files import read_text, remove_folder, write_text
+from aligner.files import read_text, remove_folder
 from aligner.models import load_tokenizer, quiet_libraries
 from aligner.records import UserError, system_error
 from aligner.training.config import RunConfig
-from aligner.training.flags import ROOT, parse, parser, rerun_script, to_flags
+from aligner.training.flags import ROOT, parse, parser, to_flags
 from aligner.training.hardware import gpus_here, ranks_here, resolved, threads_per_rank
 from aligner.training.report import show_examples, show_result
 from aligner.training.stages import (
@@ -98,7 +98,7 @@ def run(config: RunConfig) -> int:
         if main_finished or is_finished(config, stage, ranks):
             log.info("%s is already complete: %s", stage.name, stage.folder)
             continue
-        write_text(stage.folder / "command.sh", rerun_script(config))  # also shows at once whether one can write there
+        stage.folder.mkdir(parents=True, exist_ok=True)  # shows before any rank starts whether one can write there
         if status := launch(launch_command(config, stage, ranks), environment(config, ranks)):
             log.error("%s ended with exit status %s; see above and %s", stage.name, status, stage.folder / "train.log")
             return status
