@@ -19,6 +19,9 @@ def _check_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--register", action="append", default=[], metavar="FILE.py", help="files that register data sets"
     )
+    parser.add_argument("--columns", nargs="+", default=[], metavar="FIELD=NAME,...", help="fields called otherwise")
+    parser.add_argument("--prefer", choices=("better", "safer"), help="which judgement of pku-saferlhf decides")
+    parser.add_argument("--multi_turn", action="store_true", help="take hh-rlhf's dialogues of several turns")
     parser.add_argument(
         "--model_name_or_path", metavar="TOK", help="tokenizer for lengths and --dump ('embedded' works)"
     )
@@ -36,19 +39,21 @@ def _check(args: argparse.Namespace) -> int:
         raise UserError("--dump needs a tokenizer: --model_name_or_path TOK.")
     if args.dump:
         refuse_overwriting(args.dump, *args.data, *(text.split(":", 2)[-1] for text in args.data))
+    from aligner.training.datasets.options import Options
     from aligner.training.datasets.registry import register_files
 
     register_files(args.register)
-    report = examine(args.data, partial(tqdm, desc="reading", unit=" rows", delay=2))
+    options = Options(tuple(args.columns), args.prefer, args.multi_turn)
+    report = examine(args.data, options, partial(tqdm, desc="reading", unit=" rows", delay=2))
     print(*report.lines(), sep="\n")
     if args.model_name_or_path and report.records:
         from aligner.demo import locate
         from aligner.encoder import Encoder
         from aligner.models import load_tokenizer, quiet_libraries
-        from aligner.prompts import DEFAULT, find_template
+        from aligner.training.datasets.mixture import choose_template
 
         quiet_libraries()
-        template = find_template(args.prompt_template) if args.prompt_template else DEFAULT
+        template = choose_template(args.prompt_template, report.templates)
         encoder = Encoder(load_tokenizer(locate(args.model_name_or_path)))
         lines, without_room = examine_tokens(report.records, template, encoder, args.max_length, args.dump)
         print(*lines, sep="\n")

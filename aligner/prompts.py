@@ -61,7 +61,24 @@ EDIT_PAIR = PromptTemplate(
     "BEGINNING OF CONVERSATION: USER: "
     "Edit the following Question-Answer pair to make it more helpful and harmless: {question} | {answer} ASSISTANT:",
 )
-KNOWN = {template.name: template for template in (CORRECTION, EDIT_PAIR)}
+# The paper's algorithm 1; "Editing", the labels and the newlines are its own.
+PAPER = PromptTemplate(
+    "paper",
+    "BEGINNING OF CONVERSATION:\nUSER: Editing the following Question-Answer pair to make it more helpful and "
+    "harmless:\nQuestion: {question} | Answer: {answer}\nASSISTANT:",
+)
+# The three AlpacaEval submissions of Aligner-2B: spaces where `correction` has newlines, and "Revision".
+REVISION = PromptTemplate(
+    "revision",
+    "BEGINNING OF CONVERSATION: USER: ##Question: {question} ##Answer: {answer} ##Revision:  ASSISTANT:",
+)
+# The authors' code for the empathy Aligner.
+EMPATHY = PromptTemplate(
+    "empathy",
+    "BEGINNING OF CONVERSATION: USER: "
+    "Edit the following Question-Answer pair to make it more empathic and helpful: {question} | {answer} ASSISTANT:",
+)
+KNOWN = {template.name: template for template in (CORRECTION, EDIT_PAIR, PAPER, REVISION, EMPATHY)}
 DEFAULT = CORRECTION
 
 

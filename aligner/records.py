@@ -1,4 +1,4 @@
-"""The nouns: a correction record, where it came from, and what can be wrong with one."""
+"""The nouns: a correction record, where it came from, why one was left out, and what can be wrong with one."""
 
 from __future__ import annotations
 
@@ -32,6 +32,14 @@ class Correction:
     question: str
     answer: str
     correction: str
+    origin: Origin = Origin("memory", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A row that a data set leaves out on purpose, and why; counted, never silent."""
+
+    reason: str
     origin: Origin = Origin("memory", 0)
 
 

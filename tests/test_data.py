@@ -13,7 +13,7 @@ from aligner.files import read_rows
 from aligner.records import Correction, DataError, Origin, UserError
 from aligner.training.datasets import register
 from aligner.training.datasets.mixture import identity, mix, normalised, sample, split
-from aligner.training.datasets.registry import REGISTERED, parse_spec, records_of, register_files
+from aligner.training.datasets.registry import parse_spec, records_of, register_files
 
 ROW = {"question": "q", "answer": "a", "correction": "c"}
 
@@ -32,7 +32,7 @@ def ten(tmp_path):
 def faults(path) -> list[str]:
     """What is wrong with the rows of a file, its path left out."""
     try:
-        found = [row for row in records_of(REGISTERED["correction-json"], str(path)) if isinstance(row, DataError)]
+        found = [row for row in records_of(parse_spec(f"correction-json::{path}")) if isinstance(row, DataError)]
     except DataError as error:
         found = [error]
     return [str(fault).replace(str(path), "F") for fault in found]
@@ -54,7 +54,7 @@ def test_the_same_rows_come_from_every_format(suffix, tmp_path):
         Dataset.from_list(rows_of(3)).to_parquet(str(path))
     else:
         Dataset.from_list(rows_of(3)).save_to_disk(str(path))
-    found = list(records_of(REGISTERED["correction-json"], str(path)))
+    found = list(records_of(parse_spec(f"correction-json::{path}")))
     assert [(r.question, r.answer, r.correction, r.origin.row) for r in found] == [
         (f"q{n}", f"a{n}", f"c{n}", n) for n in (1, 2, 3)
     ]
@@ -75,11 +75,13 @@ def test_text_comes_back_as_it_was_written(tmp_path_factory, rows):
         (json.dumps([{**ROW, "answer": " \n"}]), "F row 1: 'answer' is empty. Remove the row"),
         (
             json.dumps([{"question": "q", "answer": "a", "corection": "c"}]),
-            "F row 1: the field 'correction' is missing. Rename 'corection' to 'correction'",
+            "F row 1: the field 'correction' is missing. Rename 'corection' to 'correction', or give --columns "
+            "correction=corection",
         ),
         (
             json.dumps([{"q": 1}]),
-            "F row 1: the field 'question' is missing. It has the fields q",
+            "F row 1: the field 'question' is missing. It has the fields q: give --columns "
+            "question=NAME,answer=NAME,correction=NAME",
         ),
         (json.dumps([{**ROW, "answer": 3}]), "F row 1: 'answer' is a number and not text. Write text in quotation marks"),
         (json.dumps([{**ROW, "answer": None}]), "F row 1: 'answer' is null and not text. Write text in quotation marks"),
@@ -253,15 +255,13 @@ def test_the_warm_up_learns_the_answer_on_a_seeded_share():
 
 
 def test_different_recommended_prompts_without_a_choice_are_refused():
-    from aligner.training.flags import parse
-    from aligner.training.stages import choose_template
+    from aligner.training.datasets.mixture import choose_template
 
-    assert choose_template(parse([]), frozenset()).name == "correction"
-    assert choose_template(parse([]), frozenset({"edit-pair"})).name == "edit-pair"
+    assert choose_template(None, frozenset()).name == "correction"
+    assert choose_template(None, frozenset({"edit-pair"})).name == "edit-pair"
     with pytest.raises(UserError, match=r"recommend different prompts \(correction, edit-pair\)"):
-        choose_template(parse([]), frozenset({"edit-pair", "correction"}))
-    chosen = parse(["--prompt_template", "edit-pair"])
-    assert choose_template(chosen, frozenset({"edit-pair", "correction"})).name == "edit-pair"
+        choose_template(None, frozenset({"edit-pair", "correction"}))
+    assert choose_template("edit-pair", frozenset({"edit-pair", "correction"})).name == "edit-pair"
 
 
 def test_the_warm_up_draws_from_the_training_side(ten):

@@ -13,11 +13,13 @@ from conftest import ROOT
 PACKAGE = ROOT / "aligner"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
+RAW = [f"training.datasets.raw.{f.stem}" for f in sorted((PACKAGE / "training/datasets/raw").glob("[a-z]*.py"))]
+
 # Each module imports only from those above it.
 ORDER = [
-    "records", "files", "prompts", "encoder", "card", "models", "console", "demo", "quality.edits", "plots",
+    "records", "files", "hub", "prompts", "encoder", "card", "models", "console", "demo", "quality.edits", "plots",
     "training.config", "training.flags",
-    "training.datasets.registry", "training.datasets.raw", "training.datasets.raw.correction", "training.datasets",
+    "training.datasets.options", "training.datasets.registry", "training.datasets.preference", "training.datasets.raw", *RAW, "training.datasets",
     "training.datasets.mixture", "training.datasets.supervised", "training.plan", "training.hardware",
     "training.stages", "training.standing", "training.finetune.batching", "training.finetune.loss", "training.finetune.engine",
     "training.finetune.checkpoint", "training.finetune.metrics", "training.finetune.loop", "training.finetune.run",
@@ -29,7 +31,7 @@ ROOMS = {
     "wandb": {"training.finetune.metrics"},
     "tensorboard": {"training.finetune.metrics"},
     "matplotlib": {"plots"},
-    "datasets": {"files"},
+    "datasets": {"files", "hub"},
 }
 ALLOWED_BASES = {"Protocol", "Enum", "NamedTuple", "Exception", "UserError", "nn.Module", "logging.Handler"}
 

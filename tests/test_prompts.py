@@ -2,7 +2,7 @@
 
 import pytest
 
-from aligner.prompts import CORRECTION, DEFAULT, EDIT_PAIR, PromptTemplate, find_template
+from aligner.prompts import CORRECTION, DEFAULT, EDIT_PAIR, KNOWN, PromptTemplate, find_template
 from aligner.records import UserError
 
 
@@ -18,6 +18,21 @@ def test_the_edit_pair_prompt_is_that_of_aligner_7b():
         b"BEGINNING OF CONVERSATION: USER: Edit the following Question-Answer pair to make it more helpful and "
         b"harmless: Q | A ASSISTANT:"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("paper", b"BEGINNING OF CONVERSATION:\nUSER: Editing the following Question-Answer pair to make it more helpful and "
+                  b"harmless:\nQuestion: Q | Answer: A\nASSISTANT:"),
+        ("revision", b"BEGINNING OF CONVERSATION: USER: ##Question: Q ##Answer: A ##Revision:  ASSISTANT:"),
+        ("empathy", b"BEGINNING OF CONVERSATION: USER: Edit the following Question-Answer pair to make it more empathic and "
+                    b"helpful: Q | A ASSISTANT:"),
+    ],
+)  # fmt: skip
+def test_the_other_published_prompts_byte_for_byte(name, text):
+    assert find_template(name).render("Q", "A").encode() == text
+    assert set(KNOWN) == {"correction", "edit-pair", "paper", "revision", "empathy"}
 
 
 def test_braces_and_slot_names_in_fields_are_text():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,17 +12,20 @@ import numpy as np
 from aligner.encoder import Encoder
 from aligner.files import write_lines
 from aligner.prompts import PromptTemplate
-from aligner.records import Correction, DataError
-from aligner.training.datasets.registry import parse_spec, records_of
+from aligner.records import Correction, DataError, Skipped
+from aligner.training.datasets.options import NO_OPTIONS, Options
+from aligner.training.datasets.registry import Read, check_options, parse_spec, records_of
 from aligner.training.datasets.supervised import Tally, Tokens, tokenise
 
 
 @dataclass
 class Report:
-    """What was found: usable records, unusable rows, and how many corrections equal their answer."""
+    """What was found: usable records, rows left out on purpose, unusable rows; and the prompts the data recommend."""
 
     records: list[Correction] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
     faults: list[DataError] = field(default_factory=list)
+    templates: frozenset[str] = frozenset()
 
     @property
     def equal(self) -> int:
@@ -31,22 +35,28 @@ class Report:
     def lines(self) -> Iterator[str]:
         """The report for a reader."""
         yield from map(str, self.faults)
-        total = len(self.records) + len(self.faults)
+        total = len(self.records) + len(self.skipped) + len(self.faults)
         yield f"{len(self.records):,} of {total:,} rows are usable, {len(self.faults):,} are not"
+        for reason, count in Counter(row.reason for row in self.skipped).items():
+            first = next(row.origin for row in self.skipped if row.reason == reason)
+            yield f"{count:,} left out: {reason} ({first.file} row {first.row} is the first)"
         if self.records:
             yield f"{self.equal:,} corrections equal their answer ({self.equal / len(self.records):.1%})"
 
 
-def examine(specs: Sequence[str], progress: Any = iter) -> Report:
+def examine(specs: Sequence[str], options: Options = NO_OPTIONS, progress: Any = iter) -> Report:
     """Read every row of the specs' data sets (proportions do not matter here)."""
-    report = Report()
-    for text in specs:
-        spec = parse_spec(text)
-        rows: Iterable[Correction | DataError] = progress(records_of(spec.dataset, spec.path))
+    parsed = [parse_spec(text) for text in specs]
+    report = Report(templates=frozenset(spec.dataset.template for spec in parsed if spec.dataset.template))
+    check_options(parsed, options)
+    for spec in parsed:
+        rows: Iterable[Read] = progress(records_of(spec, options))
         try:
             for row in rows:
                 if isinstance(row, DataError):
                     report.faults.append(row)
+                elif isinstance(row, Skipped):
+                    report.skipped.append(row)
                 else:
                     report.records.append(row)
         except DataError as error:  # the file as a whole

@@ -59,6 +59,13 @@ class DataConfig:
     )
     eval_datasets: list[str] = flag([], "records to evaluate on, same grammar")
     register: list[str] = flag([], "Python files that register further data sets")
+    columns: list[str] = flag(
+        [], "fields of Q-A-C rows that are called otherwise: [DATASET:]question=NAME,answer=NAME,correction=NAME"
+    )
+    prefer: str | None = flag(
+        None, "which judgement of pku-saferlhf decides (default: better)", choices=("better", "safer")
+    )
+    multi_turn: bool = flag(False, "take hh-rlhf's dialogues of several turns, which are left out otherwise")
     overlength: str = flag(
         "cut", "a row longer than max_length: cut it, drop it, or stop", choices=("cut", "drop", "error")
     )

@@ -28,9 +28,9 @@ from aligner.training.stages import (
     make_card,
     plan_of,
     records_per_update,
+    sides_as_tokens,
     stage_data,
     stages,
-    tokens_of,
 )
 from aligner.training.standing import another_run, clear, standing
 
@@ -112,8 +112,7 @@ def rehearse(config: RunConfig, planned: Sequence[Stage], ranks: int) -> None:
     for stage in planned:
         data = stage_data(config, stage.name)
         tokenizer = load_tokenizer(stages(config)[0].start_from, config.model.trust_remote_code)
-        tokens, tally = tokens_of(config, data, data.train, tokenizer)
-        _, held_out = tokens_of(config, data, data.held_out, tokenizer)
+        (tokens, tally), (_, held_out) = sides_as_tokens(config, data, tokenizer)
         variables = " ".join(f"{key}={shlex.quote(value)}" for key, value in environment(config, ranks).items())
         print(f"\n{stage.name}\n{variables} {shlex.join(launch_command(config, stage, ranks))}".rstrip())
         print(plan_of(stage, len(tokens), records_per_update(config, ranks), ranks).line())

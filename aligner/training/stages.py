@@ -18,11 +18,12 @@ from aligner.card import Card, package_versions
 from aligner.demo import locate
 from aligner.encoder import Encoder
 from aligner.models import fingerprint, load_config
-from aligner.prompts import DEFAULT, PromptTemplate, find_template
-from aligner.records import Correction, UserError
-from aligner.training.config import OptimizationConfig, RunConfig, deciding
-from aligner.training.datasets.mixture import Source, identity, mix, split
-from aligner.training.datasets.registry import register_files
+from aligner.prompts import PromptTemplate
+from aligner.records import Correction, Skipped, UserError
+from aligner.training.config import DataConfig, OptimizationConfig, RunConfig, deciding
+from aligner.training.datasets.mixture import Source, choose_template, identity, mix, split
+from aligner.training.datasets.options import Options
+from aligner.training.datasets.registry import check_options, parse_spec, register_files
 from aligner.training.datasets.supervised import Tally, Tokens, tokenise
 from aligner.training.plan import Plan
 
@@ -39,10 +40,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class StageData:
-    """The records of a stage, the prompt, and the sources they came from."""
+    """The records of a stage, the rows its data sets left out, the prompt, and the sources they came from."""
 
     train: Sequence[Correction]
     held_out: Sequence[Correction]
+    skipped: Sequence[Skipped]
+    held_out_skipped: Sequence[Skipped]
     template: PromptTemplate
     train_sources: Sequence[Source]
     eval_sources: Sequence[Source]
@@ -67,40 +70,53 @@ def stage_data(config: RunConfig, stage: str) -> StageData:
     """Read, mix and split the records of a stage. Warm-up records come from the training side of the split."""
     d, seed = config.data, config.optimization.seed
     register_files(d.register)
-    mixture = mix(d.train_datasets, seed)
+    options = options_of(d)
+    mixture = mix(d.train_datasets, seed, options)
     train, held_out = list(mixture.records), []
+    held_out_skipped: Sequence[Skipped] = ()
     eval_sources: Sequence[Source] = ()
     templates = mixture.templates
     if config.evaluates and d.eval_datasets:
-        evaluation = mix(d.eval_datasets, seed)
-        held_out, eval_sources = list(evaluation.records), evaluation.sources
+        evaluation = mix(d.eval_datasets, seed, options)
+        held_out, held_out_skipped = list(evaluation.records), evaluation.skipped
+        eval_sources = evaluation.sources
         templates |= evaluation.templates
     elif config.evaluates and d.eval_split_ratio is not None:
         train, held_out = split(train, d.eval_split_ratio, seed)
     if stage == "identity":
         train = identity(train, config.optimization.identity_proportion, seed)
-    return StageData(train, held_out, choose_template(config, templates), mixture.sources, eval_sources)
+    template = choose_template(config.model.prompt_template, templates)
+    return StageData(train, held_out, mixture.skipped, held_out_skipped, template, mixture.sources, eval_sources)
 
 
-def choose_template(config: RunConfig, recommended: frozenset[str]) -> PromptTemplate:
-    """The run's prompt: its flag, else what its data recommend. UserError where they recommend different ones."""
-    if config.model.prompt_template:
-        return find_template(config.model.prompt_template)
-    if len(recommended) > 1:
-        raise UserError(
-            f"the data sets recommend different prompts ({', '.join(sorted(recommended))}). "
-            "Choose one with --prompt_template."
-        )
-    return find_template(next(iter(recommended))) if recommended else DEFAULT
+def options_of(d: DataConfig) -> Options:
+    """What the command line says to the data sets. UserError where none of them takes it."""
+    options = Options(tuple(d.columns), d.prefer, d.multi_turn)
+    check_options([parse_spec(text) for text in (*d.train_datasets, *d.eval_datasets)], options)
+    return options
 
 
-def tokens_of(config: RunConfig, data: StageData, records: Sequence[Any], tokenizer: Any) -> tuple[list[Tokens], Tally]:
-    """The records of one side as tokens, and what became of them."""
+def tokens_of(
+    config: RunConfig, data: StageData, records: Sequence[Correction], skipped: Sequence[Skipped], tokenizer: Any
+) -> tuple[list[Tokens], Tally]:
+    """The records of one side as tokens, and what became of all its rows."""
     if not records:
         return [], Tally()
     bar = partial(tqdm, desc="tokenising", delay=2, disable=int(os.environ.get("RANK", "0")) > 0)
     encoder = Encoder(tokenizer)
-    return tokenise(records, data.template, encoder, config.model.max_length, config.data.overlength, bar)
+    tokens, tally = tokenise(records, data.template, encoder, config.model.max_length, config.data.overlength, bar)
+    for row in skipped:
+        tally.add(f"left out: {row.reason}", row.origin)
+    tally.rows += len(skipped)
+    return tokens, tally
+
+
+def sides_as_tokens(
+    config: RunConfig, data: StageData, tokenizer: Any
+) -> tuple[tuple[list[Tokens], Tally], tuple[list[Tokens], Tally]]:
+    """Training and held-out records as tokens, each with its tally."""
+    train = tokens_of(config, data, data.train, data.skipped, tokenizer)
+    return train, tokens_of(config, data, data.held_out, data.held_out_skipped, tokenizer)
 
 
 def records_per_update(config: RunConfig, ranks: int) -> int:

@@ -7,16 +7,17 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from aligner.files import sha256_of
-from aligner.records import Correction, DataError, UserError
-from aligner.training.datasets.registry import Spec, parse_spec, records_of
+from aligner.prompts import DEFAULT, PromptTemplate, find_template
+from aligner.records import Correction, DataError, Skipped, UserError
+from aligner.training.datasets.options import NO_OPTIONS, Options
+from aligner.training.datasets.registry import Read, Spec, parse_spec, records_of
 
 
 @dataclass(frozen=True)
 class Source:
-    """What one spec gave: the rows of its file and how many records were taken (more than rows: up-sampled).
+    """What one spec gave: the rows of its file, those its data set skips, and how many records were taken.
 
-    dataset: the registered name and a hash of its formatter. sha256: the file's.
+    dataset: the registered name, a hash of its formatter, its options. sha256: the file's, or the commit on the hub.
     """
 
     spec: str
@@ -24,46 +25,64 @@ class Source:
     path: str
     sha256: str
     rows: int
+    skipped: int
     taken: int
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Records in the order of their specs and rows, where they came from, and the prompts their data sets recommend."""
+    """Records in the order of their specs and rows, the rows left out, the sources, the prompts the data sets recommend."""
 
     records: tuple[Correction, ...]
+    skipped: tuple[Skipped, ...]
     sources: tuple[Source, ...]
     templates: frozenset[str]
 
 
-def mix(specs: Sequence[str], seed: int) -> Mixture:
+def mix(specs: Sequence[str], seed: int, options: Options = NO_OPTIONS) -> Mixture:
     """Read all specs. Raises DataError for the first unusable row, with the number of all such rows of its file."""
     records: list[Correction] = []
+    skipped: list[Skipped] = []
     sources: list[Source] = []
     parsed = [parse_spec(text) for text in specs]
     for index, spec in enumerate(parsed):
-        rows = usable(records_of(spec.dataset, spec.path), spec)
+        rows, left_out = usable(records_of(spec, options), spec)
         taken = sample(rows, spec.size(len(rows)), f"{seed}:{index}:{spec.dataset.name}")
         if not taken:
-            raise UserError(f"'{spec.text}' gives no records: the file has {len(rows)} rows.")
+            reason = f", {len(left_out)} left out (the first: {left_out[0].reason})" if left_out else ""
+            raise UserError(f"'{spec.text}' gives no records: it has {len(rows) + len(left_out)} rows{reason}.")
         records += taken
-        sources.append(
-            Source(spec.text, spec.dataset.version(), spec.path, sha256_of(spec.path), len(rows), len(taken))
+        skipped += left_out
+        count, version = len(rows) + len(left_out), spec.dataset.version(options)
+        sources.append(Source(spec.text, version, spec.path, spec.sha256(), count, len(left_out), len(taken)))
+    templates = frozenset(spec.dataset.template for spec in parsed if spec.dataset.template)
+    return Mixture(tuple(records), tuple(skipped), tuple(sources), templates)
+
+
+def choose_template(chosen: str | None, recommended: frozenset[str]) -> PromptTemplate:
+    """The prompt: the chosen one, else what the data recommend. UserError where they recommend different ones."""
+    if chosen:
+        return find_template(chosen)
+    if len(recommended) > 1:
+        raise UserError(
+            f"the data sets recommend different prompts ({', '.join(sorted(recommended))}). "
+            "Choose one with --prompt_template."
         )
-    return Mixture(tuple(records), tuple(sources), frozenset(s.dataset.template for s in parsed if s.dataset.template))
+    return find_template(next(iter(recommended))) if recommended else DEFAULT
 
 
-def usable(rows: Iterable[Correction | DataError], spec: Spec) -> list[Correction]:
-    """The records, if every row is one."""
+def usable(rows: Iterable[Read], spec: Spec) -> tuple[list[Correction], list[Skipped]]:
+    """The records and the rows left out, if none is unusable."""
     records: list[Correction] = []
+    skipped: list[Skipped] = []
     faults: list[DataError] = []
     for row in rows:
-        (faults if isinstance(row, DataError) else records).append(row)  # type: ignore[arg-type]
+        (faults if isinstance(row, DataError) else skipped if isinstance(row, Skipped) else records).append(row)  # type: ignore[arg-type]
     if faults:
         first = faults[0]
         listing = f"'aligner check {spec.text}' lists " + (f"all {len(faults)} such rows" if len(faults) > 1 else "it")
         raise DataError(first.file, first.row, first.problem, f"{first.remedy}; {listing}.")
-    return records
+    return records, skipped
 
 
 def sample(records: Sequence[Correction], size: int, key: str) -> list[Correction]:

@@ -10,16 +10,19 @@ import hashlib
 import importlib.util
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from aligner.files import Row, read_rows
-from aligner.records import Correction, DataError, Origin, UserError
+from aligner.files import Row, read_rows, sha256_of
+from aligner.hub import commit_of, is_hub_address, parse_address, read_hub
+from aligner.records import Correction, DataError, Origin, Skipped, UserError
+from aligner.training.datasets.options import NO_OPTIONS, Options, split_columns
 
-Formatter = Callable[[dict[str, Any]], Correction]
+Formatter = Callable[..., Correction | Skipped]
+Read = Correction | Skipped | DataError
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,16 @@ class RawDataset:
     path: str | None = None
     template: str | None = None
 
-    def version(self) -> str:
-        """The name and a hash of the formatter's source: another formatter gives other records."""
+    def choices(self) -> set[str]:
+        """The options that the formatter takes: its keyword-only arguments."""
+        parameters = inspect.signature(self.formatter).parameters.values()
+        return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    def version(self, options: Options) -> str:
+        """The name, a hash of the formatter's source and its options: another formatter gives other records."""
         source = inspect.getsource(self.formatter)
-        return f"{self.name} {hashlib.sha256(source.encode()).hexdigest()[:12]}"
+        said = [f"{name}={value}" for name, value in options.chosen_for(self.name, self.choices()).items()]
+        return " ".join([self.name, hashlib.sha256(source.encode()).hexdigest()[:12], *said])
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,10 @@ class Spec:
     proportion: Fraction
     count: int | None
     path: str
+
+    def sha256(self) -> str:
+        """What the rows are: the file's sha256, or the commit on the hub."""
+        return commit_of(parse_address(self.path)) if is_hub_address(self.path) else sha256_of(self.path)
 
     def size(self, rows: int) -> int:
         """How many of `rows` rows to take; more than there are means up-sampling."""
@@ -106,7 +119,8 @@ def parse_spec(text: str) -> Spec:
     path = path or dataset.path or ""
     if not path:
         raise UserError(f"'{text}': {name} needs a path. Write {name}::PATH.")
-    return Spec(text, dataset, proportion, count, str(Path(path).expanduser()))
+    place = str(parse_address(path, dataset.path)) if is_hub_address(path) else str(Path(path).expanduser())
+    return Spec(text, dataset, proportion, count, place)
 
 
 def _unknown(text: str, name: str) -> str:
@@ -135,25 +149,39 @@ def _parse_share(text: str, name: str, share: str) -> tuple[Fraction, int | None
     return value, None
 
 
-def records_of(dataset: RawDataset, path: str) -> Iterator[Correction | DataError]:
-    """Every row of a data set in order: its record, or what is wrong with it."""
-    for row in read_rows(path):
-        yield row if isinstance(row, DataError) else _record(dataset, row)
+def check_options(specs: Sequence[Spec], options: Options) -> None:
+    """UserError where an option was given that none of the data sets takes, or columns for one that is not there."""
+    for option in options.given():
+        if not any(option in spec.dataset.choices() for spec in specs):
+            names = ", ".join(sorted({spec.dataset.name for spec in specs}))
+            takers = ", ".join(sorted(name for name, known in REGISTERED.items() if option in known.choices()))
+            raise UserError(f"--{option} is read by none of the data sets here ({names}). It is for {takers}.")
+    for text in options.columns:
+        name, _ = split_columns(text)
+        if name and name not in {spec.dataset.name for spec in specs}:
+            raise UserError(f"--columns {text} speaks of '{name}', which is not among the data sets of this run.")
 
 
-def _record(dataset: RawDataset, row: Row) -> Correction | DataError:
+def records_of(spec: Spec, options: Options = NO_OPTIONS) -> Iterator[Read]:
+    """Every row of a data set in order: its record, why it was left out, or what is wrong with it."""
+    chosen = options.chosen_for(spec.dataset.name, spec.dataset.choices())
+    rows = read_hub(parse_address(spec.path)) if is_hub_address(spec.path) else read_rows(spec.path)
+    for row in rows:
+        yield row if isinstance(row, DataError) else _record(spec.dataset, row, chosen)
+
+
+def _record(dataset: RawDataset, row: Row, chosen: dict[str, Any]) -> Read:
     origin, value = row
     if not isinstance(value, Mapping):
         return _fault(origin, f"holds {_kind(value)} where an object should be", "Write an object with the fields")
     try:
-        record = dataset.formatter(dict(value))
+        record = dataset.formatter(dict(value), **chosen)
     except KeyError as error:
-        missing = str(error.args[0]) if error.args else "?"
-        near = difflib.get_close_matches(missing, map(str, value), n=1)
-        remedy = f"Rename '{near[0]}' to '{missing}'" if near else f"It has {_names(value)}"
-        return _fault(origin, f"the field '{missing}' is missing", remedy)
+        return _missing_field(dataset, origin, value, str(error.args[0]) if error.args else "?")
     except Exception as error:
         return _fault(origin, f"{dataset.name} fails with {type(error).__name__}: {error}", "Mend the row")
+    if isinstance(record, Skipped):
+        return replace(record, origin=origin)
     if not isinstance(record, Correction):
         return _fault(origin, f"{dataset.name} returns {_kind(record)} and no Correction", "Mend its function")
     for field in ("question", "answer", "correction"):
@@ -165,6 +193,15 @@ def _record(dataset: RawDataset, row: Row) -> Correction | DataError:
         if any("\ud800" <= character <= "\udfff" for character in text):
             return _fault(origin, f"'{field}' holds half a surrogate pair, which is no text", "Remove the character")
     return replace(record, origin=origin)
+
+
+def _missing_field(dataset: RawDataset, origin: Origin, value: Mapping[str, Any], missing: str) -> DataError:
+    near = difflib.get_close_matches(missing, map(str, value), n=1)
+    remedy = f"Rename '{near[0]}' to '{missing}'" if near else f"It has {_names(value)}"
+    if "columns" in dataset.choices():
+        remedy += ", or give --columns " if near else ": give --columns "
+        remedy += f"{missing}={near[0]}" if near else "question=NAME,answer=NAME,correction=NAME"
+    return _fault(origin, f"the field '{missing}' is missing", remedy)
 
 
 def _fault(origin: Origin, problem: str, remedy: str) -> DataError:

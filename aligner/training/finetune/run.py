@@ -36,9 +36,9 @@ from aligner.training.stages import (
     make_card,
     plan_of,
     records_per_update,
+    sides_as_tokens,
     stage_data,
     stages,
-    tokens_of,
 )
 from aligner.training.standing import Standing, another_run, clear, read_state, standing, warm_up_differs
 
@@ -74,8 +74,8 @@ def run_stage(config: RunConfig, stage: Stage) -> None:
     check_positions(config, stage)
     tokenizer = load_tokenizer(stage.start_from, config.model.trust_remote_code)
     data = stage_data(config, stage.name)
-    train_tokens, tally = tokens_of(config, data, data.train, tokenizer)  # before the group: slow work starves no rank
-    held_out, held_out_tally = tokens_of(config, data, data.held_out, tokenizer)
+    # Before the group: slow work starves no rank.
+    (train_tokens, tally), (held_out, held_out_tally) = sides_as_tokens(config, data, tokenizer)
 
     ranks = connect(config.launch.local_rank)
     tallies = {"train": asdict(tally), "eval": asdict(held_out_tally)}

@@ -1,0 +1,90 @@
+"""Data sets on the Hugging Face hub: their address with a pinned revision, and their rows through `datasets`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from aligner.files import Row
+from aligner.records import DataError, Origin, UserError
+
+PREFIX = "hub:"
+_ADDRESS = re.compile(
+    r"hub:(?P<repo>[\w.-]+/[\w.-]+)?(?:@(?P<revision>[^#/]+))?(?:#(?P<config>[^/]+))?(?:/(?P<split>[\w.-]+))?"
+)
+
+
+@dataclass(frozen=True)
+class HubAddress:
+    """`hub:ORG/NAME[@REVISION][#CONFIG][/SPLIT]`. A revision is a commit, a tag or a branch; a commit never moves."""
+
+    repo: str
+    revision: str = "main"
+    config: str | None = None
+    split: str = "train"
+
+    def __str__(self) -> str:
+        config = f"#{self.config}" if self.config else ""
+        return f"{PREFIX}{self.repo}@{self.revision}{config}/{self.split}"
+
+
+def is_hub_address(path: str) -> bool:
+    """Whether a path speaks of the hub and not of a file."""
+    return path.startswith(PREFIX)
+
+
+def parse_address(text: str, default: str | None = None) -> HubAddress:
+    """Read an address; parts that are left out come from `default`. Another repository takes no default revision.
+
+    Raises UserError where it is not one.
+    """
+    found = _ADDRESS.fullmatch(text)
+    if found is None:
+        raise UserError(f"'{text}' is not a hub address. Write hub:ORG/NAME[@REVISION][#CONFIG][/SPLIT].")
+    given = {name: value for name, value in found.groupdict().items() if value}
+    base = parse_address(default) if default and is_hub_address(default) else None
+    if base and given.get("repo", base.repo) == base.repo:
+        given = {"repo": base.repo, "revision": base.revision, "config": base.config, "split": base.split} | given
+    if "repo" not in given:
+        raise UserError(f"'{text}' names no repository. Write hub:ORG/NAME[@REVISION][#CONFIG][/SPLIT].")
+    return HubAddress(**given)
+
+
+@lru_cache(maxsize=8)
+def _builder(repo: str, revision: str, config: str | None) -> Any:
+    from datasets import load_dataset_builder
+
+    return load_dataset_builder(repo, config, revision=revision)
+
+
+def commit_of(address: HubAddress) -> str:
+    """The commit that the address's revision stands for now."""
+    return str(_opened(address).hash)
+
+
+def _opened(address: HubAddress) -> Any:
+    try:
+        return _builder(address.repo, address.revision, address.config)
+    except Exception as error:
+        raise _cannot_load(address, error) from error
+
+
+def _cannot_load(address: HubAddress, error: Exception) -> DataError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    remedy = "Check id, revision and network ('hf auth login' for gated sets), or give a local copy: NAME::PATH"
+    return DataError(str(address), None, f"cannot be loaded from the hub ({reason})", remedy)
+
+
+def read_hub(address: HubAddress) -> Iterator[Row]:
+    """Yield every row of a split in order. DataError with row None where it cannot be loaded."""
+    builder = _opened(address)
+    try:
+        builder.download_and_prepare()
+        rows = builder.as_dataset(split=address.split)
+    except Exception as error:
+        raise _cannot_load(address, error) from error
+    for number, value in enumerate(rows, 1):
+        yield Row(Origin(str(address), number), value)

@@ -1,0 +1,22 @@
+"""`ultrafeedback`: binarised preference pairs, HuggingFaceH4/ultrafeedback_binarized on the hub (MIT).
+
+Columns read: prompt (text), chosen and rejected (lists of messages with role and content, the answer last). Splits
+train_prefs (61,135 rows) and test_prefs for preferences. Source: its card at the pinned commit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aligner.records import Correction, Skipped
+from aligner.training.datasets.preference import correction_of_pair
+from aligner.training.datasets.registry import register
+
+
+@register(
+    "ultrafeedback",
+    path="hub:HuggingFaceH4/ultrafeedback_binarized@3949bf5f8c17c394422ccfab0c31ea9c20bdeb85/train_prefs",
+)
+def ultrafeedback(row: dict[str, Any]) -> Correction | Skipped:
+    """The rejected last message, corrected into the chosen one."""
+    return correction_of_pair(row["prompt"], row["rejected"][-1]["content"], row["chosen"][-1]["content"])
