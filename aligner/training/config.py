@@ -143,6 +143,9 @@ class LaunchConfig:
     zero_stage: int = flag(3, "DeepSpeed ZeRO stage", choices=(0, 1, 2, 3))
     offload: str = flag("none", "what to keep in CPU memory", choices=("none", "parameter", "optimizer", "all"))
     hostfile: str | None = flag(None, "DeepSpeed hostfile: many nodes over pdsh")
+    launcher_args: str | None = flag(
+        None, "further arguments of DeepSpeed's launcher in one word, as '--master_addr 10.0.0.1 --ssh_port 2222'"
+    )
     gpus: int | None = flag(None, "ranks on this machine (default: all GPUs; one process where there is none)")
     local_rank: int = flag(-1, "set by the launcher")
     stage: str | None = flag(None, "train this stage alone (default: all in order)", choices=("identity", "correction"))

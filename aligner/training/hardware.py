@@ -39,9 +39,9 @@ def bf16_here() -> bool:
 def resolved(config: RunConfig) -> RunConfig:
     """The configuration with its open choices (bf16, tf32) settled by what the device has. UserError for fp16 on CPU.
 
-    With a hostfile and no GPU here (a login node) the nodes are taken to have both.
+    With a hostfile and no GPU here (a login node) the hosts are taken to have both, unless DS_ACCELERATOR says cpu.
     """
-    gpu, remote = gpus_here() > 0, bool(config.launch.hostfile)
+    gpu, remote = gpus_here() > 0, bool(config.launch.hostfile) and os.environ.get("DS_ACCELERATOR") != "cpu"
     o = config.optimization
     if remote and not gpu:
         bf16, tf32 = (not o.fp16 if o.bf16 is None else o.bf16), (True if o.tf32 is None else o.tf32)

@@ -1,11 +1,14 @@
-"""What `scripts/sft-correction.sh` runs: read the flags, start DeepSpeed once for each stage, show what was learned."""
+"""What `scripts/sft-correction.sh` runs: read the flags, start DeepSpeed once for each stage, show what was learned.
+
+Started as one of many ranks (torchrun, srun), it is that rank and starts nothing.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,12 +18,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from aligner.console import speak
-from aligner.files import read_text, remove_folder
+from aligner.files import remove_folder
 from aligner.models import load_tokenizer, quiet_libraries
 from aligner.records import UserError, system_error
 from aligner.training.config import RunConfig
 from aligner.training.flags import ROOT, parse, parser, to_flags
 from aligner.training.hardware import gpus_here, ranks_here, resolved, threads_per_rank
+from aligner.training.hosts import forwarded, read_hostfile, remote_words
+from aligner.training.ranks import rank_variables
 from aligner.training.report import show_examples, show_result
 from aligner.training.stages import (
     Stage,
@@ -48,6 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser(USAGE).print_help()
         return 0
     try:
+        started = rank_variables(os.environ)
+        if started is not None:
+            os.environ.update(started)
+            return run_as_rank(completed_flags(given))
         return run(completed_flags(given))
     except (UserError, OSError) as error:
         log.error("%s", system_error(error) if isinstance(error, OSError) else error)
@@ -55,6 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         log.warning("stopped")
         return 130
+
+
+def run_as_rank(config: RunConfig) -> int:
+    """Be the rank that the environment says; a dry run is the first one's alone."""
+    if config.launch.dry_run:
+        return run(config) if os.environ["RANK"] == "0" else 0
+    from aligner.training.finetune import run as rank
+
+    return rank.main(to_flags(config))
 
 
 def completed_flags(given: Sequence[str]) -> RunConfig:
@@ -140,26 +158,23 @@ def is_finished(config: RunConfig, stage: Stage, ranks: int) -> bool:
 def count_ranks(config: RunConfig) -> int:
     """Ranks of the whole run: the hostfile's slots, or this machine's."""
     if config.launch.hostfile:
-        slots = re.findall(r"^\s*[^#\s]\S*\s+slots=(\d+)", read_text(config.launch.hostfile), flags=re.MULTILINE)
-        if not slots:
-            raise UserError(f"{config.launch.hostfile}: has no line like 'worker-1 slots=8'.")
-        return sum(map(int, slots))
+        return sum(host.slots for host in read_hostfile(config.launch.hostfile))
     return ranks_here(config)
 
 
 def launch_command(config: RunConfig, stage: Stage, ranks: int) -> list[str]:
     """The exact command that trains one stage."""
-    own = replace(config, launch=replace(config.launch, stage=stage.name, dry_run=False))
-    module = ["--master_port", str(free_port()), "--module", "aligner.training.finetune"]
-    return [
-        sys.executable,
-        "-m",
-        "deepspeed.launcher.runner",
-        "--quiet",
-        *placement(config, ranks),
-        *module,
-        *to_flags(own),
-    ]
+    own = replace(config, launch=replace(config.launch, stage=stage.name, dry_run=False, launcher_args=None))
+    runner = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--master_port", str(free_port())]
+    runner += [*placement(config, ranks), *shlex.split(config.launch.launcher_args or "")]
+    if config.launch.hostfile and len(read_hostfile(config.launch.hostfile)) > 1:
+        if not shutil.which("pdsh"):
+            raise UserError("--hostfile with several hosts needs pdsh. Install it, or use Slurm or torchrun (README).")
+        variables = forwarded({**os.environ, **environment(config, ranks)})
+        words = ["env", *(f"{name}={value}" for name, value in variables.items())]
+        words += [sys.executable, "-m", "aligner.training.finetune", *to_flags(own)]
+        return [*runner, "--no_python", "--no_local_rank", *remote_words(words)]
+    return [*runner, "--module", "aligner.training.finetune", *to_flags(own)]
 
 
 def placement(config: RunConfig, ranks: int) -> list[str]:
@@ -177,7 +192,7 @@ def environment(config: RunConfig, ranks: int) -> dict[str, str]:
     variables = {"PYTHONWARNINGS": "ignore", "TOKENIZERS_PARALLELISM": "true"}
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
     if config.launch.hostfile:
-        variables["DS_ACCELERATOR"] = "cuda"  # also from a login node without a GPU
+        variables["DS_ACCELERATOR"] = os.environ.get("DS_ACCELERATOR", "cuda")  # also from a login node without a GPU
     elif not gpus_here():
         threads = os.environ.get("OMP_NUM_THREADS") or str(threads_per_rank(ranks))
         variables |= {"DS_ACCELERATOR": "cpu", "LOCAL_SIZE": str(ranks), "OMP_NUM_THREADS": threads}

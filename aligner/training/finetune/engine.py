@@ -80,11 +80,11 @@ def connect(local_rank: int) -> Ranks:
         # DeepSpeed would compile a C++ op for gloo: a minute, and a crash where there is no compiler.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     else:
-        accelerator.set_device(local_rank)
+        accelerator.set_device(local_rank % max(1, accelerator.device_count()))  # Slurm may show a task its GPU alone
     if not dist.is_initialized():
         backend = "gloo" if on_cpu else accelerator.communication_backend_name()
         deepspeed.init_distributed(dist_backend=backend, verbose=False)
-    device = torch.device("cpu") if on_cpu else torch.device(accelerator.device_name(local_rank))
+    device = torch.device("cpu") if on_cpu else torch.device(accelerator.current_device_name())
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
 
 

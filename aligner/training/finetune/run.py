@@ -48,10 +48,12 @@ log = logging.getLogger("aligner")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train the stage that `--stage` names, or all. Returns the exit status: 0, or 2 for something the user can mend."""
-    first = int(os.environ.get("RANK", "0")) == 0
+    first, joined = int(os.environ.get("RANK", "0")) == 0, dist.is_initialized()
     speak(quiet=not first)
     try:
         config = resolved(parse(sys.argv[1:] if arguments is None else arguments))
+        if config.launch.dry_run:
+            raise UserError("--dry_run is for scripts/sft-correction.sh; this program trains.")
         quiet_libraries()
         for stage in stages(config):
             if config.launch.stage in (None, stage.name):
@@ -64,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.error("%s", system_error(error) if isinstance(error, OSError) else error)
         return 2
     finally:
-        if dist.is_initialized():
+        if dist.is_initialized() and not joined:  # a group that was there before is its maker's
             dist.destroy_process_group()
     return 0
 

@@ -1,0 +1,40 @@
+"""Which rank this process is when something else has started all of them: torchrun, or Slurm's srun."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from aligner.records import UserError
+
+
+def first_host(nodelist: str) -> str:
+    """The first name of Slurm's list of nodes: gpu[03-05,07],cpu1 begins with gpu03."""
+    found = re.match(r"([^,\[]+)(?:\[([0-9]+)[^\]]*\]([^,]*))?", nodelist)
+    if found is None:
+        raise UserError(f"SLURM_STEP_NODELIST is '{nodelist}', which begins with no node's name. Set MASTER_ADDR.")
+    return "".join(part or "" for part in found.groups())
+
+
+def rank_variables(environment: Mapping[str, str]) -> dict[str, str] | None:
+    """The variables that torch reads to join all ranks, or None where this process was started alone.
+
+    torchrun's (RANK, WORLD_SIZE, ...) are taken as they are; inside an srun of several tasks they are made of Slurm's.
+    The port follows from the job and the step, so that all ranks agree on it without asking; MASTER_PORT overrides it.
+    """
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        return {}
+    if int(environment.get("SLURM_STEP_NUM_TASKS") or 1) < 2:
+        return None
+    try:
+        job, step = int(environment["SLURM_JOB_ID"]), int(environment.get("SLURM_STEP_ID") or 0)
+        found = {
+            "RANK": environment["SLURM_PROCID"],
+            "LOCAL_RANK": environment["SLURM_LOCALID"],
+            "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
+            "MASTER_ADDR": environment.get("MASTER_ADDR") or first_host(environment["SLURM_STEP_NODELIST"]),
+            "MASTER_PORT": environment.get("MASTER_PORT") or str(20000 + (31 * job + step) % 20000),
+        }
+    except (KeyError, ValueError) as error:
+        raise UserError(f"this looks like a Slurm step, but its environment is not whole ({error}).") from None
+    return found

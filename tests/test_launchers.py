@@ -1,0 +1,231 @@
+"""The ways to start the ranks: Slurm (a stand-in srun), torchrun, many hosts over pdsh; and what each tells the ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TEMPLATE, sft
+from two_hosts import missing, two_hosts
+
+from aligner.records import UserError
+from aligner.training.flags import parse
+from aligner.training.hosts import Host, forwarded, read_hostfile, remote_words
+from aligner.training.launch import launch_command
+from aligner.training.ranks import first_host, rank_variables
+from aligner.training.stages import stages
+
+SLURM = {
+    "SLURM_JOB_ID": "1000", "SLURM_STEP_ID": "2", "SLURM_STEP_NUM_TASKS": "16", "SLURM_PROCID": "9", "SLURM_LOCALID": "1",
+    "SLURM_STEP_NODELIST": "gpu[07-08]",
+}  # fmt: skip
+
+
+def flags(model: Path, folder: Path, *more: object) -> list[str]:
+    """Eight updates of a tiny model in fp32."""
+    return [
+        "--train_datasets", str(TEMPLATE), "--model_name_or_path", str(model), "--output_dir", str(folder), "--epochs", "1",
+        "--records_per_update", "16", "--max_length", "512", "--bf16", "False", "--log_type", "none", *map(str, more),
+    ]  # fmt: skip
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "train_log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def one_host(tiny_model, tmp_path_factory) -> list[float]:
+    """The losses of two ranks that DeepSpeed's launcher starts on one host."""
+    folder = tmp_path_factory.mktemp("one-host") / "out"
+    done = sft(*flags(tiny_model, folder, "--gpus", 2, "--save_interval", 0))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return losses(folder)
+
+
+# --- who am I
+
+
+def test_torchruns_variables_are_taken_as_they_are():
+    assert rank_variables({"RANK": "1", "WORLD_SIZE": "2", **SLURM}) == {}
+
+
+def test_a_process_started_alone_is_no_rank():
+    assert rank_variables({}) is None
+    assert rank_variables({**SLURM, "SLURM_STEP_NUM_TASKS": "1"}) is None
+    assert rank_variables({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8"}) is None  # in an sbatch script, outside srun
+
+
+def test_slurms_variables_become_torchs():
+    assert rank_variables(SLURM) == {
+        "RANK": "9", "LOCAL_RANK": "1", "WORLD_SIZE": "16", "MASTER_ADDR": "gpu07", "MASTER_PORT": "31002",
+    }  # fmt: skip
+    assert rank_variables({**SLURM, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "7"})["MASTER_ADDR"] == "10.0.0.1"
+
+
+def test_a_broken_slurm_environment_is_one_line():
+    with pytest.raises(UserError, match=r"its environment is not whole \('SLURM_LOCALID'\)"):
+        rank_variables({k: v for k, v in SLURM.items() if k != "SLURM_LOCALID"})
+
+
+@pytest.mark.parametrize(
+    ("nodelist", "first"),
+    [
+        ("gpu[03-05,07],cpu1", "gpu03"),
+        ("gpu3", "gpu3"),
+        ("a,b", "a"),
+        ("n[1,4]-ib,x", "n1-ib"),
+        ("rack1-[10-12]", "rack1-10"),
+    ],
+)
+def test_the_first_node_of_slurms_list(nodelist, first):
+    assert first_host(nodelist) == first
+
+
+# --- hostfiles
+
+
+def test_a_hostfile_names_hosts_and_slots(tmp_path):
+    file = tmp_path / "hosts"
+    file.write_text("# ours\nworker-1 slots=8\n\n10.0.0.2   slots=4 # half\n")
+    assert read_hostfile(str(file)) == [Host("worker-1", 8), Host("10.0.0.2", 4)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("worker-1\n", "line 1: 'worker-1' is not like 'worker-1 slots=8'"),
+        ("worker-1 slots=8\nworker-2 slot=8\n", "line 2"),
+        ("worker-1 slots=0\n", "line 1"),
+        ("a slots=1\na slots=1\n", "line 2: a stands twice"),
+        ("# nobody\n", "names no host"),
+    ],
+)
+def test_a_broken_hostfile_is_named_with_its_line(text, message, tmp_path):
+    file = tmp_path / "hosts"
+    file.write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_hostfile(str(file))
+    assert message in str(caught.value)
+
+
+def test_what_ranks_need_reaches_the_other_hosts_and_no_secret_does():
+    given = {"HF_HOME": "/h", "NCCL_SOCKET_IFNAME": "ib0", "DEEPSPEED_TIMEOUT": "60", "WANDB_MODE": "offline",
+             "HF_TOKEN": "s", "HF_HUB_TOKEN": "s", "WANDB_API_KEY": "s", "AWS_SECRET": "s", "HOME": "/root"}  # fmt: skip
+    assert set(forwarded(given)) == {"HF_HOME", "NCCL_SOCKET_IFNAME", "DEEPSPEED_TIMEOUT", "WANDB_MODE"}
+
+
+@pytest.mark.parametrize(
+    "word", ["plain", "", "a b", "it's", 'say "hi" now', "$HOME", "$HOME and `ls` \\ too", "100%h", "*;|"]
+)
+def test_a_word_reaches_the_other_host_as_it_is_here(word):
+    """As DeepSpeed's PDSHRunner, pdsh and the host's shell treat it."""
+    (sent,) = remote_words([word])
+    by_deepspeed = '"{}"'.format(sent.replace('"', '\\"')) if " " in sent else sent
+    by_pdsh = by_deepspeed.replace("%%", "%")
+    done = subprocess.run(["sh", "-c", f"printf %s {by_pdsh}"], capture_output=True, text=True, check=True)
+    assert done.stdout == word
+
+
+def test_the_command_for_several_hosts(tmp_path, tiny_model, monkeypatch):
+    file = tmp_path / "hosts"
+    file.write_text("a slots=2\nb slots=2\n")
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setenv("HF_HOME", "/shared/hf")
+    extra = ["--hostfile", str(file), "--launcher_args", "--master_addr 10.0.0.1 --ssh_port 2222"]
+    config = parse(flags(tiny_model, tmp_path / "out", *extra))
+    line = shlex.join(launch_command(config, stages(config)[-1], 4))
+    assert f"--hostfile {file} --master_addr 10.0.0.1 --ssh_port 2222 --no_python --no_local_rank env" in line
+    assert "HF_HOME=/shared/hf" in line and "--launcher_args" not in line
+
+
+def test_several_hosts_without_pdsh_are_refused_with_the_other_ways(tmp_path, tiny_model, monkeypatch):
+    file = tmp_path / "hosts"
+    file.write_text("a slots=2\nb slots=2\n")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    config = parse(flags(tiny_model, tmp_path / "out", "--hostfile", file))
+    with pytest.raises(UserError, match="needs pdsh"):
+        launch_command(config, stages(config)[-1], 4)
+
+
+# --- real launches
+
+
+def slurm_job(folder: Path, *arguments: str, log: Path) -> subprocess.Popen[str]:
+    """The batch script as sbatch runs it: a copy elsewhere, with what sbatch sets."""
+    script = folder / "slurm_script"
+    script.write_text((ROOT / "scripts/sft-correction.slurm").read_text())
+    variables = {
+        "SLURM_JOB_ID": "77", "SLURM_NTASKS": "2", "SLURM_SUBMIT_DIR": str(ROOT), "SCONTROL_LOG": str(folder / "scontrol.log"),
+        "PATH": f"{ROOT / 'tests/programs'}:{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    return subprocess.Popen(
+        ["bash", str(script), *arguments], env={**os.environ, **variables}, stdout=log.open("a"), stderr=subprocess.STDOUT,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def test_slurm_trains_to_the_same_losses(tiny_model, tmp_path, one_host):
+    log = tmp_path / "log"
+    job = slurm_job(tmp_path, *flags(tiny_model, tmp_path / "out", "--save_interval", 0), log=log)
+    assert job.wait(300) == 0, log.read_text()
+    assert losses(tmp_path / "out") == one_host
+    assert "2 ranks" in log.read_text()
+
+
+@pytest.mark.slow
+def test_a_slurm_job_near_its_time_limit_queues_itself_again_and_goes_on(tiny_model, tmp_path):
+    log, folder = tmp_path / "log", tmp_path / "out"
+    arguments = flags(tiny_model, folder, "--save_interval", 4, "--epochs", 30, "--save_total_limit", 2)
+    job = slurm_job(tmp_path, *arguments, log=log)
+    for _ in range(600):
+        if list(folder.glob("checkpoints/update-*/COMPLETED")):
+            break
+        time.sleep(0.1)
+    os.kill(job.pid, signal.SIGUSR1)  # as '#SBATCH --signal=B:USR1' does
+    assert job.wait(120) == 0, log.read_text()
+    assert (tmp_path / "scontrol.log").read_text() == "requeue 77\n"
+    assert not (folder / "COMPLETED").exists()
+    assert slurm_job(tmp_path, *arguments, log=log).wait(300) == 0, log.read_text()
+    assert "going on after update" in log.read_text() and len(losses(folder)) == 240
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["module", "script"])
+def test_torchrun_trains_to_the_same_losses(program, tiny_model, tmp_path, one_host):
+    command = [str(Path(sys.executable).with_name("torchrun")), "--nproc_per_node", "2", "--master_port", "0"]
+    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
+    command += {
+        "module": ["-m", "aligner.training.finetune"],
+        "script": ["--no-python", "bash", str(ROOT / "scripts/sft-correction.sh")],
+    }[program]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [*command, *flags(tiny_model, tmp_path / "out", "--save_interval", 0)], capture_output=True, text=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PATH": path}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert losses(tmp_path / "out") == one_host
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(missing()), reason=f"two hosts need {', '.join(missing())}")
+def test_two_hosts_train_to_the_same_losses_as_two_ranks_on_one(tiny_model, tmp_path, one_host):
+    folder = tmp_path / "out of the way $HOME 100%"  # words that a shell on the way would change
+    with two_hosts(tmp_path / "hosts") as hosts:
+        path = f"{Path(sys.executable).parent}:{hosts.variables['PATH']}"
+        command = [*hosts.on_first, "bash", str(ROOT / "scripts/sft-correction.sh")]
+        command += [*flags(tiny_model, folder, "--save_interval", 0), "--hostfile", str(hosts.hostfile)]
+        done = subprocess.run(
+            command, env={**os.environ, **hosts.variables, "PATH": path}, capture_output=True, text=True, timeout=300,
+            check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "10.199.0.1:" in done.stdout and "10.199.0.2:" in done.stdout + done.stderr
+    assert losses(folder) == one_host
