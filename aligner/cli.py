@@ -106,9 +106,49 @@ def _correct(args: argparse.Namespace) -> int:
     return 0
 
 
+def _plan_flags(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "All flags of training are understood, --config above all; --gpus counts the GPUs of all nodes. Rows and tokens are "
+        "counted in --train_datasets where that is given. Nothing is downloaded for the paper's base models."
+    )
+    add = parser.add_argument
+    add("--gpu_memory", type=float, default=80, metavar="GB", help="memory of one GPU in GB (80)")
+    add("--cpu_memory", type=float, metavar="GB", help="CPU memory of one node in GB (not checked)")
+    add("--gpus_per_node", type=int, default=8, metavar="N", help="GPUs of one node (8)")
+    add("--rows", type=int, default=50_000, metavar="N", help="records, where no data are given (50,000, the paper's)")
+    add(
+        "--tokens_per_row",
+        type=float,
+        metavar="X",
+        help="mean tokens of a record, where no data are given (max_length)",
+    )
+    speed = parser.add_mutually_exclusive_group()
+    speed.add_argument("--tokens_per_second", type=float, metavar="X", help="throughput of all GPUs together")
+    speed.add_argument("--tflops", type=float, metavar="X", help="TFLOP/s that one GPU really does")
+    speed.add_argument("--measured", metavar="DIR", help="an output folder: the throughput in its train_log.jsonl")
+    add(
+        "--upstream",
+        type=float,
+        nargs="+",
+        metavar="B",
+        help="show the paper's resource claim for upstreams of these sizes",
+    )
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from aligner.models import quiet_libraries
+    from aligner.training.budget import Request, report
+
+    quiet_libraries()
+    known = {field: getattr(args, field) for field in Request.__dataclass_fields__}
+    print(*report(args.rest, Request(**known)), sep="\n")
+    return 0
+
+
 Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
 COMMANDS: dict[str, Command] = {
     "check": ("say which rows of a data set are unusable, and why; exit 1 if there are any", _check_flags, _check),
+    "plan": ("say what a run needs and how long it takes, before it costs anything", _plan_flags, _plan),
     "correct": ("correct the answers of a file", _correct_flags, _correct),
 }
 
@@ -125,7 +165,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0; 1 where `check` found something; 2 for what the user can mend."""
-    args = parser().parse_args(arguments)
+    commands = parser()
+    args, rest = commands.parse_known_args(arguments)
+    if rest and args.command != "plan":
+        commands.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.rest = rest  # flags of training
     try:
         return COMMANDS[args.command][2](args)
     except (UserError, OSError) as error:

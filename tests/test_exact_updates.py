@@ -10,6 +10,8 @@ from conftest import launch_program
 from plain_loop import plain_trajectory
 from transformers import AutoModelForCausalLM
 
+from aligner.training.config import OFFLOAD_STAGES
+
 LR = 2e-3
 LAYOUTS = {1: [(4, 4), (1, 16)], 2: [(4, 2), (1, 8)]}  # ranks: (rows, accumulation), 16 records per update each
 
@@ -93,8 +95,11 @@ def test_loss_norm_and_rate_equal_plain_torch_in_every_layout_stage_and_weightin
     assert worst < 1e-5
 
 
+OFFLOADS = [(offload, stage) for offload, valid in OFFLOAD_STAGES.items() if offload != "none" for stage in valid]
+
+
 def test_odd_cases_with_two_ranks(real_rows, tiny_model, bpe_folder, tmp_path):
-    """In one launch: an uneven last update with a rank that has nothing, an untied model, dropout, a grown embedding."""
+    """In one launch: an uneven last update with a rank that has nothing, an untied model, a grown embedding, offload."""
     from conftest import save_llama
 
     rows = [row for row in real_rows if len(row["question"] + row["answer"] + row["correction"]) < 700][:23]
@@ -113,13 +118,18 @@ def test_odd_cases_with_two_ranks(real_rows, tiny_model, bpe_folder, tmp_path):
         "short": base_flags(file, short, tmp_path / "short-out", epochs=1),
         "padded": base_flags(file, padded, tmp_path / "padded-out", epochs=1),
     }
+    for offload, stage in OFFLOADS:
+        cells[f"{offload}-{stage}"] = base_flags(
+            file, tiny_model, tmp_path / f"{offload}-{stage}", records_per_update=9, offload=offload, zero_stage=stage
+        )
     (tmp_path / "cells.json").write_text(json.dumps(list(cells.values())))
     launch_program("programs.cells", 2, tmp_path / "cells.json", 60_000)
     assert len(list((tmp_path / "uneven").glob("model-*-of-*.safetensors"))) > 2
     assert (tmp_path / "uneven" / "model.safetensors.index.json").is_file()
 
     # 23 records by 9: updates of 9, 9 and 5 records. Micro-batches of 4, 4 and 1; of 4 and 1 in the last.
-    for name, model in (("uneven", tiny_model), ("untied-out", untied)):
+    offloaded = [(f"{offload}-{stage}", tiny_model) for offload, stage in OFFLOADS]
+    for name, model in [("uneven", tiny_model), ("untied-out", untied), *offloaded]:
         want, plain = plain_trajectory(
             model, rows, per_update=9, micro_batch=4, reduction="micro_batch", epochs=2, lr=LR
         )

@@ -18,11 +18,12 @@ RAW = [f"training.datasets.raw.{f.stem}" for f in sorted((PACKAGE / "training/da
 # Each module imports only from those above it.
 ORDER = [
     "records", "files", "hub", "prompts", "encoder", "card", "models", "console", "demo", "quality.edits", "plots",
-    "training.config", "training.flags",
-    "training.datasets.options", "training.datasets.registry", "training.datasets.preference", "training.datasets.raw", *RAW, "training.datasets",
-    "training.datasets.mixture", "training.datasets.supervised", "training.plan", "training.hardware",
-    "training.stages", "training.standing", "training.finetune.batching", "training.finetune.loss", "training.finetune.engine",
-    "training.finetune.checkpoint", "training.finetune.metrics", "training.finetune.loop", "training.finetune.run",
+    "training.config", "training.flags", "training.datasets.options", "training.datasets.registry",
+    "training.datasets.preference", "training.datasets.raw", *RAW, "training.datasets", "training.datasets.mixture",
+    "training.datasets.supervised", "training.plan", "training.hardware", "training.hosts", "training.ranks",
+    "training.stages", "training.standing", "training.finetune.batching", "training.finetune.loss",
+    "training.finetune.engine", "training.finetune.checkpoint", "training.finetune.metrics", "training.shapes",
+    "training.memory", "training.outlook", "training.budget", "training.finetune.loop", "training.finetune.run",
     "training.finetune.__main__", "quality.check", "inference.correct", "training.report", "training.launch", "cli",
     "__main__",
 ]  # fmt: skip
@@ -33,7 +34,16 @@ ROOMS = {
     "matplotlib": {"plots"},
     "datasets": {"files", "hub"},
 }
-ALLOWED_BASES = {"Protocol", "Enum", "NamedTuple", "Exception", "UserError", "nn.Module", "logging.Handler"}
+ALLOWED_BASES = {
+    "Protocol",
+    "Enum",
+    "NamedTuple",
+    "Exception",
+    "UserError",
+    "nn.Module",
+    "logging.Handler",
+    "TorchDispatchMode",
+}
 
 
 def name_of(file: Path) -> str:

@@ -24,6 +24,11 @@ def ranks_here(config: RunConfig) -> int:
     return config.launch.gpus or gpus or 1
 
 
+def gpu_memory() -> int | None:
+    """Bytes of the smallest GPU here, or None where there is none."""
+    return min((torch.cuda.get_device_properties(i).total_memory for i in range(gpus_here())), default=None)
+
+
 def threads_per_rank(ranks: int) -> int:
     """CPU threads for each of `ranks` processes on this machine."""
     return max(1, len(os.sched_getaffinity(0)) // ranks)

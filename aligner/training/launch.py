@@ -23,10 +23,13 @@ from aligner.models import load_tokenizer, quiet_libraries
 from aligner.records import UserError, system_error
 from aligner.training.config import RunConfig
 from aligner.training.flags import ROOT, parse, parser, to_flags
-from aligner.training.hardware import gpus_here, ranks_here, resolved, threads_per_rank
+from aligner.training.hardware import gpu_memory, gpus_here, ranks_here, resolved, threads_per_rank
 from aligner.training.hosts import forwarded, read_hostfile, remote_words
+from aligner.training.memory import size_of
+from aligner.training.outlook import Hardware, fit_lines, memory_lines, need_of
 from aligner.training.ranks import rank_variables
 from aligner.training.report import show_examples, show_result
+from aligner.training.shapes import shape_of_model
 from aligner.training.stages import (
     Stage,
     check_positions,
@@ -136,7 +139,20 @@ def rehearse(config: RunConfig, planned: Sequence[Stage], ranks: int) -> None:
         print(plan_of(stage, len(tokens), records_per_update(config, ranks), ranks).line())
         for side, counted in (("training", tally), ("held out", held_out)):
             print(*(f"{side}: {line.strip()}" for line in (counted.lines() if counted.rows else [])), sep="\n")
+    print(*memory_summary(config, ranks), sep="\n")
     show_examples(tokens, tokenizer)
+
+
+def memory_summary(config: RunConfig, ranks: int) -> list[str]:
+    """What each rank will hold, and whether this machine's GPUs can."""
+    shape = shape_of_model(config.model.model_name_or_path or "", config.model.trust_remote_code)
+    size, per_node = size_of(shape), ranks
+    if config.launch.hostfile:
+        per_node = max(host.slots for host in read_hostfile(config.launch.hostfile))
+    hardware = Hardware(ranks, per_node, gpu_memory())
+    need = need_of(config, shape, size, hardware)
+    lines = [f"\nmemory ({size.parameters:,} parameters; 'aligner plan' has more)", *memory_lines(need, hardware)]
+    return lines + (fit_lines(config, shape, size, hardware, need) if hardware.gpu_memory else [])
 
 
 def is_finished(config: RunConfig, stage: Stage, ranks: int) -> bool:
@@ -165,8 +181,8 @@ def count_ranks(config: RunConfig) -> int:
 def launch_command(config: RunConfig, stage: Stage, ranks: int) -> list[str]:
     """The exact command that trains one stage."""
     own = replace(config, launch=replace(config.launch, stage=stage.name, dry_run=False, launcher_args=None))
-    runner = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--master_port", str(free_port())]
-    runner += [*placement(config, ranks), *shlex.split(config.launch.launcher_args or "")]
+    runner = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", *placement(config, ranks)]
+    runner += ["--master_port", str(free_port()), *shlex.split(config.launch.launcher_args or "")]
     if config.launch.hostfile and len(read_hostfile(config.launch.hostfile)) > 1:
         if not shutil.which("pdsh"):
             raise UserError("--hostfile with several hosts needs pdsh. Install it, or use Slurm or torchrun (README).")

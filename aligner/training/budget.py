@@ -1,0 +1,128 @@
+"""`aligner plan`: before a GPU hour is spent, the memory, the rows and updates, the hours, and the paper's resource claim."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from aligner.demo import locate
+from aligner.models import load_tokenizer
+from aligner.records import UserError
+from aligner.training.config import RunConfig
+from aligner.training.finetune.metrics import read_log
+from aligner.training.flags import parse
+from aligner.training.memory import Size, size_of
+from aligner.training.outlook import GB, Hardware, fit_lines, is_half, memory_lines, need_of
+from aligner.training.plan import Plan
+from aligner.training.shapes import Shape, shape_of_model
+from aligner.training.stages import records_per_update, sides_as_tokens, stage_data
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `aligner plan` is asked besides the flags of training; memory in GB, throughput as one of three."""
+
+    gpu_memory: float = 80
+    cpu_memory: float | None = None
+    gpus_per_node: int = 8
+    rows: int = 50_000
+    tokens_per_row: float | None = None
+    tokens_per_second: float | None = None
+    tflops: float | None = None
+    measured: str | None = None
+    upstream: list[float] | None = None
+
+
+def report(flags: Sequence[str], asked: Request) -> Iterator[str]:
+    """`aligner plan`, line by line."""
+    config = parse(flags, "aligner plan [--config FILE] [flags of training] [flags below]")
+    name = config.model.model_name_or_path
+    if not name:
+        raise UserError("--model_name_or_path is missing. Name a model, or a --config that does.")
+    gpus = config.launch.gpus or 1
+    cpu = int(asked.cpu_memory * GB) if asked.cpu_memory else None
+    hardware = Hardware(gpus, min(gpus, asked.gpus_per_node), int(asked.gpu_memory * GB), cpu)
+    shape = shape_of_model(name, config.model.trust_remote_code)
+    size = size_of(shape)
+    where = f"{gpus} x {asked.gpu_memory:g} GB" + (f" in {hardware.nodes} nodes" if hardware.nodes > 1 else "")
+    kind = "16 bit" if is_half(config) else "32 bit"
+    yield f"{name}: {size.parameters / 1e9:,.2f} billion parameters; {where}; ZeRO-{config.launch.zero_stage}, {kind}"
+    need = need_of(config, shape, size, hardware)
+    yield from memory_lines(need, hardware)
+    yield from fit_lines(config, shape, size, hardware, need)
+    rows, per_row = count_rows(config, asked)
+    plans = plans_of(config, rows, gpus)
+    for stage, plan in zip(("identity", "correction")[-len(plans) :], plans, strict=True):
+        yield f"{stage}: {plan.line()}"
+    speed = throughput(config, asked, shape, size, per_row)
+    yield time_line(plans, per_row, *speed) if speed else "time: give --tokens_per_second, --tflops or --measured DIR"
+    if asked.upstream:
+        yield from resource_claim(shape.nominal or size.parameters / 1e9, asked.upstream)
+
+
+def count_rows(config: RunConfig, asked: Request) -> tuple[int, float]:
+    """The records that are kept and their mean tokens: of the data where they are given, else as asked."""
+    if not config.data.train_datasets:
+        return asked.rows, asked.tokens_per_row or float(config.model.max_length)
+    base = locate(config.model.model_name_or_path or "")
+    tokenizer = load_tokenizer(base, config.model.trust_remote_code)
+    (tokens, _), _ = sides_as_tokens(config, stage_data(config, "correction"), tokenizer)
+    return len(tokens), sum(len(row.ids) for row in tokens) / len(tokens)
+
+
+def plans_of(config: RunConfig, rows: int, gpus: int) -> list[Plan]:
+    """The arithmetic of the stages: the warm-up where there is one, then the correction."""
+    o, per_update = config.optimization, records_per_update(config, gpus)
+    main = Plan(rows, per_update, o.per_device_train_batch_size, gpus, o.epochs, o.lr_warmup_ratio)
+    if not o.identity_proportion:
+        return [main]
+    first = replace(main, records=max(1, round(rows * o.identity_proportion)), epochs=o.identity_epochs or o.epochs)
+    return [first, main]
+
+
+def throughput(config: RunConfig, asked: Request, shape: Shape, size: Size, per_row: float) -> tuple[float, str] | None:
+    """Tokens a second of all GPUs together, and where the figure comes from; None where nothing was said."""
+    if asked.tokens_per_second:
+        return asked.tokens_per_second, "stated"
+    if asked.tflops:
+        each = flops_per_token(size, shape, per_row, config.optimization.gradient_checkpointing)
+        return (config.launch.gpus or 1) * asked.tflops * 1e12 / each, f"stated: {asked.tflops:g} TFLOP/s a GPU"
+    if asked.measured:
+        speeds = [line["tokens_per_second"] for line in read_log(Path(asked.measured)) if "tokens_per_second" in line]
+        if not speeds:
+            raise UserError(f"{asked.measured}: has no train_log.jsonl with updates in it.")
+        return statistics.median(speeds), f"median of {len(speeds)} updates in {asked.measured}"
+    return None
+
+
+def time_line(plans: list[Plan], tokens_per_row: float, tokens_per_second: float, source: str) -> str:
+    """Hours at a throughput, over all stages."""
+    tokens = sum(plan.records * plan.epochs for plan in plans) * tokens_per_row
+    hours = tokens / tokens_per_second / 3600
+    return f"{tokens / 1e6:,.0f} million tokens at {tokens_per_second:,.0f} tokens/s ({source}): {hours:,.1f} hours"
+
+
+def resource_claim(aligner: float, upstreams: list[float]) -> list[str]:
+    """The paper's account of resources (section 2; derived): bytes of training states of other ways over the Aligner's.
+
+    A trained parameter is 16 bytes, a frozen one 2. DPO trains the upstream beside a frozen copy; RLHF trains an actor and
+    a critic beside a frozen reference and reward model, all of the upstream's size. Sizes in billions of parameters.
+    """
+    lines = [
+        f"resources of aligning the upstream itself, over training this Aligner of {aligner:g}B (model states alone)"
+    ]
+    for upstream in upstreams:
+        dpo, rlhf = (16 + 2) * upstream / (16 * aligner), (16 + 16 + 2 + 2) * upstream / (16 * aligner)
+        lines.append(f"  upstream {upstream:g}B: DPO {dpo:.4g}x, RLHF {rlhf:.4g}x")
+    return lines
+
+
+def flops_per_token(size: Size, shape: Shape, length: float, checkpointing: bool) -> float:
+    """Floating-point operations for training on one token: 6 per parameter and causal attention (PaLM, appendix B), a third
+    more where the forward pass is made twice."""
+    text = shape.config.get_text_config()
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    attention = 6 * text.num_hidden_layers * text.num_attention_heads * head * length
+    return (6 * size.parameters + attention) * (4 / 3 if checkpointing else 1)

@@ -1,0 +1,153 @@
+"""What a run needs on each GPU, whether it fits, and the smallest change that makes it fit."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from aligner.training.config import RunConfig
+from aligner.training.memory import Size, States, buffers, model_states, peak_activations
+from aligner.training.shapes import Shape
+
+GB = 1e9
+RESERVE = int(2 * GB)  # the GPU's own context, NCCL, fragmentation: assumed, not measured
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """GPUs in all, on each node, and the memory of one in bytes; a node's CPU memory in bytes where it is known."""
+
+    gpus: int
+    per_node: int
+    gpu_memory: int | None = None
+    cpu_memory: int | None = None
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes these GPUs stand in."""
+        return -(-self.gpus // self.per_node)
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes on each GPU (states, activations and logits, buffers, reserve), and in each node's CPU memory."""
+
+    states: States
+    activations: int
+    buffers: int
+
+    @property
+    def gpu(self) -> int:
+        """All that lies on a GPU."""
+        return self.states.gpu + self.activations + self.buffers + RESERVE
+
+    def fits(self, hardware: Hardware) -> bool:
+        """Whether it is within the memory that is known."""
+        gpu, cpu = hardware.gpu_memory, hardware.cpu_memory
+        return (gpu is None or self.gpu <= gpu) and (cpu is None or self.states.cpu <= cpu)
+
+
+def is_half(config: RunConfig) -> bool:
+    """Whether a GPU would compute in 16 bits: bf16 unless it was switched off."""
+    return config.optimization.fp16 or config.optimization.bf16 is not False
+
+
+def need_of(config: RunConfig, shape: Shape, size: Size, hardware: Hardware) -> Need:
+    """What a run needs in the worst case: micro-batches of rows that all have max_length tokens."""
+    o, launch, half = config.optimization, config.launch, is_half(config)
+    dtype = torch.bfloat16 if half else torch.float32
+    states = model_states(size, half, launch.zero_stage, launch.offload, hardware.gpus, hardware.nodes)
+    rows, length = o.per_device_train_batch_size, config.model.max_length
+    activations = peak_activations(shape, rows, length, o.gradient_checkpointing, dtype)
+    return Need(states, activations, buffers(size, half, launch.zero_stage, hardware.gpus))
+
+
+def changes(config: RunConfig) -> Iterator[dict[str, object]]:
+    """Flags that need less memory, those that cost least first."""
+    o, launch = config.optimization, config.launch
+    if not o.gradient_checkpointing:
+        yield {"gradient_checkpointing": True}
+    if launch.zero_stage < 3:
+        yield {"zero_stage": 3}
+    rows = o.per_device_train_batch_size
+    while rows > 1:
+        rows //= 2
+        yield {"per_device_train_batch_size": rows}
+    if launch.offload == "none":
+        yield {"offload": "optimizer"}
+    if launch.offload != "all":
+        yield {"offload": "all"}
+
+
+def with_flags(config: RunConfig, flags: dict[str, object]) -> RunConfig:
+    """The configuration with these flags of its recipe and its launch."""
+    launch = {k: v for k, v in flags.items() if hasattr(config.launch, k)}
+    recipe = {k: v for k, v in flags.items() if k not in launch}
+    return replace(
+        config, optimization=replace(config.optimization, **recipe), launch=replace(config.launch, **launch)  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def smallest_change(config: RunConfig, shape: Shape, size: Size, hardware: Hardware) -> dict[str, object] | None:
+    """The fewest and cheapest flags with which it fits, else the fewest GPUs with these flags; None where nothing helps."""
+    singles = list(changes(config))
+    for count in (1, 2, 3):
+        for several in itertools.combinations(singles, count):
+            names = [name for flags in several for name in flags]
+            if len(set(names)) < len(names):
+                continue
+            flags = {name: value for one in several for name, value in one.items()}
+            changed = with_flags(config, flags)
+            if changed.launch.offload == "all" and changed.launch.zero_stage < 3:
+                continue
+            if need_of(changed, shape, size, hardware).fits(hardware):
+                return flags
+    gpus = hardware.gpus
+    while (gpus := gpus * 2) <= 4096:
+        if need_of(config, shape, size, replace(hardware, gpus=gpus)).fits(hardware):
+            return {"gpus": gpus}
+    return None
+
+
+def readable(number: float) -> str:
+    """Bytes for a reader."""
+    return f"{number / GB:,.1f} GB" if number >= GB / 10 else f"{number / 1e6:,.1f} MB"
+
+
+def memory_lines(need: Need, hardware: Hardware) -> list[str]:
+    """The need of one GPU, part by part."""
+    room = f" of {readable(hardware.gpu_memory)}" if hardware.gpu_memory else ""
+    return [
+        f"model states (weights, gradients, optimizer)  {readable(need.states.gpu):>10}",
+        f"activations and logits (worst micro-batch)    {readable(need.activations):>10}",
+        f"DeepSpeed's buffers                           {readable(need.buffers):>10}",
+        f"reserve (context, NCCL; assumed)              {readable(RESERVE):>10}",
+        f"on each GPU (rank)                            {readable(need.gpu):>10}{room}",
+        f"CPU memory of each node                       {readable(need.states.cpu):>10}",
+    ]
+
+
+def fit_lines(config: RunConfig, shape: Shape, size: Size, hardware: Hardware, need: Need) -> list[str]:
+    """Whether it fits, and else the smallest change with which it does."""
+    if need.fits(hardware):
+        return ["it fits"]
+    found = smallest_change(config, shape, size, hardware)
+    if found is None:
+        return ["it does not fit, and no flag or number of GPUs helps: shorten --max_length, or take larger GPUs"]
+    larger = replace(hardware, gpus=int(str(found.get("gpus", hardware.gpus))))
+    config = with_flags(config, {k: v for k, v in found.items() if k != "gpus"})
+    then = need_of(config, shape, size, larger)
+    flags = " ".join(f"--{name} {value}" for name, value in found.items())
+    lines = [
+        f"it does not fit. It does with {flags}: {readable(then.gpu)} on each GPU, {readable(then.states.cpu)} CPU memory a node"
+    ]
+    if "per_device_train_batch_size" in found:
+        lines.append(
+            "  (smaller micro-batches change the micro_batch objective a little; --loss_reduction token has none)"
+        )
+    if "gpus" in found:
+        lines.append("  (with --records_per_update as it is, the updates stay the same)")
+    return lines
