@@ -9,9 +9,9 @@ def support_tickets(row):
 
 import importlib
 
-from aligner.records import Correction
+from aligner.records import Correction, Skipped
 from aligner.training.datasets.registry import register
 
-__all__ = ["Correction", "register"]
+__all__ = ["Correction", "Skipped", "register"]
 
 importlib.import_module("aligner.training.datasets.raw")  # registers what lies there; it may use the names above
