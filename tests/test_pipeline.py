@@ -262,4 +262,12 @@ def test_every_example_of_a_command_in_the_readme_parses(monkeypatch):
     commands = re.findall(r"^(?:\.venv/bin/)?aligner (.*)$", text, flags=re.MULTILINE)
     assert len(commands) >= 3
     for line in commands:
-        parser().parse_args(shlex.split(line, comments=True))
+        args, rest = parser().parse_known_args(shlex.split(line, comments=True))
+        assert not rest or args.command == "plan"
+        parse(rest)
+    for line in re.findall(
+        r"^\| .* \| `(--config [^`]*)` \|", text, flags=re.MULTILINE
+    ):  # the table of the paper's checkpoints
+        parse(shlex.split(line))
+    for line in re.findall(r"scripts/sft-correction\.slurm (.*)$", text, flags=re.MULTILINE):
+        parse(shlex.split(line))

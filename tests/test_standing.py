@@ -149,7 +149,7 @@ def test_the_ranks_of_a_hostfile_are_its_slots(tmp_path):
     assert launch.placement(config, 16) == ["--hostfile", str(hosts)]
     assert config.optimization.bf16 is True or launch.gpus_here()
     hosts.write_text("worker-1\n")
-    with pytest.raises(UserError, match="has no line like 'worker-1 slots=8'"):
+    with pytest.raises(UserError, match="is not like 'worker-1 slots=8'"):
         launch.count_ranks(config)
 
 
