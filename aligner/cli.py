@@ -109,7 +109,8 @@ def _correct(args: argparse.Namespace) -> int:
 def _plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "All flags of training are understood, --config above all; --gpus counts the GPUs of all nodes. Rows and tokens are "
-        "counted in --train_datasets where that is given. Nothing is downloaded for the paper's base models."
+        "counted in --train_datasets where that is given. Nothing is downloaded for the paper's base models. "
+        "Exit 1: it does not fit."
     )
     add = parser.add_argument
     add("--gpu_memory", type=float, default=80, metavar="GB", help="memory of one GPU in GB (80)")
@@ -141,8 +142,9 @@ def _plan(args: argparse.Namespace) -> int:
 
     quiet_libraries()
     known = {field: getattr(args, field) for field in Request.__dataclass_fields__}
-    print(*report(args.rest, Request(**known)), sep="\n")
-    return 0
+    lines, fits = report(args.rest, Request(**known))
+    print(*lines, sep="\n")
+    return 0 if fits else 1
 
 
 Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]

@@ -34,8 +34,15 @@ def _cannot_open(name: str, what: str, error: Exception) -> UserError:
     return UserError(f"'{name}' is no folder here, and its {what} cannot be fetched from the hub ({reason}).")
 
 
+def check_place(name: str) -> None:
+    """UserError for what is meant as a path and is not there; else the hub would be asked for it, again and again."""
+    if name.startswith(("/", ".", "~")) and not Path(name).expanduser().exists():
+        raise UserError(f"{name}: there is no such folder.")
+
+
 def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub id, with an end-of-text and a padding token (see `complete_special_tokens`)."""
+    check_place(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except Exception as error:
@@ -58,6 +65,7 @@ def complete_special_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
 
 def load_config(name: str, trust_remote_code: bool = False) -> Any:
     """The model's configuration. UserError where there is none."""
+    check_place(name)
     try:
         return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
     except Exception as error:

@@ -17,6 +17,7 @@ from aligner.files import read_text
 from aligner.records import UserError
 
 SLOTS = ("question", "answer")
+_ALMOST = re.compile(r"\{\s*(" + "|".join(SLOTS) + r")\s*\}", re.IGNORECASE)
 _SLOT = re.compile(r"\{(" + "|".join(SLOTS) + r")\}")
 
 
@@ -32,6 +33,9 @@ class PromptTemplate:
 
     def __post_init__(self) -> None:
         found = _SLOT.findall(self.text)
+        almost = [m[0] for m in _ALMOST.finditer(self.text) if not _SLOT.fullmatch(m[0])]
+        if almost:
+            raise UserError(f"prompt template '{self.name}' has {almost[0]}: write {{question}} and {{answer}}.")
         for slot in SLOTS:
             if found.count(slot) != 1:
                 count = "no" if slot not in found else "more than one"

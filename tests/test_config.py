@@ -63,6 +63,8 @@ def test_every_boolean_has_an_off_form(spelling):
         ("--bf16 --fp16", "choose one"),
         ("--zero_stage 0 --offload optimizer", "--offload optimizer works at ZeRO stage 1, 2 or 3"),
         ("--zero_stage 2 --offload parameter", "--offload parameter works at ZeRO stage 3"),
+        ("--launcher_args=--ssh_port=22", "needs --hostfile"),
+        ("--hostfile h --gpus 2", "the hostfile's slots are the ranks"),
         ("--config nowhere.yaml", "nowhere.yaml: there is no such file"),
     ],
 )
@@ -107,6 +109,9 @@ def test_flags_made_from_a_configuration_parse_back_to_it():
         "0.2",
         "--seed",
         "1",
+        "--hostfile",
+        "hosts",
+        "--launcher_args=--ssh_port=22",
     ]
     config = parse(flags)
     assert parse(to_flags(config)) == config

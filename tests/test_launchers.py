@@ -17,7 +17,7 @@ from two_hosts import missing, two_hosts
 
 from aligner.records import UserError
 from aligner.training.flags import parse
-from aligner.training.hosts import Host, forwarded, read_hostfile, remote_words
+from aligner.training.hosts import Host, forwarded, launcher_words, read_hostfile, remote_words
 from aligner.training.launch import launch_command
 from aligner.training.ranks import first_host, rank_variables
 from aligner.training.stages import stages
@@ -60,6 +60,12 @@ def test_a_process_started_alone_is_no_rank():
     assert rank_variables({}) is None
     assert rank_variables({**SLURM, "SLURM_STEP_NUM_TASKS": "1"}) is None
     assert rank_variables({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8"}) is None  # in an sbatch script, outside srun
+
+
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE"])
+def test_half_of_torchruns_variables_is_an_error(name):
+    with pytest.raises(UserError, match=f"{name} is set in the environment"):
+        rank_variables({name: "1"})
 
 
 def test_slurms_variables_become_torchs():
@@ -113,6 +119,12 @@ def test_a_broken_hostfile_is_named_with_its_line(text, message, tmp_path):
     with pytest.raises(UserError) as caught:
         read_hostfile(str(file))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["'unclosed", "--num_gpus 2", "--bogus 3", "train.py", "--include a:0"])
+def test_launcher_arguments_that_are_not_about_reaching_hosts_are_refused(text):
+    with pytest.raises(UserError, match="--launcher_args"):
+        launcher_words(text)
 
 
 def test_what_ranks_need_reaches_the_other_hosts_and_no_secret_does():

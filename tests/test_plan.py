@@ -134,7 +134,7 @@ def test_too_little_cpu_memory_asks_for_more_gpus():
     config = parse(["--config", str(ROOT / "configs/llama-2-70b.yaml")])
     shape = shape_of_model(config.model.model_name_or_path)
     size = size_of(shape)
-    assert smallest_change(config, shape, size, Hardware(8, 8, int(80e9), int(1e12))) == {"gpus": 32}
+    assert smallest_change(config, shape, size, Hardware(8, 8, int(80e9), int(1e12))) == {"gpus": 24}
 
 
 def test_the_paper_s_resource_claim():
@@ -185,7 +185,19 @@ def test_a_wrong_plan_is_one_line(flags, message, capsys):
 
 def test_a_request_has_no_field_without_a_flag():
     with pytest.raises(UserError, match="--model_name_or_path is missing"):
-        list(report([], Request()))
+        report([], Request())
+
+
+@pytest.mark.parametrize("flag", ["gpu_memory nan", "gpu_memory 0", "gpus_per_node 0", "rows -3", "tflops 0", "cpu_memory -1",
+                                  "tokens_per_second inf", "tokens_per_row 0", "upstream 7 0"])  # fmt: skip
+def test_a_number_that_cannot_be_meant_is_refused(flag, capsys):
+    assert aligner(["plan", "--model_name_or_path", "google/gemma-2b", *f"--{flag}".split()]) == 2
+    assert f"--{flag.split()[0]} is" in capsys.readouterr().err
+
+
+def test_what_does_not_fit_ends_with_status_1(capsys):
+    assert aligner(["plan", "--config", str(ROOT / "configs/llama-2-7b.yaml"), "--gpu_memory", "24"]) == 1
+    assert "it does not fit. It does with --offload optimizer" in capsys.readouterr().out
 
 
 PAPER = {  # the paper's table 22 (70B: table 18 of its first version): epochs, rows, rows of an update

@@ -50,6 +50,12 @@ def test_a_template_has_each_slot_once(text):
         PromptTemplate("t", text)
 
 
+@pytest.mark.parametrize("slot", ["{Answer}", "{ answer }", "{ANSWER}"])
+def test_a_slot_that_is_almost_right_is_refused(slot):
+    with pytest.raises(UserError, match=r"write \{question\} and \{answer\}"):
+        PromptTemplate("t", "{question} {answer} " + slot)
+
+
 def test_a_template_can_come_from_a_yaml_file(tmp_path):
     file = tmp_path / "empathy.yaml"
     file.write_text('template: "Q: {question}\\nA: {answer}\\nBetter:"\n')

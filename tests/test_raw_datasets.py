@@ -97,6 +97,32 @@ def test_a_pair_that_prefers_nothing_is_left_out_with_its_reason(name, row, reas
     assert isinstance(left_out, Skipped) and left_out.reason == reason
 
 
+@pytest.mark.parametrize(
+    ("name", "row", "message"),
+    [
+        ("pku-saferlhf", {**PKU, "better_response_id": 2}, "'better_response_id' is 2 and neither 0 nor 1"),
+        ("pku-saferlhf", {**PKU, "better_response_id": None}, "'better_response_id' is None and neither 0 nor 1"),
+        ("pku-saferlhf", {**PKU, "better_response_id": True}, "'better_response_id' is True and neither 0 nor 1"),
+        ("pku-saferlhf", {**PKU, "response_1": None}, "'response_1' is NoneType and not text"),
+        ("ultrafeedback", {**ULTRA, "chosen": "good"}, "'chosen' is not a list of messages"),
+        ("ultrafeedback", {**ULTRA, "chosen": []}, "'chosen' is not a list of messages"),
+        ("ultrafeedback", {**ULTRA, "chosen": [{"role": "user"}]}, "a message of 'chosen' has no content"),
+        ("hh-rlhf", {**HH, "chosen": None}, "'chosen' is NoneType and not text"),
+    ],
+)
+def test_a_field_of_the_wrong_kind_is_named(name, row, message, tmp_path):
+    (fault,) = read(name, [row], tmp_path)
+    assert isinstance(fault, DataError) and message in str(fault)
+
+
+def test_dialogues_that_are_no_pair_are_left_out(tmp_path):
+    other = [{"role": "user", "content": "else"}, ULTRA["rejected"][1]]
+    turns = [*ULTRA["chosen"], {"role": "user", "content": "more"}]
+    rows = [{**ULTRA, "rejected": other}, {**ULTRA, "chosen": [*turns, turns[1]], "rejected": [*turns, other[1]]}]
+    reasons = [row.reason for row in read("ultrafeedback", rows, tmp_path)]
+    assert reasons == ["the two dialogues part before the last answer", "a dialogue of several turns"]
+
+
 def test_rows_left_out_are_in_the_mixture_and_in_the_tally(tmp_path, tiny_model):
     from aligner.models import load_tokenizer
     from aligner.training.stages import sides_as_tokens, stage_data

@@ -35,8 +35,9 @@ class Report:
     def lines(self) -> Iterator[str]:
         """The report for a reader."""
         yield from map(str, self.faults)
-        total = len(self.records) + len(self.skipped) + len(self.faults)
-        yield f"{len(self.records):,} of {total:,} rows are usable, {len(self.faults):,} are not"
+        unusable = sum(fault.row is not None for fault in self.faults)
+        total = len(self.records) + len(self.skipped) + unusable
+        yield f"{len(self.records):,} of {total:,} rows are usable, {unusable:,} are not"
         for reason, count in Counter(row.reason for row in self.skipped).items():
             first = next(row.origin for row in self.skipped if row.reason == reason)
             yield f"{count:,} left out: {reason} ({first.file} row {first.row} is the first)"

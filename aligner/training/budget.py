@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from aligner.demo import locate
@@ -35,31 +35,47 @@ class Request:
     upstream: list[float] | None = None
 
 
-def report(flags: Sequence[str], asked: Request) -> Iterator[str]:
-    """`aligner plan`, line by line."""
+def check_request(asked: Request) -> None:
+    """UserError where a number cannot be meant."""
+    numbers = {name: value for name, value in asdict(asked).items() if isinstance(value, int | float)}
+    for number in asked.upstream or []:
+        numbers["upstream"] = min(number, numbers.get("upstream", number))
+    for name, number in numbers.items():
+        if not 0 < number < float("inf"):
+            raise UserError(f"--{name} is {number}: it must be above 0.")
+
+
+def report(flags: Sequence[str], asked: Request) -> tuple[list[str], bool]:
+    """`aligner plan`: its lines, and whether the run fits."""
+    check_request(asked)
     config = parse(flags, "aligner plan [--config FILE] [flags of training] [flags below]")
     name = config.model.model_name_or_path
     if not name:
         raise UserError("--model_name_or_path is missing. Name a model, or a --config that does.")
     gpus = config.launch.gpus or 1
     cpu = int(asked.cpu_memory * GB) if asked.cpu_memory else None
-    hardware = Hardware(gpus, min(gpus, asked.gpus_per_node), int(asked.gpu_memory * GB), cpu)
+    slots = asked.gpus_per_node
+    hardware = Hardware(gpus, min(gpus, slots), int(asked.gpu_memory * GB), cpu, slots)
     shape = shape_of_model(name, config.model.trust_remote_code)
     size = size_of(shape)
     where = f"{gpus} x {asked.gpu_memory:g} GB" + (f" in {hardware.nodes} nodes" if hardware.nodes > 1 else "")
     kind = "16 bit" if is_half(config) else "32 bit"
-    yield f"{name}: {size.parameters / 1e9:,.2f} billion parameters; {where}; ZeRO-{config.launch.zero_stage}, {kind}"
+    lines = [
+        f"{name}: {size.parameters / 1e9:,.2f} billion parameters; {where}; ZeRO-{config.launch.zero_stage}, {kind}"
+    ]
     need = need_of(config, shape, size, hardware)
-    yield from memory_lines(need, hardware)
-    yield from fit_lines(config, shape, size, hardware, need)
+    lines += [*memory_lines(need, hardware), *fit_lines(config, shape, size, hardware, need)]
     rows, per_row = count_rows(config, asked)
     plans = plans_of(config, rows, gpus)
     for stage, plan in zip(("identity", "correction")[-len(plans) :], plans, strict=True):
-        yield f"{stage}: {plan.line()}"
+        lines.append(f"{stage}: {plan.line()}")
     speed = throughput(config, asked, shape, size, per_row)
-    yield time_line(plans, per_row, *speed) if speed else "time: give --tokens_per_second, --tflops or --measured DIR"
+    lines.append(
+        time_line(plans, per_row, *speed) if speed else "time: give --tokens_per_second, --tflops or --measured DIR"
+    )
     if asked.upstream:
-        yield from resource_claim(shape.nominal or size.parameters / 1e9, asked.upstream)
+        lines += resource_claim(shape.nominal or size.parameters / 1e9, asked.upstream)
+    return lines, need.fits(hardware)
 
 
 def count_rows(config: RunConfig, asked: Request) -> tuple[int, float]:

@@ -212,6 +212,10 @@ def check(config: RunConfig) -> None:
         raise UserError(
             "--save_16bit False needs ZeRO stage 1, 2 or 3 in a 16-bit run: stage 0 hides its fp32 weights."
         )
+    if config.launch.hostfile and config.launch.gpus:
+        raise UserError("--hostfile and --gpus are both given: the hostfile's slots are the ranks.")
+    if config.launch.launcher_args and not config.launch.hostfile:
+        raise UserError("--launcher_args is for several hosts and needs --hostfile.")
     stages = OFFLOAD_STAGES[config.launch.offload]
     if config.launch.zero_stage not in stages:
         valid = " or ".join(filter(None, (", ".join(map(str, stages[:-1])), str(stages[-1]))))

@@ -111,7 +111,8 @@ def to_flags(config: RunConfig) -> list[str]:
             value = getattr(part, f.name)
             default = [] if f.metadata.get("nargs") == "+" else f.default
             if value != default and f.name not in ("config", "local_rank"):
-                flags += [f"--{f.name}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
+                words = [str(item) for item in (value if isinstance(value, list) else [value])]
+                flags += [f"--{f.name}={words[0]}"] if words[0].startswith("-") else [f"--{f.name}", *words]
     return flags
 
 

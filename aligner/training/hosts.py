@@ -22,6 +22,21 @@ SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSW")  # they would stand in every host
 _LINE = re.compile(r"(?P<name>\S+)\s+slots=(?P<slots>[0-9]+)")
 
 
+LAUNCHER_FLAGS = {"--master_addr", "--master_port", "--ssh_port", "--venv_script", "--no_ssh_check", "--launcher_args"}
+
+
+def launcher_words(text: str) -> list[str]:
+    """The words of `--launcher_args`. UserError for a flag that is not about reaching the hosts: those are ours."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"--launcher_args {text}: {error}.") from None
+    flags = [word.split("=")[0] for word in words if word.startswith("-")]
+    if words and (not flags or not words[0].startswith("-") or set(flags) - LAUNCHER_FLAGS):
+        raise UserError(f"--launcher_args {text}: may hold {', '.join(sorted(LAUNCHER_FLAGS))}, each with its value.")
+    return words
+
+
 @dataclass(frozen=True)
 class Host:
     """A line of a hostfile: a name that ssh knows, and the ranks to start there."""

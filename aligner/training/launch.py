@@ -10,7 +10,6 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -24,10 +23,10 @@ from aligner.records import UserError, system_error
 from aligner.training.config import RunConfig
 from aligner.training.flags import ROOT, parse, parser, to_flags
 from aligner.training.hardware import gpu_memory, gpus_here, ranks_here, resolved, threads_per_rank
-from aligner.training.hosts import forwarded, read_hostfile, remote_words
+from aligner.training.hosts import forwarded, launcher_words, read_hostfile, remote_words
 from aligner.training.memory import size_of
 from aligner.training.outlook import Hardware, fit_lines, memory_lines, need_of
-from aligner.training.ranks import rank_variables
+from aligner.training.ranks import free_port, rank_variables
 from aligner.training.report import show_examples, show_result
 from aligner.training.shapes import shape_of_model
 from aligner.training.stages import (
@@ -139,6 +138,7 @@ def rehearse(config: RunConfig, planned: Sequence[Stage], ranks: int) -> None:
         print(plan_of(stage, len(tokens), records_per_update(config, ranks), ranks).line())
         for side, counted in (("training", tally), ("held out", held_out)):
             print(*(f"{side}: {line.strip()}" for line in (counted.lines() if counted.rows else [])), sep="\n")
+        print(f"prompt: {data.template.name}")
     print(*memory_summary(config, ranks), sep="\n")
     show_examples(tokens, tokenizer)
 
@@ -182,7 +182,7 @@ def launch_command(config: RunConfig, stage: Stage, ranks: int) -> list[str]:
     """The exact command that trains one stage."""
     own = replace(config, launch=replace(config.launch, stage=stage.name, dry_run=False, launcher_args=None))
     runner = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", *placement(config, ranks)]
-    runner += ["--master_port", str(free_port()), *shlex.split(config.launch.launcher_args or "")]
+    runner += ["--master_port", str(free_port()), *launcher_words(config.launch.launcher_args or "")]
     if config.launch.hostfile and len(read_hostfile(config.launch.hostfile)) > 1:
         if not shutil.which("pdsh"):
             raise UserError("--hostfile with several hosts needs pdsh. Install it, or use Slurm or torchrun (README).")
@@ -206,7 +206,8 @@ def placement(config: RunConfig, ranks: int) -> list[str]:
 def environment(config: RunConfig, ranks: int) -> dict[str, str]:
     """What the ranks' environment has beyond this process's."""
     variables = {"PYTHONWARNINGS": "ignore", "TOKENIZERS_PARALLELISM": "true"}
-    variables["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
+    paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    variables["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))
     if config.launch.hostfile:
         variables["DS_ACCELERATOR"] = os.environ.get("DS_ACCELERATOR", "cuda")  # also from a login node without a GPU
     elif not gpus_here():
@@ -215,14 +216,6 @@ def environment(config: RunConfig, ranks: int) -> dict[str, str]:
         # Keep freed memory: returning each large tensor to the kernel cost a fifth of an update's time.
         variables |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "-1", "MALLOC_TOP_PAD_": str(1 << 28)}
     return variables
-
-
-def free_port() -> int:
-    """A port that is free now, for the ranks to find each other."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port
 
 
 def launch(command: Sequence[str], variables: dict[str, str]) -> int:

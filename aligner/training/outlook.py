@@ -18,12 +18,16 @@ RESERVE = int(2 * GB)  # the GPU's own context, NCCL, fragmentation: assumed, no
 
 @dataclass(frozen=True)
 class Hardware:
-    """GPUs in all, on each node, and the memory of one in bytes; a node's CPU memory in bytes where it is known."""
+    """GPUs in all, on each node, and the memory of one in bytes; a node's CPU memory in bytes where it is known.
+
+    slots: GPUs that a node could have.
+    """
 
     gpus: int
     per_node: int
     gpu_memory: int | None = None
     cpu_memory: int | None = None
+    slots: int = 8
 
     @property
     def nodes(self) -> int:
@@ -92,7 +96,7 @@ def with_flags(config: RunConfig, flags: dict[str, object]) -> RunConfig:
 
 
 def smallest_change(config: RunConfig, shape: Shape, size: Size, hardware: Hardware) -> dict[str, object] | None:
-    """The fewest and cheapest flags with which it fits, else the fewest GPUs with these flags; None where nothing helps."""
+    """The fewest and cheapest flags with which it fits, else the fewest GPUs (beyond one node, whole nodes); None: nothing."""
     singles = list(changes(config))
     for count in (1, 2, 3):
         for several in itertools.combinations(singles, count):
@@ -105,9 +109,10 @@ def smallest_change(config: RunConfig, shape: Shape, size: Size, hardware: Hardw
                 continue
             if need_of(changed, shape, size, hardware).fits(hardware):
                 return flags
-    gpus = hardware.gpus
-    while (gpus := gpus * 2) <= 4096:
-        if need_of(config, shape, size, replace(hardware, gpus=gpus)).fits(hardware):
+    node = hardware.per_node if hardware.nodes > 1 else hardware.slots
+    for gpus in (*range(hardware.gpus + 1, node), *range(max(node, hardware.gpus // node * node + node), 4096, node)):
+        larger = replace(hardware, gpus=gpus, per_node=min(gpus, node))
+        if need_of(config, shape, size, larger).fits(hardware):
             return {"gpus": gpus}
     return None
 
@@ -136,8 +141,9 @@ def fit_lines(config: RunConfig, shape: Shape, size: Size, hardware: Hardware, n
         return ["it fits"]
     found = smallest_change(config, shape, size, hardware)
     if found is None:
-        return ["it does not fit, and no flag or number of GPUs helps: shorten --max_length, or take larger GPUs"]
-    larger = replace(hardware, gpus=int(str(found.get("gpus", hardware.gpus))))
+        return ["it does not fit, and none of these flags and no number of GPUs makes it: take larger GPUs"]
+    gpus = int(str(found.get("gpus", hardware.gpus)))
+    larger = replace(hardware, gpus=gpus, per_node=min(gpus, hardware.slots) if "gpus" in found else hardware.per_node)
     config = with_flags(config, {k: v for k, v in found.items() if k != "gpus"})
     then = need_of(config, shape, size, larger)
     flags = " ".join(f"--{name} {value}" for name, value in found.items())

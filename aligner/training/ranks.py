@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Mapping
 
 from aligner.records import UserError
@@ -16,14 +17,33 @@ def first_host(nodelist: str) -> str:
     return "".join(part or "" for part in found.groups())
 
 
+def alone() -> dict[str, str]:
+    """The variables of a rank that is the only one."""
+    variables = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    return {**variables, "MASTER_PORT": str(free_port())}
+
+
+def free_port() -> int:
+    """A port of this machine that is free now, for the ranks to find each other."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
+
+
 def rank_variables(environment: Mapping[str, str]) -> dict[str, str] | None:
     """The variables that torch reads to join all ranks, or None where this process was started alone.
 
     torchrun's (RANK, WORLD_SIZE, ...) are taken as they are; inside an srun of several tasks they are made of Slurm's.
     The port follows from the job and the step, so that all ranks agree on it without asking; MASTER_PORT overrides it.
     """
-    if "RANK" in environment and "WORLD_SIZE" in environment:
+    if {"RANK", "WORLD_SIZE"} <= environment.keys():
         return {}
+    if "RANK" in environment or "WORLD_SIZE" in environment:
+        there, missing = ("RANK", "WORLD_SIZE") if "RANK" in environment else ("WORLD_SIZE", "RANK")
+        raise UserError(
+            f"{there} is set in the environment and {missing} is not. Set both, as torchrun does, or neither."
+        )
     if int(environment.get("SLURM_STEP_NUM_TASKS") or 1) < 2:
         return None
     try:

@@ -38,7 +38,7 @@ def show_examples(tokens: Sequence[Tokens], tokenizer: Any, count: int = 3) -> N
         line = Text(prompt)
         line.append(learned if screen.is_terminal else f"[[{learned}]]", style="bold green")
         screen.print(f"\n{row.origin}: {len(row.ids)} tokens, {row.target_length} learned")
-        screen.print(line)
+        screen.print(line, soft_wrap=not screen.is_terminal)
 
 
 def held_out_losses(stages: Sequence[Stage]) -> list[tuple[str, float]]:

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import inspect
 import math
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -76,8 +77,14 @@ def register(name: str, path: str | None = None, template: str | None = None) ->
     def keep(formatter: Formatter) -> Formatter:
         taken = REGISTERED.get(name)
         if taken and taken.formatter.__code__.co_filename != formatter.__code__.co_filename:
-            raise UserError(f"the data set name '{name}' is already registered. Choose another.")
-        REGISTERED[name] = RawDataset(name, formatter, path, template)
+            raise UserError(
+                f"the data set name '{name}' is already registered in {taken.formatter.__code__.co_filename}."
+            )
+        dataset = RawDataset(name, formatter, path, template)
+        if unknown := dataset.choices() - set(Options.__dataclass_fields__):
+            known = ", ".join(Options.__dataclass_fields__)
+            raise UserError(f"data set '{name}' takes '{min(unknown)}', which no flag sets. There are {known}.")
+        REGISTERED[name] = dataset
         return formatter
 
     return keep
@@ -178,8 +185,16 @@ def _record(dataset: RawDataset, row: Row, chosen: dict[str, Any]) -> Read:
         record = dataset.formatter(dict(value), **chosen)
     except KeyError as error:
         return _missing_field(dataset, origin, value, str(error.args[0]) if error.args else "?")
+    except ValueError as error:
+        return _fault(origin, f"{dataset.name}: {error}", "Mend the row")
     except Exception as error:
-        return _fault(origin, f"{dataset.name} fails with {type(error).__name__}: {error}", "Mend the row")
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).name} line {place.lineno}"
+        return _fault(
+            origin,
+            f"{dataset.name} fails with {type(error).__name__}: {error} ({where})",
+            "Mend the row or the function",
+        )
     if isinstance(record, Skipped):
         return replace(record, origin=origin)
     if not isinstance(record, Correction):

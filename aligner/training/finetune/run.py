@@ -29,6 +29,7 @@ from aligner.training.finetune.metrics import Metrics, read_log
 from aligner.training.flags import parse, rerun_script
 from aligner.training.hardware import dtype_of, resolved
 from aligner.training.plan import Plan
+from aligner.training.ranks import alone, rank_variables
 from aligner.training.stages import (
     Stage,
     StageData,
@@ -55,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if config.launch.dry_run:
             raise UserError("--dry_run is for scripts/sft-correction.sh; this program trains.")
         quiet_libraries()
+        if not joined:
+            started = rank_variables(os.environ)
+            os.environ.update(alone() if started is None else started)
         for stage in stages(config):
             if config.launch.stage in (None, stage.name):
                 speak(stage.folder / "train.log" if first else None, quiet=not first)
@@ -80,6 +84,8 @@ def run_stage(config: RunConfig, stage: Stage) -> None:
     (train_tokens, tally), (held_out, held_out_tally) = sides_as_tokens(config, data, tokenizer)
 
     ranks = connect(config.launch.local_rank)
+    if config.launch.gpus and not config.launch.hostfile and config.launch.gpus != ranks.count:
+        raise UserError(f"--gpus is {config.launch.gpus} and {ranks.count} ranks were started. Leave it out.")
     tallies = {"train": asdict(tally), "eval": asdict(held_out_tally)}
     card = make_card(config, stage, data, records_per_update(config, ranks.count), tallies)
     found = begin(config, stage, card, ranks)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from aligner.records import Correction, Skipped
-from aligner.training.datasets.preference import correction_of_pair
+from aligner.training.datasets.preference import PARTED, SEVERAL_TURNS, correction_of_pair, text_of
 from aligner.training.datasets.registry import register
 
 HUMAN, ASSISTANT = "\n\nHuman: ", "\n\nAssistant: "
@@ -20,15 +20,15 @@ HUMAN, ASSISTANT = "\n\nHuman: ", "\n\nAssistant: "
 @register("hh-rlhf", path="hub:Anthropic/hh-rlhf@09be8c5bbc57cb3887f3a9732ad6aa7ec602a1fa")
 def hh_rlhf(row: dict[str, Any], *, multi_turn: bool = False) -> Correction | Skipped:
     """The rejected last answer, corrected into the chosen one."""
-    before, _, chosen = row["chosen"].rpartition(ASSISTANT.rstrip())
-    other, _, rejected = row["rejected"].rpartition(ASSISTANT.rstrip())
+    before, _, chosen = text_of(row, "chosen").rpartition(ASSISTANT.rstrip())
+    other, _, rejected = text_of(row, "rejected").rpartition(ASSISTANT.rstrip())
     if before.strip() != other.strip():
-        return Skipped("the two dialogues part before the last answer")
+        return Skipped(PARTED)
     before = "\n\n" + before.strip()
     turns = before.count(HUMAN.rstrip())
     if turns == 0:
         return Skipped("no human turn before the last answer")
     if turns > 1 and not multi_turn:
-        return Skipped("a dialogue of several turns (--multi_turn takes them)")
+        return Skipped(f"{SEVERAL_TURNS} (--multi_turn takes them)")
     question = before.strip() if turns > 1 else before.strip().removeprefix(HUMAN.strip())
     return correction_of_pair(question.strip(), rejected.strip(), chosen.strip())

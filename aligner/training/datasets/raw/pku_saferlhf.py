@@ -10,12 +10,15 @@ from __future__ import annotations
 from typing import Any
 
 from aligner.records import Correction, Skipped
-from aligner.training.datasets.preference import correction_of_pair
+from aligner.training.datasets.preference import correction_of_pair, text_of
 from aligner.training.datasets.registry import register
 
 
 @register("pku-saferlhf", path="hub:PKU-Alignment/PKU-SafeRLHF@d79b19b2043c4b168d8d64c61ef4ba4ed1ffe2c0")
 def pku_saferlhf(row: dict[str, Any], *, prefer: str = "better") -> Correction | Skipped:
     """The response that is not preferred, corrected into the preferred one."""
-    chosen = int(row[f"{prefer}_response_id"])
-    return correction_of_pair(row["prompt"], row[f"response_{1 - chosen}"], row[f"response_{chosen}"])
+    chosen = row[f"{prefer}_response_id"]
+    if chosen not in (0, 1) or not isinstance(chosen, int) or isinstance(chosen, bool):
+        raise ValueError(f"'{prefer}_response_id' is {chosen!r} and neither 0 nor 1")
+    question, *responses = (text_of(row, name) for name in ("prompt", "response_0", "response_1"))
+    return correction_of_pair(question, responses[1 - chosen], responses[chosen])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from aligner.records import Correction, Skipped
-from aligner.training.datasets.preference import correction_of_pair
+from aligner.training.datasets.preference import PARTED, SEVERAL_TURNS, correction_of_pair, messages_of, text_of
 from aligner.training.datasets.registry import register
 
 
@@ -19,4 +19,9 @@ from aligner.training.datasets.registry import register
 )
 def ultrafeedback(row: dict[str, Any]) -> Correction | Skipped:
     """The rejected last message, corrected into the chosen one."""
-    return correction_of_pair(row["prompt"], row["rejected"][-1]["content"], row["chosen"][-1]["content"])
+    chosen, rejected = messages_of(row, "chosen"), messages_of(row, "rejected")
+    if chosen[:-1] != rejected[:-1]:
+        return Skipped(PARTED)
+    if len(chosen) > 2:
+        return Skipped(SEVERAL_TURNS)
+    return correction_of_pair(text_of(row, "prompt"), rejected[-1], chosen[-1])
