@@ -12,10 +12,20 @@ from hypothesis import strategies as st
 
 from aligner.records import Origin
 from aligner.training.datasets.supervised import Tokens
-from aligner.training.finetune.batching import collate, layout, micro_batches, row_weights, rows_of_update
+from aligner.training.finetune.batching import (
+    Layout,
+    balance,
+    balanced_layout,
+    collate,
+    micro_batches,
+    padded_layout,
+    row_weights,
+    rows_of_update,
+)
 from aligner.training.finetune.loss import weighted_nll
 from aligner.training.plan import Plan
 
+PADDED, FLAT = Layout(flat=False, rows=4, tokens=20, pad=0), Layout(flat=True, rows=4, tokens=20, pad=0)
 PLAN = Plan(records=10, records_per_update=4, micro_batch_size=2, ranks=1, epochs=2, warmup_ratio=0.1)
 
 
@@ -60,18 +70,68 @@ def test_the_weights_of_an_update_sum_to_one(lengths, size, reduction):
 
 @given(st.integers(1, 300), st.integers(1, 9), st.integers(1, 17))
 def test_every_row_is_computed_once_and_every_rank_makes_as_many_calls(rows, size, ranks):
-    laid = [layout(rows, size, ranks, rank) for rank in range(ranks)]
+    laid = padded_layout(rows, size, ranks)
     assert sorted(int(p) for rank in laid for batch in rank for p in batch) == list(range(rows))
     assert {len(rank) for rank in laid} == {math.ceil(math.ceil(rows / size) / ranks)}
 
 
-def test_a_rank_without_rows_carries_a_micro_batch_that_weighs_nothing():
-    laid = micro_batches([tokens(2, 3)] * 3, np.arange(3), np.ones(3), size=4, ranks=2, rank=1, pad=0)
+LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=70)
+
+
+@given(LENGTHS, st.integers(1, 17), st.integers(1, 2000))
+def test_flattened_too_every_row_is_computed_once_within_the_budget_and_every_rank_makes_as_many_calls(
+    lengths, ranks, budget
+):
+    laid = balanced_layout(lengths, lengths, budget, ranks)
+    assert sorted(int(p) for rank in laid for places in rank for p in places) == list(range(len(lengths)))
+    assert len({len(rank) for rank in laid}) == 1
+    for places in (places for rank in laid for places in rank):
+        assert len(places) < 2 or sum(lengths[p] for p in places) <= budget
+
+
+def test_balanced_by_eye():
+    # the longest first, each to the emptiest: 9 | 5, 3, 2 | 4, 4
+    (first,), (second,), (third,) = balanced_layout([4, 9, 2, 5, 3, 4], [4, 9, 2, 5, 3, 4], budget=10, ranks=3)
+    assert list(map(list, (first, second, third))) == [[2, 3, 4], [1], [0, 5]]
+
+
+def lengths_of_rows(count: int) -> list[int]:
+    """Lognormal lengths of question, answer and correction, as of real rows."""
+    draw = np.random.default_rng(0)
+    parts = (np.exp(draw.normal(np.log(mean), 0.65, count)) for mean in (30, 200, 200))
+    return [int(n) for n in np.minimum(sum(parts), 2048)]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 8])
+def test_ranks_hardly_wait_for_each_other(ranks):
+    lengths = lengths_of_rows(256)
+    laid = balanced_layout(lengths, lengths, sum(lengths) // (ranks * 8) * 9 // 8, ranks)
+    assert balance(laid, lengths) > 0.99
+    assert balance(padded_layout(256, 4, 8), lengths) < 0.75  # the original's: four rows each as they come
+
+
+def test_the_layout_is_quick_for_a_thousand_ranks():
+    lengths = lengths_of_rows(8192)
+    laid = balanced_layout(lengths, lengths, 8192, 1024)
+    assert len(laid) == 1024 and balance(laid, lengths) > 0.95
+
+
+@pytest.mark.parametrize("layout", [PADDED, FLAT])
+def test_a_rank_without_rows_carries_a_micro_batch_that_weighs_nothing(layout):
+    laid = micro_batches([tokens(2, 3)] * 3, np.arange(3), np.ones(3), layout, ranks=4, rank=3)
     assert len(laid) == 1 and laid[0].ids_BL.shape == (1, 5) and len(laid[0].targets_T) == 0
 
 
+def test_flattened_rows_by_eye():
+    batch = collate([tokens(2, 2, first=10), tokens(1, 1, first=20)], [0.5, 0.25], FLAT)
+    assert batch.ids_BL.tolist() == [[10, 11, 12, 13, 20, 21]] and batch.attention_BL is None
+    assert batch.positions_BL.tolist() == [[0, 1, 2, 3, 0, 1]]
+    assert batch.segments.bounds == ((0, 4), (4, 6)) and batch.segments.starts_S.tolist() == [0, 4, 6]
+    assert batch.places_T.tolist() == [1, 2, 4] and batch.targets_T.tolist() == [12, 13, 21]
+
+
 def test_padding_and_targets_by_eye():
-    batch = collate([tokens(2, 2, first=10), tokens(1, 1, first=20)], [0.5, 0.25], pad=0)
+    batch = collate([tokens(2, 2, first=10), tokens(1, 1, first=20)], [0.5, 0.25], PADDED)
     assert batch.ids_BL.tolist() == [[10, 11, 12, 13], [20, 21, 0, 0]]
     assert batch.attention_BL.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
     # target 12 is predicted at place 1, 13 at place 2; target 21 at place 0 of the second row, 4 in the flat grid
@@ -82,7 +142,7 @@ def test_padding_and_targets_by_eye():
 
 def test_attention_is_not_read_off_the_padding_token():
     row = Tokens(np.array([7, 0, 0], dtype=np.int32), 1, Origin("f", 1), False, False)  # pad = eos = 0 in the text
-    batch = collate([row, tokens(2, 3)], [1, 1], pad=0)
+    batch = collate([row, tokens(2, 3)], [1, 1], PADDED)
     assert batch.attention_BL.tolist()[0] == [1, 1, 1, 0, 0]
     assert batch.targets_T.tolist()[:2] == [0, 0]
 

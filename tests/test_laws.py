@@ -21,7 +21,7 @@ ORDER = [
     "training.config", "training.flags", "training.datasets.options", "training.datasets.registry",
     "training.datasets.preference", "training.datasets.raw", *RAW, "training.datasets", "training.datasets.mixture",
     "training.datasets.supervised", "training.plan", "training.hardware", "training.hosts", "training.ranks",
-    "training.stages", "training.standing", "training.finetune.batching", "training.finetune.loss",
+    "training.stages", "training.standing", "training.finetune.batching", "training.finetune.attention", "training.finetune.loss",
     "training.finetune.engine", "training.finetune.checkpoint", "training.finetune.metrics", "training.shapes",
     "training.memory", "training.outlook", "training.budget", "training.finetune.loop", "training.finetune.run",
     "training.finetune.__main__", "quality.check", "inference.correct", "training.report", "training.launch", "cli",

@@ -65,17 +65,14 @@ def test_the_published_shapes_have_the_published_sizes(name):
 MEASURE = """
 import sys, threading, time, torch
 from transformers import AutoModelForCausalLM, LlamaConfig
-from aligner.training.finetune.loss import weighted_nll
+from aligner.training.finetune.loss import Objective
+from aligner.training.memory import worst_batch
 rows, length, checkpointing, dtype = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "True", getattr(torch, sys.argv[4])
 model = AutoModelForCausalLM.from_config(LlamaConfig(**eval(sys.argv[5])), dtype=dtype).train()
 if checkpointing: model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 for p in model.parameters(): p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
-def step(rows, length):
-    ids, places = torch.zeros(rows, length, dtype=torch.long), torch.arange(rows * length // 2)
-    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
-    loss = weighted_nll(logits, places, torch.zeros_like(places), torch.ones(len(places)))
-    del logits
-    loss.backward()
+objective = Objective(model, True)
+def step(rows, length): objective(worst_batch(rows, length, True)).backward()
 resident = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096
 step(1, 8)
 start, peak, done = resident(), [0], []

@@ -88,6 +88,9 @@ class OptimizationConfig:
     epochs: int = flag(3, "times each record is seen")
     per_device_train_batch_size: int = flag(4, "rows per micro-batch and rank")
     gradient_accumulation_steps: int = flag(8, "micro-batches per update and rank")
+    tokens_per_micro_batch: int | None = flag(
+        None, "most tokens computed at once on a rank (default: per_device_train_batch_size x max_length)"
+    )
     records_per_update: int | None = flag(
         None, "rows per update (default: rows x accumulation x ranks when the run begins)"
     )
@@ -181,7 +184,8 @@ def check(config: RunConfig) -> None:
         "per_device_train_batch_size": o.per_device_train_batch_size,
         "per_device_eval_batch_size": d.per_device_eval_batch_size,
         "gradient_accumulation_steps": o.gradient_accumulation_steps, "save_total_limit": output.save_total_limit,
-        "records_per_update": o.records_per_update, "identity_epochs": o.identity_epochs, "gpus": config.launch.gpus,
+        "records_per_update": o.records_per_update, "tokens_per_micro_batch": o.tokens_per_micro_batch,
+        "identity_epochs": o.identity_epochs, "gpus": config.launch.gpus,
     }  # fmt: skip
     for name, number in positive.items():
         if number is not None and number < 1:
@@ -229,7 +233,7 @@ OFFLOAD_STAGES = {"none": (0, 1, 2, 3), "optimizer": (1, 2, 3), "parameter": (3,
 # Of the recipe, what does not decide one stage's weights: a run may be gone on with when these differ. (Records per
 # update do, and are kept as a number of their own.)
 NOT_DECIDING = {"identity_proportion", "identity_epochs", "identity_learning_rate", "gradient_accumulation_steps",
-                     "records_per_update", "gradient_checkpointing", "tf32"}  # fmt: skip
+                     "records_per_update", "gradient_checkpointing", "tf32", "tokens_per_micro_batch"}  # fmt: skip
 
 
 def deciding(config: RunConfig) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import copy
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import init_empty_weights
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -19,7 +20,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
 
-from aligner.training.finetune.loss import weighted_nll
+from aligner.records import Origin
+from aligner.training.datasets.supervised import Tokens
+from aligner.training.finetune.attention import supports
+from aligner.training.finetune.batching import Layout, MicroBatch, collate
+from aligner.training.finetune.loss import Objective
 from aligner.training.shapes import Shape
 
 LEARNED = 0.5  # share of a row's tokens that are learned; 0.46 in 2,415 published rows (question, answer, correction)
@@ -131,17 +136,18 @@ def peak_activations(shape: Shape, rows: int, length: int, checkpointing: bool, 
         model.tie_weights()
         for parameter in model.parameters():
             parameter.register_post_accumulate_grad_hook(_hand_on)
-        ids_BL = torch.zeros(rows, length, dtype=torch.long)
-        mask_BL = torch.ones(rows, length, dtype=torch.long)
-        places_T = torch.zeros(int(rows * length * LEARNED), dtype=torch.long)
-        weights_T = torch.ones(len(places_T))
-        live = _Live([*model.parameters(), *model.buffers(), ids_BL, mask_BL, places_T, weights_T])
+        batch = worst_batch(rows, length, supports(model.config))
+        given = [value for value in (getattr(batch, f.name) for f in fields(batch)) if isinstance(value, torch.Tensor)]
+        live = _Live([*model.parameters(), *model.buffers(), *given])
         with live:
-            logits_BLV = model(input_ids=ids_BL, attention_mask=mask_BL, use_cache=False).logits
-            loss = weighted_nll(logits_BLV, places_T, places_T, weights_T)
-            del logits_BLV
-            loss.backward()
+            Objective(model, supports(model.config))(batch).backward()
     return live.peak
+
+
+def worst_batch(rows: int, length: int, flat: bool) -> MicroBatch:
+    """A micro-batch of rows that all have this length, of which LEARNED is learned; its ids say nothing."""
+    row = Tokens(np.zeros(length, dtype=np.int32), int(length * (1 - LEARNED)), Origin("worst", 0), False, False)
+    return collate([row] * rows, [1.0] * rows, Layout(flat, rows, rows * length, 0))
 
 
 def _hand_on(parameter: torch.Tensor) -> None:

@@ -14,7 +14,7 @@ from aligner.files import COMPLETED
 from aligner.models import load_model, quiet_libraries
 from aligner.records import Origin
 from aligner.training.datasets.supervised import Tokens
-from aligner.training.finetune.batching import collate
+from aligner.training.finetune.batching import Layout, collate
 from aligner.training.finetune.engine import Engine, connect, deepspeed_config, gathered, load_partitioned
 from aligner.training.finetune.run import run_stage
 from aligner.training.flags import parse
@@ -55,7 +55,7 @@ def refuse_infinite_gradients(model_folder: str, stage: int) -> dict:
 
     before = weights()
     try:
-        engine.accumulate([collate([row], [1 / 24], 0)])
+        engine.accumulate([collate([row], [1 / 24], Layout(True, 1, 100, 0))])
         refused = ""
     except FloatingPointError as error:
         refused = str(error)

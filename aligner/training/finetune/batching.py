@@ -5,8 +5,11 @@ Where they are computed (ranks, micro-batches, padding) changes the gradient onl
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,23 +19,64 @@ from aligner.training.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
-class MicroBatch:
-    """What one rank computes at once. B rows padded on the right to L tokens, T learned tokens in all.
+class Segments:
+    """Where each record lies among N flattened tokens: its first and its last place plus one, also as a tensor."""
 
-    places_T are the places in the flattened B x L grid whose logits predict the targets; weights_T what each target's
-    negative log-likelihood counts in the update's loss.
+    bounds: tuple[tuple[int, int], ...]
+    starts_S: torch.Tensor  # S + 1 int32 values, from 0 to N, on the tokens' device
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest record."""
+        return max(end - start for start, end in self.bounds)
+
+    def to(self, device: torch.device) -> Segments:
+        """The same on a device, copied without waiting."""
+        return Segments(self.bounds, self.starts_S.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """What one rank computes at once, T learned tokens in all. Flattened: B is 1 and L all its records' tokens; or B rows
+    padded on the right to L tokens, with attention_BL and without segments.
+
+    places_T are the places in the flattened B x L grid whose hidden states predict the targets; weights_T what each
+    target's negative log-likelihood counts in the update's loss.
     """
 
     ids_BL: torch.Tensor
-    attention_BL: torch.Tensor
+    positions_BL: torch.Tensor | None
+    attention_BL: torch.Tensor | None
+    segments: Segments | None
     places_T: torch.Tensor
     targets_T: torch.Tensor
     weights_T: torch.Tensor
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on a device, copied without waiting."""
-        tensors = self.ids_BL, self.attention_BL, self.places_T, self.targets_T, self.weights_T
-        return MicroBatch(*(tensor.to(device, non_blocking=True) for tensor in tensors))
+        moved: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, torch.Tensor):
+                moved[field.name] = value.to(device, non_blocking=True)
+            elif value is not None:
+                moved[field.name] = value.to(device)
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How an update's rows are laid into micro-batches.
+
+    flat: without padding, by tokens; else `rows` padded rows each. tokens: the most tokens of a flattened micro-batch of
+    several records. target_cost: what a learned token costs beside the 1 of any token (the head's share).
+    """
+
+    flat: bool
+    rows: int
+    tokens: int
+    pad: int
+    target_cost: float = 0.0
 
 
 def rows_of_update(plan: Plan, seed: int, update: int) -> tuple[int, np.ndarray]:
@@ -57,36 +101,73 @@ def row_weights(target_lengths: Sequence[int], micro_batch_size: int, reduction:
     return 1.0 / (len(starts) * tokens_of_virtual[np.arange(len(lengths)) // micro_batch_size])
 
 
-def layout(rows: int, micro_batch_size: int, ranks: int, rank: int) -> list[np.ndarray]:
-    """The places (0 to rows - 1) of each micro-batch of one rank. Every rank has as many; one without rows is empty."""
+def padded_layout(rows: int, micro_batch_size: int, ranks: int) -> list[list[np.ndarray]]:
+    """For each rank the places (0 to rows - 1) of its micro-batches, in order. Every rank has as many; some are empty."""
     batches = [np.arange(s, min(s + micro_batch_size, rows)) for s in range(0, rows, micro_batch_size)]
     count = -(-len(batches) // ranks)
     batches += [np.arange(0)] * (count * ranks - len(batches))
-    return batches[rank::ranks]
+    return [batches[rank::ranks] for rank in range(ranks)]
 
 
-def collate(rows: Sequence[Tokens], weights: Sequence[float], pad: int) -> MicroBatch:
-    """Pad rows on the right and name the places that are learned. Labels and attention come from lengths."""
+def balanced_layout(lengths: Sequence[int], costs: Sequence[float], budget: int, ranks: int) -> list[list[np.ndarray]]:
+    """The same by tokens: as few micro-batches as keep within the budget, all of about the same cost.
+
+    Longest processing time first into ranks x count bins; those of like cost are computed at the same time, since ranks
+    wait for each other after each. A record longer than the budget is a micro-batch of its own.
+    """
+    order = np.argsort(-np.asarray(costs), kind="stable")
+    count = max(1, -(-int(sum(lengths)) // (ranks * budget)))
+    while True:
+        bins = _fill(lengths, costs, order, ranks * count)
+        if all(len(places) < 2 or sum(lengths[p] for p in places) <= budget for places in bins):
+            break
+        count += 1
+    bins.sort(key=lambda places: -sum(costs[p] for p in places))
+    steps = [bins[s : s + ranks] for s in range(0, len(bins), ranks)]
+    turned = [step if index % 2 == 0 else step[::-1] for index, step in enumerate(steps)]
+    return [[np.array(sorted(step[rank]), dtype=np.int64) for step in turned] for rank in range(ranks)]
+
+
+def _fill(lengths: Sequence[int], costs: Sequence[float], order: np.ndarray, count: int) -> list[list[int]]:
+    heap = [(0.0, index) for index in range(count)]
+    bins: list[list[int]] = [[] for _ in range(count)]
+    for place in order:
+        cost, index = heapq.heappop(heap)
+        bins[index].append(int(place))
+        heapq.heappush(heap, (cost + costs[place], index))
+    return bins
+
+
+def balance(layout: list[list[np.ndarray]], lengths: Sequence[int]) -> float:
+    """Tokens / (ranks x the slowest rank's tokens, summed over micro-batches): 1 where no rank ever waits."""
+    tokens = np.array([[sum(lengths[p] for p in places) for places in rank] for rank in layout])
+    return float(tokens.sum() / (len(layout) * tokens.max(axis=0).sum()))
+
+
+def collate(rows: Sequence[Tokens], weights: Sequence[float], layout: Layout) -> MicroBatch:
+    """Put rows behind each other, or pad them on the right, and name the places that are learned. All from lengths."""
     longest = max(len(row.ids) for row in rows)
-    ids_BL = np.full((len(rows), longest), pad, dtype=np.int64)
-    attention_BL = np.zeros((len(rows), longest), dtype=np.int64)
+    starts = np.cumsum([0, *(len(row.ids) for row in rows)]) if layout.flat else np.arange(len(rows) + 1) * longest
     places, targets, target_weights = [], [], []
-    for index, (row, weight) in enumerate(zip(rows, weights, strict=True)):
-        length = len(row.ids)
-        ids_BL[index, :length] = row.ids
-        attention_BL[index, :length] = 1
+    for row, weight, start in zip(rows, weights, starts, strict=False):
         if weight:
-            start = max(row.prompt_length, 1)  # the very first token has nothing before it to be predicted from
-            places.append(index * longest + np.arange(start, length) - 1)
-            targets.append(row.ids[start:].astype(np.int64))
-            target_weights.append(np.full(length - start, weight, dtype=np.float32))
-    return MicroBatch(
-        torch.from_numpy(ids_BL),
-        torch.from_numpy(attention_BL),
-        _joined(places, np.int64),
-        _joined(targets, np.int64),
-        _joined(target_weights, np.float32),
-    )
+            first = max(row.prompt_length, 1)  # the very first token has nothing before it to be predicted from
+            places.append(start + np.arange(first, len(row.ids)) - 1)
+            targets.append(row.ids[first:].astype(np.int64))
+            target_weights.append(np.full(len(row.ids) - first, weight, dtype=np.float32))
+    learned = _joined(places, np.int64), _joined(targets, np.int64), _joined(target_weights, np.float32)
+    if layout.flat:
+        ids = np.concatenate([row.ids for row in rows]).astype(np.int64)
+        positions = np.concatenate([np.arange(len(row.ids)) for row in rows])
+        bounds = tuple((int(a), int(b)) for a, b in itertools.pairwise(starts))
+        segments = Segments(bounds, torch.from_numpy(starts.astype(np.int32)))
+        return MicroBatch(torch.from_numpy(ids)[None], torch.from_numpy(positions)[None], None, segments, *learned)
+    ids_BL = np.full((len(rows), longest), layout.pad, dtype=np.int64)
+    attention_BL = np.zeros((len(rows), longest), dtype=np.int64)
+    for index, row in enumerate(rows):
+        ids_BL[index, : len(row.ids)] = row.ids
+        attention_BL[index, : len(row.ids)] = 1
+    return MicroBatch(torch.from_numpy(ids_BL), None, torch.from_numpy(attention_BL), None, *learned)
 
 
 def _joined(parts: list[np.ndarray], kind: type) -> torch.Tensor:
@@ -94,15 +175,21 @@ def _joined(parts: list[np.ndarray], kind: type) -> torch.Tensor:
 
 
 def micro_batches(
-    tokens: Sequence[Tokens], rows: np.ndarray, weights: np.ndarray, size: int, ranks: int, rank: int, pad: int
+    tokens: Sequence[Tokens], rows: np.ndarray, weights: np.ndarray, layout: Layout, ranks: int, rank: int
 ) -> list[MicroBatch]:
     """One rank's micro-batches of `rows`, whose targets weigh `weights`.
 
     A micro-batch without rows is carried as the first row with weight zero: every rank makes the same calls.
     """
+    if layout.flat:
+        lengths = [len(tokens[row].ids) for row in rows]
+        costs = [len(tokens[row].ids) + layout.target_cost * tokens[row].target_length for row in rows]
+        mine = balanced_layout(lengths, costs, layout.tokens, ranks)[rank]
+    else:
+        mine = padded_layout(len(rows), layout.rows, ranks)[rank]
     batches = []
-    for places in layout(len(rows), size, ranks, rank):
+    for places in mine:
         chosen = places if len(places) else np.zeros(1, dtype=np.int64)
         scale = 1.0 if len(places) else 0.0
-        batches.append(collate([tokens[rows[p]] for p in chosen], [scale * weights[p] for p in chosen], pad))
+        batches.append(collate([tokens[rows[p]] for p in chosen], [scale * weights[p] for p in chosen], layout))
     return batches

@@ -25,7 +25,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from aligner.records import UserError
 from aligner.training.config import LaunchConfig, OptimizationConfig
 from aligner.training.finetune.batching import MicroBatch
-from aligner.training.finetune.loss import weighted_nll
+from aligner.training.finetune.loss import Objective
 from aligner.training.plan import Plan
 
 CLIP = 1.0  # the original's gradient clipping
@@ -147,17 +147,25 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[s
 class Engine:
     """A DeepSpeed engine that makes whole updates. Every method is called by all ranks together."""
 
-    def __init__(self, model: PreTrainedModel, config: dict[str, Any], o: OptimizationConfig, plan: Plan, ranks: Ranks):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        config: dict[str, Any],
+        o: OptimizationConfig,
+        plan: Plan,
+        flat: bool,
+        ranks: Ranks,
+    ) -> None:
         groups = parameter_groups(model, o.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=o.lr, betas=BETAS, fused=True)
         schedule = get_scheduler(
             o.lr_scheduler_type, optimizer, num_warmup_steps=plan.warmup_updates, num_training_steps=plan.updates
         )
-        self.ranks = ranks
+        self.ranks, self.model, self.flat = ranks, model, flat
+        objective = Objective(model, flat)
         self.deepspeed, _, _, self.schedule = deepspeed.initialize(
-            model=model, optimizer=optimizer, lr_scheduler=schedule, config=config, dist_init_required=False
+            model=objective, optimizer=optimizer, lr_scheduler=schedule, config=config, dist_init_required=False
         )
-        self.model: PreTrainedModel = self.deepspeed.module
         self.stage: int = config["zero_optimization"]["stage"]
         if self.stage == 0:
             # In 16 bit DeepSpeed makes an empty step to allocate AdamW's state: its bias correction would run ahead.
@@ -174,8 +182,8 @@ class Engine:
 
     def forward(self, batch: MicroBatch) -> torch.Tensor:
         """The weighted negative log-likelihood of a micro-batch. Through the engine: under ZeRO-3 nothing else is right."""
-        logits_BLV = self.deepspeed(input_ids=batch.ids_BL, attention_mask=batch.attention_BL, use_cache=False).logits
-        return weighted_nll(logits_BLV, batch.places_T, batch.targets_T, batch.weights_T)
+        loss: torch.Tensor = self.deepspeed(batch)
+        return loss
 
     def accumulate(self, batches: Sequence[MicroBatch]) -> float:
         """Forward and backward over this rank's share of one update. Returns the update's loss over all ranks.
@@ -235,6 +243,11 @@ def full_precision(parameter: torch.nn.Parameter) -> torch.Tensor:
     if master is None:
         raise UserError("the fp32 master weights cannot be read at this ZeRO stage. Export with --save_16bit.")
     return master
+
+
+def numel(parameter: torch.nn.Parameter) -> int:
+    """A parameter's numbers in all, also while it is split over ranks."""
+    return math.prod(int(size) for size in shape_of(parameter))
 
 
 def shape_of(parameter: torch.nn.Parameter) -> tuple[int, ...]:

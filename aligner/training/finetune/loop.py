@@ -13,7 +13,7 @@ import torch
 from aligner.records import UserError
 from aligner.training.config import DataConfig, OptimizationConfig
 from aligner.training.datasets.supervised import Tokens
-from aligner.training.finetune.batching import MicroBatch, micro_batches, row_weights, rows_of_update
+from aligner.training.finetune.batching import Layout, MicroBatch, micro_batches, row_weights, rows_of_update
 from aligner.training.finetune.engine import Engine
 from aligner.training.finetune.metrics import Metrics
 from aligner.training.plan import Plan
@@ -29,7 +29,8 @@ class Parts:
     plan: Plan
     optimization: OptimizationConfig
     data: DataConfig
-    pad: int
+    layout: Layout
+    evaluation_layout: Layout
     metrics: Metrics | None
     save: Callable[[int], None]
     save_interval: int
@@ -56,9 +57,7 @@ def make_update(parts: Parts, update: int) -> None:
     epoch, rows = rows_of_update(plan, o.seed, update)
     lengths = [parts.train[row].target_length for row in rows]
     weights = row_weights(lengths, plan.micro_batch_size, o.loss_reduction)
-    batches = micro_batches(
-        parts.train, rows, weights, plan.micro_batch_size, engine.ranks.count, engine.ranks.rank, parts.pad
-    )
+    batches = micro_batches(parts.train, rows, weights, parts.layout, engine.ranks.count, engine.ranks.rank)
     seed_dropout(o.seed, update, engine.ranks.rank)
     try:
         loss = engine.accumulate(batches)
@@ -105,5 +104,5 @@ def evaluate(parts: Parts, done: int) -> None:
 def evaluation_batches(parts: Parts) -> list[MicroBatch]:
     """This rank's share of the held-out records, neighbours in length together, each target token weighing one."""
     rows = np.argsort([len(row.ids) for row in parts.held_out], kind="stable")
-    ranks, size = parts.engine.ranks, parts.data.per_device_eval_batch_size
-    return micro_batches(parts.held_out, rows, np.ones(len(rows)), size, ranks.count, ranks.rank, parts.pad)
+    ranks = parts.engine.ranks
+    return micro_batches(parts.held_out, rows, np.ones(len(rows)), parts.evaluation_layout, ranks.count, ranks.rank)

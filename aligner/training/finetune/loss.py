@@ -1,9 +1,21 @@
-"""The one objective: maximise the likelihood of the correction given question and answer (paper, equation 4)."""
+"""The one objective: maximise the likelihood of the correction given question and answer (paper, equation 4).
+
+The head is applied only where a token is learned, in pieces of rows, and each piece's gradient is made at once while its
+logits exist: memory grows neither with the prompt nor with the vocabulary.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from transformers import PreTrainedModel
+
+from aligner.training.finetune.attention import NAME as SEGMENTS
+from aligner.training.finetune.batching import MicroBatch
+
+WORKSPACE = 256 << 20  # bytes of fp32 logits at once; with what is made of them at most twice that
 
 
 def weighted_nll(
@@ -16,3 +28,121 @@ def weighted_nll(
     logits_TV = logits_BLV.flatten(0, 1)[places_T].float()
     nll_T = F.cross_entropy(logits_TV, targets_T, reduction="none")
     return (nll_T * weights_T).sum()
+
+
+def weighted_nll_of_hidden(
+    hidden_TH: torch.Tensor,
+    head_VH: torch.Tensor,
+    bias_V: torch.Tensor | None,
+    softcap: float | None,
+    targets_T: torch.Tensor,
+    weights_T: torch.Tensor,
+) -> torch.Tensor:
+    """The same from the hidden states at the T places and the head's weights; softcap: logits are c x tanh(logits / c)."""
+    train = torch.is_grad_enabled()
+    value: torch.Tensor = _HeadLoss.apply(hidden_TH, head_VH, bias_V, softcap, targets_T, weights_T, train)
+    return value
+
+
+class _HeadLoss(torch.autograd.Function):
+    """Head and weighted negative log-likelihood in one step: 6 x T x V x H operations, and never T x V numbers at once."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_TH: torch.Tensor,
+        head_VH: torch.Tensor,
+        bias_V: torch.Tensor | None,
+        softcap: float | None,
+        targets_T: torch.Tensor,
+        weights_T: torch.Tensor,
+        train: bool,
+    ) -> torch.Tensor:
+        loss = torch.zeros((), dtype=torch.float32, device=hidden_TH.device)
+        grad_hidden = torch.empty_like(hidden_TH) if train else None
+        grad_head = torch.zeros_like(head_VH, dtype=torch.float32) if train else None
+        grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if train and bias_V is not None else None
+        rows = max(1, WORKSPACE // (4 * head_VH.shape[0]))
+        for start in range(0, len(hidden_TH), rows):
+            piece = slice(start, start + rows)
+            logits_PV = F.linear(hidden_TH[piece], head_VH, bias_V).float()
+            nll, gradient_PV = _piece(logits_PV, softcap, targets_T[piece], weights_T[piece], train)
+            loss += nll
+            if grad_bias is not None:
+                grad_bias += gradient_PV.sum(0)
+            if grad_hidden is not None and grad_head is not None:
+                narrow_PV = gradient_PV.to(hidden_TH.dtype)
+                torch.mm(narrow_PV, head_VH, out=grad_hidden[piece])
+                _add_product(grad_head, narrow_PV.t(), hidden_TH[piece])
+                del narrow_PV
+            del logits_PV, gradient_PV  # or they would live on beside the next piece's
+        ctx.gradients, ctx.dtype = (grad_hidden, grad_head, grad_bias), head_VH.dtype
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
+        hidden, head, bias = (None if g is None else g.mul_(grads[0].to(g.dtype)) for g in ctx.gradients)
+        ctx.gradients = None
+        bias = None if bias is None else bias.to(ctx.dtype)
+        return hidden, head.to(ctx.dtype), bias, None, None, None, None  # type: ignore[union-attr]
+
+
+def _piece(
+    logits_PV: torch.Tensor, softcap: float | None, targets_P: torch.Tensor, weights_P: torch.Tensor, train: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of some rows, and its gradient by their logits, which is made in their place: one P x V buffer is enough."""
+    slope_PV = None
+    if softcap:
+        logits_PV = logits_PV.div_(softcap).tanh_()
+        slope_PV = 1 - logits_PV.square() if train else None
+        logits_PV.mul_(softcap)
+    top_P1 = logits_PV.amax(1, keepdim=True)
+    own_P1 = logits_PV.gather(1, targets_P[:, None])
+    shares_PV = logits_PV.sub_(top_P1).exp_()
+    total_P1 = shares_PV.sum(1, keepdim=True)
+    nll = ((total_P1.log() + top_P1 - own_P1).squeeze(1) * weights_P).sum()
+    if train:
+        shares_PV.div_(total_P1)
+        shares_PV.scatter_add_(1, targets_P[:, None], torch.full_like(own_P1, -1))
+        shares_PV.mul_(weights_P[:, None])
+        if slope_PV is not None:
+            shares_PV.mul_(slope_PV)
+    return nll, shares_PV
+
+
+def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """total += left @ right, in fp32 also where the factors are 16 bit."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+        return
+    rows = max(1, WORKSPACE // (32 * total.shape[1]))
+    for start in range(0, len(total), rows):  # in pieces, or the product would be as large as the head itself
+        piece = slice(start, start + rows)
+        total[piece] += left[piece] @ right
+
+
+class Objective(torch.nn.Module):
+    """A model together with its objective: what the engine wraps, so that a forward pass gives the loss of a micro-batch.
+
+    flat: the micro-batches are flattened (attention.py), and the head is applied to the learned places alone.
+    """
+
+    def __init__(self, model: PreTrainedModel, flat: bool) -> None:
+        super().__init__()
+        self.model, self.flat = model, flat
+        self.softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+        if flat:
+            model.set_attn_implementation(SEGMENTS)
+
+    def forward(self, batch: MicroBatch) -> torch.Tensor:
+        """The micro-batch's weighted negative log-likelihood."""
+        if not self.flat:
+            logits_BLV = self.model(input_ids=batch.ids_BL, attention_mask=batch.attention_BL, use_cache=False).logits
+            return weighted_nll(logits_BLV, batch.places_T, batch.targets_T, batch.weights_T)
+        hidden_1NH = self.model.get_decoder()(
+            input_ids=batch.ids_BL, position_ids=batch.positions_BL, segments=batch.segments, use_cache=False
+        ).last_hidden_state
+        head = self.model.get_output_embeddings()
+        return weighted_nll_of_hidden(
+            hidden_1NH[0, batch.places_T], head.weight, head.bias, self.softcap, batch.targets_T, batch.weights_T
+        )

@@ -23,7 +23,9 @@ from aligner.records import UserError, system_error
 from aligner.training.config import RunConfig
 from aligner.training.datasets.supervised import Tally
 from aligner.training.finetune import checkpoint
-from aligner.training.finetune.engine import Engine, Ranks, connect, deepspeed_config, load_partitioned
+from aligner.training.finetune.attention import FAMILIES, supports
+from aligner.training.finetune.batching import Layout
+from aligner.training.finetune.engine import Engine, Ranks, connect, deepspeed_config, load_partitioned, numel
 from aligner.training.finetune.loop import Parts, train
 from aligner.training.finetune.metrics import Metrics, read_log
 from aligner.training.flags import parse, rerun_script
@@ -108,9 +110,10 @@ def run_stage(config: RunConfig, stage: Stage) -> None:
         Metrics(config.output, stage.folder, stage.name, plan.updates, start, card.config) if ranks.first else None
     )
     save = partial(save_state, engine, config, stage, card)
+    layouts = layouts_of(config, engine, tokenizer.pad_token_id)
     parts = Parts(
-        engine, train_tokens, held_out, plan, stage.optimization, config.data, tokenizer.pad_token_id,
-        metrics, save, config.output.save_interval,
+        engine, train_tokens, held_out, plan, stage.optimization, config.data, *layouts, metrics, save,
+        config.output.save_interval,
     )  # fmt: skip
     train(parts, start)
     finish(engine, tokenizer, config, stage, card)
@@ -172,7 +175,29 @@ def build_engine(config: RunConfig, stage: Stage, plan: Plan, ranks: Ranks, toke
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if o.tf32:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    return Engine(model, ds_config, o, plan, ranks)
+    flat = supports(model.config)
+    if ranks.first and not flat:
+        kind = model.config.get_text_config().model_type
+        log.info(
+            "  rows are padded: %s is not among the models trained without padding (%s)", kind, ", ".join(FAMILIES)
+        )
+    return Engine(model, ds_config, o, plan, flat, ranks)
+
+
+def layouts_of(config: RunConfig, engine: Engine, pad: int) -> tuple[Layout, Layout]:
+    """How rows are laid into micro-batches in training and in evaluation.
+
+    A flattened micro-batch holds at most what a padded one of per_device_train_batch_size rows would at worst.
+    """
+    o, length = config.optimization, config.model.max_length
+    model, flat = engine.model, engine.flat
+    ends = {id(m.weight): numel(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings())}  # type: ignore[arg-type]
+    head = max(ends.values())
+    body = sum(map(numel, model.parameters())) - sum(ends.values())
+    train, evaluate = o.per_device_train_batch_size, config.data.per_device_eval_batch_size
+    budget = o.tokens_per_micro_batch or train * length
+    cost = head / max(1, body)
+    return Layout(flat, train, budget, pad, cost), Layout(flat, evaluate, evaluate * length, pad, cost)
 
 
 def save_state(engine: Engine, config: RunConfig, stage: Stage, card: Card, update: int) -> None:

@@ -1,0 +1,112 @@
+"""Attention over flattened records: (1 x N) tokens of several records, each seeing itself alone; nothing is padded.
+
+On a GPU in 16 bit it is torch's variable-length kernel; elsewhere one causal attention a record, which on a CPU is faster
+than one with a dense block mask. Registered as transformers' attention, so no model is patched. The bounds of the records
+reach it as `segments`, which every model listed here hands down to its attention.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention.varlen import varlen_attn
+from transformers import AttentionInterface
+
+from aligner.training.finetune.batching import Segments
+
+NAME = "aligner_segments"
+# Model types whose attention gets `segments` and asks for nothing that is not done here; each is compared with padded rows.
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt_neox", "opt")
+HARMLESS = {
+    "position_ids",
+    "use_cache",
+    "cache_position",
+    "output_attentions",
+    "is_causal",
+    "position_bias",
+    "layer_past",
+}
+
+
+def supports(config: Any) -> bool:
+    """Whether a model of this configuration can be trained without padding."""
+    text = config.get_text_config()
+    bidirectional = getattr(text, "use_bidirectional_attention", False)
+    return text.model_type in FAMILIES and not bidirectional and not getattr(text, "alibi", False)
+
+
+def segment_attention(
+    module: torch.nn.Module,
+    query_BHND: torch.Tensor,
+    key_BKND: torch.Tensor,
+    value_BKND: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    segments: Segments,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention of each record to itself; B is 1. Returns (1 x N x H x D).
+
+    Raises NotImplementedError for what it would otherwise leave out in silence: a mask, or an argument it does not know.
+    """
+    unknown = {name for name, value in others.items() if value is not None} - HARMLESS
+    if attention_mask is not None or unknown:
+        raise NotImplementedError(f"flattened records with {', '.join(sorted(unknown)) or 'a mask'} are not supported")
+    if query_BHND.is_cuda and query_BHND.dtype != torch.float32 and not softcap and not dropout:
+        return _varlen(query_BHND, key_BKND, value_BKND, segments, scaling, sliding_window), None
+    parts = []
+    for start, end in segments.bounds:
+        q, k, v = (t[:, :, start:end] for t in (query_BHND, key_BKND, value_BKND))
+        parts.append(_one_record(q, k, v, scaling, dropout, sliding_window, softcap))
+    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _one_record(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    scaling: float | None,
+    dropout: float,
+    window: int | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    length, grouped = q.shape[2], q.shape[1] != k.shape[1]
+    slides = window is not None and length > window
+    if not slides and not softcap:
+        return F.scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped
+        )
+    distance = torch.arange(length, device=q.device)[:, None] - torch.arange(length, device=q.device)
+    seen = (distance >= 0) & (distance < (window or length))
+    if not softcap:
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=seen, dropout_p=dropout, scale=scaling, enable_gqa=grouped
+        )
+    if grouped:
+        k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for t in (k, v))
+    scores = q @ k.transpose(2, 3) * (scaling if scaling is not None else q.shape[-1] ** -0.5)
+    scores = (softcap * torch.tanh(scores / softcap)).masked_fill(~seen, torch.finfo(q.dtype).min)
+    shares = F.dropout(F.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype), dropout)
+    return shares @ v
+
+
+def _varlen(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, segments: Segments, scaling: float | None, window: int | None
+) -> torch.Tensor:
+    q_NHD, k_NHD, v_NHD = (t[0].transpose(0, 1) for t in (q, k, v))
+    sees = (window - 1 if window else -1, 0)
+    made = varlen_attn(
+        q_NHD, k_NHD, v_NHD, segments.starts_S, segments.starts_S, segments.longest, segments.longest,
+        scale=scaling, window_size=sees, enable_gqa=q.shape[1] != k.shape[1],
+    )  # fmt: skip
+    assert isinstance(made, torch.Tensor)
+    return made[None]
+
+
+AttentionInterface.register(NAME, segment_attention)  # without a mask function: transformers then builds no mask

@@ -1,0 +1,155 @@
+"""First equal, then fast: flattened records and the head on learned places alone give the plain padded gradient."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+from transformers import AutoModelForCausalLM
+
+from aligner.records import Origin
+from aligner.training.datasets.supervised import Tokens
+from aligner.training.finetune import loss as loss_module
+from aligner.training.finetune.attention import FAMILIES, segment_attention, supports
+from aligner.training.finetune.batching import Layout, Segments, collate, row_weights
+from aligner.training.finetune.loss import Objective, weighted_nll, weighted_nll_of_hidden
+
+SMALL = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+GROUPED = {**SMALL, "num_key_value_heads": 2, "head_dim": 8}
+CONFIGS = {
+    "llama": transformers.LlamaConfig(**GROUPED),
+    "mistral": transformers.MistralConfig(**GROUPED, sliding_window=5),
+    "qwen2": transformers.Qwen2Config(
+        **SMALL, num_key_value_heads=2, use_sliding_window=True, sliding_window=5, max_window_layers=1
+    ),
+    "qwen3": transformers.Qwen3Config(**GROUPED),
+    "gemma": transformers.GemmaConfig(**{**GROUPED, "num_key_value_heads": 1}),
+    "gemma2": transformers.Gemma2Config(
+        **GROUPED, sliding_window=5, attn_logit_softcapping=3.0, final_logit_softcapping=2.0
+    ),
+    "gemma3_text": transformers.Gemma3TextConfig(**GROUPED, sliding_window=5),
+    "gpt_neox": transformers.GPTNeoXConfig(**SMALL),
+    "opt": transformers.OPTConfig(
+        vocab_size=97, hidden_size=32, ffn_dim=64, num_hidden_layers=3, num_attention_heads=4, word_embed_proj_dim=16,
+        max_position_embeddings=64, dropout=0.0,
+    ),
+}  # fmt: skip
+
+
+def rows() -> list[Tokens]:
+    draw = np.random.default_rng(1)
+    lengths = [(3, 4), (1, 1), (9, 8), (6, 2), (2, 11)]
+    return [
+        Tokens(draw.integers(1, 97, p + t).astype(np.int32), p, Origin("f", n), False, False)
+        for n, (p, t) in enumerate(lengths, 1)
+    ]
+
+
+def gradient(model, value: torch.Tensor) -> torch.Tensor:
+    model.zero_grad()
+    value.backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("reduction", ["micro_batch", "token"])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_loss_and_gradient_equal_the_padded_model_s(family, reduction):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIGS[family], attn_implementation="eager").train()
+    weights = row_weights([row.target_length for row in rows()], 2, reduction)
+    plain = Objective(model, flat=False)(collate(rows(), weights, Layout(False, 8, 100, 0)))
+    plain_gradient = gradient(model, plain)
+    ours = Objective(model, flat=True)(collate(rows(), weights, Layout(True, 8, 100, 0)))
+    ours_gradient = gradient(model, ours)
+    assert ours.item() == pytest.approx(plain.item(), rel=1e-6)
+    assert (ours_gradient - plain_gradient).norm() / plain_gradient.norm() < 1e-6
+
+
+def test_every_listed_family_is_compared_and_others_are_padded():
+    assert set(CONFIGS) == set(FAMILIES)
+    assert all(supports(config) for config in CONFIGS.values())
+    assert not supports(transformers.GPT2Config()) and not supports(transformers.BloomConfig())
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_recomputing_activations_changes_nothing(checkpointing):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIGS["llama"]).train()
+    batch = collate(rows(), [1.0] * 5, Layout(True, 8, 100, 0))
+    expected = gradient(model, Objective(model, True)(batch))
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    assert torch.equal(gradient(model, Objective(model, True)(batch)), expected)
+
+
+def test_one_record_does_not_see_another():
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIGS["llama"]).eval()
+    objective = Objective(model, True)
+    alone = [objective(collate([row], [1.0], Layout(True, 1, 100, 0))).item() for row in rows()]
+    together = objective(collate(rows(), [1.0] * 5, Layout(True, 5, 100, 0))).item()
+    assert together == pytest.approx(sum(alone), rel=1e-6)
+
+
+def test_what_the_attention_does_not_know_is_refused():
+    q = torch.zeros(1, 2, 3, 4)
+    segments = Segments(((0, 3),), torch.tensor([0, 3], dtype=torch.int32))
+    with pytest.raises(NotImplementedError, match="s_aux"):
+        segment_attention(torch.nn.Identity(), q, q, q, None, segments=segments, s_aux=torch.ones(2))
+    with pytest.raises(NotImplementedError, match="a mask"):
+        segment_attention(torch.nn.Identity(), q, q, q, torch.ones(1), segments=segments)
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("workspace", [1, 97 * 4 * 3, 1 << 20])
+def test_the_head_in_pieces_equals_the_head_at_once(softcap, bias, workspace, monkeypatch):
+    """Pieces of one row, of three, and all eight at once."""
+    monkeypatch.setattr(loss_module, "WORKSPACE", workspace)
+    torch.manual_seed(0)
+    hidden, head = torch.randn(8, 16, dtype=torch.float64), torch.randn(97, 16, dtype=torch.float64)
+    offset = torch.randn(97, dtype=torch.float64) if bias else None
+    targets, weights = torch.randint(0, 97, (8,)), torch.rand(8)
+    inputs = [t.float().requires_grad_() for t in (hidden, head, offset) if t is not None]
+    ours = weighted_nll_of_hidden(*inputs[:2], inputs[2] if bias else None, softcap, targets, weights)
+    ours.backward()
+    exact = [t.requires_grad_() for t in (hidden, head, offset) if t is not None]
+    logits = F.linear(exact[0], exact[1], exact[2] if bias else None)
+    logits = softcap * torch.tanh(logits / softcap) if softcap else logits
+    plain = (F.cross_entropy(logits, targets, reduction="none") * weights).sum()
+    plain.backward()
+    assert ours.item() == pytest.approx(plain.item(), rel=1e-6)
+    for mine, theirs in zip(inputs, exact, strict=True):
+        assert (mine.grad - theirs.grad).norm() / theirs.grad.norm() < 1e-6
+
+
+def test_evaluation_makes_no_gradient():
+    hidden, head = torch.randn(4, 8), torch.randn(9, 8)
+    with torch.no_grad():
+        value = weighted_nll_of_hidden(hidden, head, None, None, torch.zeros(4, dtype=torch.long), torch.ones(4))
+    plain = weighted_nll((hidden @ head.T)[None], torch.arange(4), torch.zeros(4, dtype=torch.long), torch.ones(4))
+    assert value.item() == pytest.approx(plain.item(), rel=1e-6) and not value.requires_grad
+
+
+def test_the_loss_s_memory_does_not_grow_with_the_prompt_and_stays_small_with_a_large_vocabulary():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from aligner.training.memory import _Live
+
+    peaks = []
+    with FakeTensorMode():
+        for vocabulary, tokens in ((32_000, 800), (32_000, 3200), (262_144, 3200)):
+            hidden = torch.zeros(tokens, 2048, dtype=torch.bfloat16, requires_grad=True)
+            head = torch.zeros(vocabulary, 2048, dtype=torch.bfloat16, requires_grad=True)
+            places, targets, weights = (
+                torch.zeros(600, dtype=torch.long),
+                torch.zeros(600, dtype=torch.long),
+                torch.ones(600),
+            )
+            live = _Live([hidden, head, places, targets, weights])
+            with live:
+                weighted_nll_of_hidden(hidden[places], head, None, None, targets, weights)
+            peaks.append(live.peak - 4 * head.numel())  # without the head's own gradient
+    assert peaks[1] <= 1.02 * peaks[0] and peaks[2] < 512 << 20
