@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import yaml
 from conftest import ROOT
+from transformers import GemmaConfig, LlamaConfig
 
 from aligner.records import UserError
 from aligner.training.config import RunConfig
-from aligner.training.finetune.engine import deepspeed_config
+from aligner.training.finetune.engine import deepspeed_config, zero3_limits
 from aligner.training.flags import parse, to_flags
 
 ORIGINAL = (
@@ -133,7 +134,7 @@ def test_help_names_every_flag_with_its_unit(capsys):
 
 def test_deepspeeds_configuration_leaves_the_accumulation_to_us():
     config = parse(["--bf16", "--zero_stage", "3", "--offload", "all"])
-    made = deepspeed_config(config.optimization, config.launch, hidden_size=64)
+    made = deepspeed_config(config.optimization, config.launch, LlamaConfig())
     assert made["gradient_accumulation_steps"] == 1 and made["gradient_clipping"] == 1.0
     assert (
         made["zero_optimization"]["offload_param"]
@@ -142,4 +143,12 @@ def test_deepspeeds_configuration_leaves_the_accumulation_to_us():
     )
     assert made["bf16"] == {"enabled": True} and made["data_types"] == {"grad_accum_dtype": "fp32"}
     half = parse(["--fp16", "--zero_stage", "1"])
-    assert deepspeed_config(half.optimization, half.launch, 64)["fp16"]["loss_scale"] == 0
+    assert deepspeed_config(half.optimization, half.launch, LlamaConfig())["fp16"]["loss_scale"] == 0
+
+
+def test_zero3_s_limits_fit_the_model():
+    seven = zero3_limits(LlamaConfig())  # 7B: a layer is 202 million parameters, a matrix of it 45 million
+    assert seven["stage3_prefetch_bucket_size"] == 4 * 4096**2 + 3 * 4096 * 11008
+    assert seven["stage3_max_live_parameters"] == 1_000_000_000
+    large = zero3_limits(GemmaConfig(hidden_size=8192, vocab_size=256_000, intermediate_size=28_672))
+    assert large["stage3_max_live_parameters"] > 8192 * 256_000

@@ -28,6 +28,7 @@ from aligner.training.finetune.batching import MicroBatch
 from aligner.training.finetune.loss import Objective
 from aligner.training.plan import Plan
 
+LIVE, PREFETCH = 1_000_000_000, 50_000_000  # DeepSpeed's defaults
 CLIP = 1.0  # the original's gradient clipping
 Found = TypeVar("Found")
 BETAS = (0.9, 0.95)  # paper, table 22
@@ -88,8 +89,8 @@ def connect(local_rank: int) -> Ranks:
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
 
 
-def deepspeed_config(optimization: OptimizationConfig, launch: LaunchConfig, hidden_size: int) -> dict[str, Any]:
-    """DeepSpeed's configuration of a run. Batch sizes are 1 because the updates are planned by us."""
+def deepspeed_config(optimization: OptimizationConfig, launch: LaunchConfig, model: Any) -> dict[str, Any]:
+    """DeepSpeed's configuration of a run of a model with this configuration. Batch sizes are 1: the updates are planned by us."""
     offload = launch.offload
     zero: dict[str, Any] = {"stage": launch.zero_stage}
     if offload in ("optimizer", "all"):
@@ -97,7 +98,7 @@ def deepspeed_config(optimization: OptimizationConfig, launch: LaunchConfig, hid
     if offload in ("parameter", "all"):
         zero["offload_param"] = {"device": "cpu"}
     if launch.zero_stage == 3:
-        zero["stage3_param_persistence_threshold"] = 10 * hidden_size  # norms and biases stay; matrices are split
+        zero |= zero3_limits(model.get_text_config())
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -115,6 +116,19 @@ def deepspeed_config(optimization: OptimizationConfig, launch: LaunchConfig, hid
     elif optimization.fp16:
         config["fp16"] = {"enabled": True, "loss_scale": 0, "initial_scale_power": 16}
     return config
+
+
+def zero3_limits(text: Any) -> dict[str, int]:
+    """ZeRO-3's limits in parameters, from the model: norms and biases are never split; a whole decoder layer is fetched ahead;
+    the largest matrix and two layers may be whole at once. (The original's limits are below one matrix of a 7B model.)"""
+    hidden = text.hidden_size
+    inner = getattr(text, "intermediate_size", None) or getattr(text, "ffn_dim", 4 * hidden)
+    layer = 4 * hidden * hidden + 3 * hidden * inner
+    return {
+        "stage3_param_persistence_threshold": 10 * hidden,
+        "stage3_prefetch_bucket_size": max(PREFETCH, layer),
+        "stage3_max_live_parameters": max(LIVE, hidden * text.vocab_size + 2 * layer),
+    }
 
 
 def load_partitioned(

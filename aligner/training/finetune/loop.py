@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -41,26 +43,56 @@ def train(parts: Parts, start: int) -> None:
     plan = parts.plan
     if start == 0:
         evaluate(parts, 0)
-    for update in range(start, plan.updates):
-        make_update(parts, update)
-        done = update + 1
+    for prepared in one_ahead(partial(prepare, parts), range(start, plan.updates)):
+        make_update(parts, prepared)
+        done = prepared.update + 1
         if is_evaluation_due(parts, done):
             evaluate(parts, done)
         if parts.save_interval and (done % parts.save_interval == 0 or done == plan.updates):
             parts.save(done)
 
 
-def make_update(parts: Parts, update: int) -> None:
-    """One update: its records in order, their weights, this rank's share of the gradient, the step."""
-    began = time.perf_counter()
-    engine, plan, o = parts.engine, parts.plan, parts.optimization
+@dataclass(frozen=True)
+class Prepared:
+    """An update before it is made: its records in order, and this rank's share of them as micro-batches."""
+
+    update: int
+    epoch: int
+    rows: np.ndarray
+    batches: list[MicroBatch]
+
+
+def prepare(parts: Parts, update: int) -> Prepared:
+    """Choose an update's records, weigh them, and lay out this rank's share."""
+    plan, o, ranks = parts.plan, parts.optimization, parts.engine.ranks
     epoch, rows = rows_of_update(plan, o.seed, update)
     lengths = [parts.train[row].target_length for row in rows]
     weights = row_weights(lengths, plan.micro_batch_size, o.loss_reduction)
-    batches = micro_batches(parts.train, rows, weights, parts.layout, engine.ranks.count, engine.ranks.rank)
+    return Prepared(
+        update, epoch, rows, micro_batches(parts.train, rows, weights, parts.layout, ranks.count, ranks.rank)
+    )
+
+
+def one_ahead(make: Callable[[int], Prepared], updates: Iterable[int]) -> Iterator[Prepared]:
+    """Yield what `make` makes of each update, the next one being made while this one is used."""
+    with ThreadPoolExecutor(1) as worker:
+        waiting: Future[Prepared] | None = None
+        for update in updates:
+            following = worker.submit(make, update)
+            if waiting:
+                yield waiting.result()
+            waiting = following
+        if waiting:
+            yield waiting.result()
+
+
+def make_update(parts: Parts, prepared: Prepared) -> None:
+    """One update: this rank's share of the gradient, the step, and what is said of it."""
+    began = time.perf_counter()
+    engine, o, update, rows = parts.engine, parts.optimization, prepared.update, prepared.rows
     seed_dropout(o.seed, update, engine.ranks.rank)
     try:
-        loss = engine.accumulate(batches)
+        loss = engine.accumulate(prepared.batches)
     except FloatingPointError as error:
         places = ", ".join(str(parts.train[row].origin) for row in rows[:4])
         raise UserError(
@@ -69,13 +101,14 @@ def make_update(parts: Parts, update: int) -> None:
         ) from None
     rate, norm = engine.update()
     tokens = sum(len(parts.train[row].ids) for row in rows)
+    targets = sum(parts.train[row].target_length for row in rows)
     seconds = time.perf_counter() - began
     if parts.metrics:
         parts.metrics.record(
             {
-                "update": update + 1, "epoch": epoch + 1, "loss": loss, "lr": rate,
+                "update": update + 1, "epoch": prepared.epoch + 1, "loss": loss, "lr": rate,
                 "grad_norm": norm if math.isfinite(norm) else None,
-                "target_tokens": sum(lengths), "tokens": tokens, "seconds": round(seconds, 4),
+                "target_tokens": targets, "tokens": tokens, "seconds": round(seconds, 4),
                 "tokens_per_second": round(tokens / seconds, 1),
             }
         )  # fmt: skip

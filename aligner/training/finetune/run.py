@@ -167,8 +167,7 @@ def announce(stage: Stage, plan: Plan, data: StageData, tally: Tally, held_out: 
 def build_engine(config: RunConfig, stage: Stage, plan: Plan, ranks: Ranks, tokenizer: Any) -> Engine:
     """The model, split over the ranks, behind an engine."""
     o, trusted = stage.optimization, config.model.trust_remote_code
-    hidden = load_config(stage.start_from, trusted).get_text_config().hidden_size
-    ds_config = deepspeed_config(o, config.launch, hidden)
+    ds_config = deepspeed_config(o, config.launch, load_config(stage.start_from, trusted))
     load = partial(load_model, stage.start_from, dtype_of(config), trusted)
     model = load_partitioned(ds_config, load, partial(fit_embedding, tokenizer=tokenizer))
     if o.gradient_checkpointing:
