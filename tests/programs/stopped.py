@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from aligner.files import COMPLETED
-from aligner.models import load_model, quiet_libraries
+from aligner.models import load_config, load_model, quiet_libraries
 from aligner.records import Origin
 from aligner.training.datasets.supervised import Tokens
 from aligner.training.finetune.batching import Layout, collate
@@ -42,11 +42,11 @@ def refuse_infinite_gradients(model_folder: str, stage: int) -> dict:
     """One rank's gradient becomes infinite: both must refuse the update, and no weight may move."""
     ranks = connect(-1)
     config = parse(["--zero_stage", str(stage), "--bf16", "False"])
-    ds_config = deepspeed_config(config.optimization, config.launch, 32)
+    ds_config = deepspeed_config(config.optimization, config.launch, load_config(model_folder))
     model = load_partitioned(ds_config, partial(load_model, model_folder, torch.float32), lambda model: None)
     if ranks.rank == 1:
         model.model.layers[0].mlp.up_proj.weight.register_hook(lambda gradient: gradient * float("inf"))
-    engine = Engine(model, ds_config, config.optimization, Plan(4, 4, 2, 2, 1, 0.0), ranks)
+    engine = Engine(model, ds_config, config.optimization, Plan(4, 4, 2, 2, 1, 0.0), True, ranks)
     row = Tokens(np.arange(10, 30, dtype=np.int32), 8, Origin("rows.json", 1), False, False)
 
     def weights():
