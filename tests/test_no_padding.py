@@ -125,6 +125,19 @@ def test_the_head_in_pieces_equals_the_head_at_once(softcap, bias, workspace, mo
         assert (mine.grad - theirs.grad).norm() / theirs.grad.norm() < 1e-6
 
 
+def test_gradients_too_small_for_fp16_survive_until_the_loss_scaler_lifts_them():
+    torch.manual_seed(0)
+    hidden, head = torch.randn(8, 16), torch.randn(97, 16)
+    targets, weights = torch.randint(0, 97, (8,)), torch.full((8,), 1e-7)
+    half = [t.half().requires_grad_() for t in (hidden, head)]
+    (weighted_nll_of_hidden(*half, None, None, targets, weights) * 2.0**16).backward()
+    exact = [t.detach().double().requires_grad_() for t in half]
+    nll = F.cross_entropy(F.linear(*exact), targets, reduction="none")
+    ((nll * weights).sum() * 2.0**16).backward()
+    for mine, theirs in zip(half, exact, strict=True):
+        assert (mine.grad - theirs.grad).norm() / theirs.grad.norm() < 0.01
+
+
 def test_evaluation_makes_no_gradient():
     hidden, head = torch.randn(4, 8), torch.randn(9, 8)
     with torch.no_grad():

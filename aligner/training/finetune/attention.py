@@ -37,6 +37,13 @@ def supports(config: Any) -> bool:
     return text.model_type in FAMILIES and not bidirectional and not getattr(text, "alibi", False)
 
 
+def has_varlen_kernel(query: torch.Tensor) -> bool:
+    """Whether torch's variable-length attention takes this: 16 bit, heads of at most 256, on an Ampere GPU or later."""
+    if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16) or query.shape[-1] > 256:
+        return False
+    return torch.cuda.get_device_capability(query.device)[0] >= 8
+
+
 def segment_attention(
     module: torch.nn.Module,
     query_BHND: torch.Tensor,
@@ -58,7 +65,7 @@ def segment_attention(
     unknown = {name for name, value in others.items() if value is not None} - HARMLESS
     if attention_mask is not None or unknown:
         raise NotImplementedError(f"flattened records with {', '.join(sorted(unknown)) or 'a mask'} are not supported")
-    if query_BHND.is_cuda and query_BHND.dtype != torch.float32 and not softcap and not dropout:
+    if has_varlen_kernel(query_BHND) and not softcap and not dropout:
         return _varlen(query_BHND, key_BKND, value_BKND, segments, scaling, sliding_window), None
     parts = []
     for start, end in segments.bounds:

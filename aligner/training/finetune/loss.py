@@ -59,32 +59,36 @@ class _HeadLoss(torch.autograd.Function):
         train: bool,
     ) -> torch.Tensor:
         loss = torch.zeros((), dtype=torch.float32, device=hidden_TH.device)
-        grad_hidden = torch.empty_like(hidden_TH) if train else None
+        # fp16 would lose gradients this small before the loss scaler sees them: weigh by 1 at most, and keep fp32.
+        narrow = hidden_TH.dtype == torch.float16
+        lift = weights_T.amax().clamp_min(1e-30) if narrow and len(weights_T) else None
+        grad_hidden = torch.empty_like(hidden_TH, dtype=torch.float32 if narrow else None) if train else None
         grad_head = torch.zeros_like(head_VH, dtype=torch.float32) if train else None
         grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if train and bias_V is not None else None
         rows = max(1, WORKSPACE // (4 * head_VH.shape[0]))
         for start in range(0, len(hidden_TH), rows):
             piece = slice(start, start + rows)
             logits_PV = F.linear(hidden_TH[piece], head_VH, bias_V).float()
-            nll, gradient_PV = _piece(logits_PV, softcap, targets_T[piece], weights_T[piece], train)
+            weights_P = weights_T[piece] if lift is None else weights_T[piece] / lift
+            nll, gradient_PV = _piece(logits_PV, softcap, targets_T[piece], weights_P, train)
             loss += nll
             if grad_bias is not None:
                 grad_bias += gradient_PV.sum(0)
             if grad_hidden is not None and grad_head is not None:
-                narrow_PV = gradient_PV.to(hidden_TH.dtype)
-                torch.mm(narrow_PV, head_VH, out=grad_hidden[piece])
-                _add_product(grad_head, narrow_PV.t(), hidden_TH[piece])
-                del narrow_PV
+                typed_PV = gradient_PV.to(hidden_TH.dtype)
+                grad_hidden[piece] = typed_PV @ head_VH
+                _add_product(grad_head, typed_PV.t(), hidden_TH[piece])
+                del typed_PV
             del logits_PV, gradient_PV  # or they would live on beside the next piece's
-        ctx.gradients, ctx.dtype = (grad_hidden, grad_head, grad_bias), head_VH.dtype
-        return loss
+        ctx.gradients, ctx.lift, ctx.dtype = (grad_hidden, grad_head, grad_bias), lift, head_VH.dtype
+        return loss if lift is None else loss * lift
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
-        hidden, head, bias = (None if g is None else g.mul_(grads[0].to(g.dtype)) for g in ctx.gradients)
+        scale = grads[0] if ctx.lift is None else grads[0] * ctx.lift
+        made = (None if g is None else g.mul_(scale.to(g.dtype)).to(ctx.dtype) for g in ctx.gradients)
         ctx.gradients = None
-        bias = None if bias is None else bias.to(ctx.dtype)
-        return hidden, head.to(ctx.dtype), bias, None, None, None, None  # type: ignore[union-attr]
+        return *made, None, None, None, None
 
 
 def _piece(
