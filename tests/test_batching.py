@@ -14,7 +14,6 @@ from aligner.records import Origin
 from aligner.training.datasets.supervised import Tokens
 from aligner.training.finetune.batching import (
     Layout,
-    balance,
     balanced_layout,
     collate,
     micro_batches,
@@ -93,6 +92,12 @@ def test_balanced_by_eye():
     # the longest first, each to the emptiest: 9 | 5, 3, 2 | 4, 4
     (first,), (second,), (third,) = balanced_layout([4, 9, 2, 5, 3, 4], [4, 9, 2, 5, 3, 4], budget=10, ranks=3)
     assert list(map(list, (first, second, third))) == [[2, 3, 4], [1], [0, 5]]
+
+
+def balance(layout: list[list[np.ndarray]], lengths: list[int]) -> float:
+    """Tokens / (ranks x the slowest rank's tokens, summed over micro-batches): 1 where no rank ever waits."""
+    tokens = np.array([[sum(lengths[p] for p in places) for places in rank] for rank in layout])
+    return float(tokens.sum() / (len(layout) * tokens.max(axis=0).sum()))
 
 
 def lengths_of_rows(count: int) -> list[int]:

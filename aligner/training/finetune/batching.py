@@ -118,7 +118,7 @@ def balanced_layout(lengths: Sequence[int], costs: Sequence[float], budget: int,
     order = np.argsort(-np.asarray(costs), kind="stable")
     count = max(1, -(-int(sum(lengths)) // (ranks * budget)))
     while True:
-        bins = _fill(lengths, costs, order, ranks * count)
+        bins = _fill(costs, order, ranks * count)
         if all(len(places) < 2 or sum(lengths[p] for p in places) <= budget for places in bins):
             break
         count += 1
@@ -128,7 +128,8 @@ def balanced_layout(lengths: Sequence[int], costs: Sequence[float], budget: int,
     return [[np.array(sorted(step[rank]), dtype=np.int64) for step in turned] for rank in range(ranks)]
 
 
-def _fill(lengths: Sequence[int], costs: Sequence[float], order: np.ndarray, count: int) -> list[list[int]]:
+def _fill(costs: Sequence[float], order: np.ndarray, count: int) -> list[list[int]]:
+    """The places in this order, each into the cheapest of `count` bins."""
     heap = [(0.0, index) for index in range(count)]
     bins: list[list[int]] = [[] for _ in range(count)]
     for place in order:
@@ -136,12 +137,6 @@ def _fill(lengths: Sequence[int], costs: Sequence[float], order: np.ndarray, cou
         bins[index].append(int(place))
         heapq.heappush(heap, (cost + costs[place], index))
     return bins
-
-
-def balance(layout: list[list[np.ndarray]], lengths: Sequence[int]) -> float:
-    """Tokens / (ranks x the slowest rank's tokens, summed over micro-batches): 1 where no rank ever waits."""
-    tokens = np.array([[sum(lengths[p] for p in places) for places in rank] for rank in layout])
-    return float(tokens.sum() / (len(layout) * tokens.max(axis=0).sum()))
 
 
 def collate(rows: Sequence[Tokens], weights: Sequence[float], layout: Layout) -> MicroBatch:
