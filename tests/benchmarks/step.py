@@ -1,6 +1,6 @@
 """The original's training step against this project's, on one CPU thread: first equal, then timed.
 
-    python -m tests.benchmarks.step [--rows 16] [--rounds 2] [--picture FILE.png]
+    python -m tests.benchmarks.step [--rows 16] [--rounds 2] [--only 32k ...] [--picture FILE.png]
 
 The original's step is written here from its description: rows padded to the longest of four, logits of every place in
 fp32, transformers' loss, the mean over micro-batches, one backward each. Both are checked for equal loss and gradient, then
@@ -238,13 +238,15 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=16, help="rows of the update (16)")
     parser.add_argument("--rounds", type=int, default=2, help="rounds of A B B A (2)")
+    parser.add_argument("--only", nargs="+", default=[], help="workloads whose name holds one of these, as 32k")
     parser.add_argument("--picture", help="write the ratios as a picture")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     print("vocabulary, lengths original    ours   ratio   limit  no padding     learned  gradient  spread")
     table = []
     for workload in WORKLOADS:
-        if workload.lengths != "real" or REAL.is_file():
+        wanted = not args.only or any(part in workload.name for part in args.only)
+        if wanted and (workload.lengths != "real" or REAL.is_file()):
             table.append(compare(workload, args.rows, args.rounds))
             print(line_of(table[-1]), flush=True)
     if args.picture:
