@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import pytest
 import yaml
 from conftest import ROOT
@@ -150,5 +152,7 @@ def test_zero3_s_limits_fit_the_model():
     seven = zero3_limits(LlamaConfig())  # 7B: a layer is 202 million parameters, a matrix of it 45 million
     assert seven["stage3_prefetch_bucket_size"] == 4 * 4096**2 + 3 * 4096 * 11008
     assert seven["stage3_max_live_parameters"] == 1_000_000_000
+    uneven = types.SimpleNamespace(hidden_size=64, vocab_size=100, intermediate_size=[128, 256], get_text_config=None)
+    assert zero3_limits(uneven)["stage3_prefetch_bucket_size"] == 50_000_000
     large = zero3_limits(GemmaConfig(hidden_size=8192, vocab_size=256_000, intermediate_size=28_672))
     assert large["stage3_max_live_parameters"] > 8192 * 256_000

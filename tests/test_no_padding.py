@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from aligner.records import Origin
 from aligner.training.datasets.supervised import Tokens
 from aligner.training.finetune import loss as loss_module
-from aligner.training.finetune.attention import FAMILIES, segment_attention, supports
+from aligner.training.finetune.attention import FAMILIES, is_listed, segment_attention, supports
 from aligner.training.finetune.batching import Layout, Segments, collate, row_weights
 from aligner.training.finetune.loss import Objective, weighted_nll, weighted_nll_of_hidden
 
@@ -69,8 +69,18 @@ def test_loss_and_gradient_equal_the_padded_model_s(family, reduction):
 
 def test_every_listed_family_is_compared_and_others_are_padded():
     assert set(CONFIGS) == set(FAMILIES)
-    assert all(supports(config) for config in CONFIGS.values())
-    assert not supports(transformers.GPT2Config()) and not supports(transformers.BloomConfig())
+    assert all(is_listed(config) for config in CONFIGS.values())
+    assert not is_listed(transformers.GPT2Config()) and not is_listed(transformers.BloomConfig())
+
+
+def test_a_model_with_code_of_its_own_is_padded():
+    model = AutoModelForCausalLM.from_config(CONFIGS["llama"])
+    assert supports(model)
+
+    class Other(type(model)):
+        """As a model that comes with --trust_remote_code."""
+
+    assert not supports(Other(CONFIGS["llama"]))
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -136,6 +146,13 @@ def test_gradients_too_small_for_fp16_survive_until_the_loss_scaler_lifts_them()
     ((nll * weights).sum() * 2.0**16).backward()
     for mine, theirs in zip(half, exact, strict=True):
         assert (mine.grad - theirs.grad).norm() / theirs.grad.norm() < 0.01
+
+
+def test_sums_too_large_for_fp16_do_not_overflow():
+    hidden, head = torch.full((2000, 4), 60.0), torch.zeros(9, 4)
+    half = [t.half().requires_grad_() for t in (hidden, head)]
+    weighted_nll_of_hidden(*half, None, None, torch.zeros(2000, dtype=torch.long), torch.full((2000,), 5e-4)).backward()
+    assert half[1].grad[0].tolist() == pytest.approx([-60 * 8 / 9] * 4, rel=1e-2)
 
 
 def test_evaluation_makes_no_gradient():

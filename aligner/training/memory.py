@@ -136,11 +136,12 @@ def peak_activations(shape: Shape, rows: int, length: int, checkpointing: bool, 
         model.tie_weights()
         for parameter in model.parameters():
             parameter.register_post_accumulate_grad_hook(_hand_on)
-        batch = worst_batch(rows, length, supports(model.config))
+        flat = supports(model)
+        batch = worst_batch(rows, length, flat)
         given = [value for value in (getattr(batch, f.name) for f in fields(batch)) if isinstance(value, torch.Tensor)]
         live = _Live([*model.parameters(), *model.buffers(), *given])
         with live:
-            Objective(model, supports(model.config))(batch).backward()
+            Objective(model, flat)(batch).backward()
     return live.peak
 
 

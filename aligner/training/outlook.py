@@ -65,6 +65,8 @@ def need_of(config: RunConfig, shape: Shape, size: Size, hardware: Hardware) -> 
     dtype = torch.bfloat16 if half else torch.float32
     states = model_states(size, half, launch.zero_stage, launch.offload, hardware.gpus, hardware.nodes)
     rows, length = o.per_device_train_batch_size, config.model.max_length
+    if o.tokens_per_micro_batch:
+        rows = -(-o.tokens_per_micro_batch // length)
     activations = peak_activations(shape, rows, length, o.gradient_checkpointing, dtype)
     return Need(states, activations, buffers(size, half, launch.zero_stage, hardware.gpus))
 
@@ -76,10 +78,10 @@ def changes(config: RunConfig) -> Iterator[dict[str, object]]:
         yield {"gradient_checkpointing": True}
     if launch.zero_stage < 3:
         yield {"zero_stage": 3}
-    rows = o.per_device_train_batch_size
-    while rows > 1:
-        rows //= 2
-        yield {"per_device_train_batch_size": rows}
+    tokens = o.tokens_per_micro_batch or o.per_device_train_batch_size * config.model.max_length
+    while tokens > config.model.max_length:
+        tokens = max(tokens // 2, config.model.max_length)
+        yield {"tokens_per_micro_batch": tokens}
     if launch.offload == "none":
         yield {"offload": "optimizer"}
     if launch.offload != "all":
@@ -150,10 +152,6 @@ def fit_lines(config: RunConfig, shape: Shape, size: Size, hardware: Hardware, n
     lines = [
         f"it does not fit. It does with {flags}: {readable(then.gpu)} on each GPU, {readable(then.states.cpu)} CPU memory a node"
     ]
-    if "per_device_train_batch_size" in found:
-        lines.append(
-            "  (smaller micro-batches change the micro_batch objective a little; --loss_reduction token has none)"
-        )
     if "gpus" in found:
         lines.append("  (with --records_per_update as it is, the updates stay the same)")
     return lines

@@ -17,6 +17,7 @@ from transformers import AttentionInterface
 from aligner.training.finetune.batching import Segments
 
 NAME = "aligner_segments"
+LARGE = ((8, 0), (9, 0), (10, 0))  # A100, H100 and H200, B200
 # Model types whose attention gets `segments` and asks for nothing that is not done here; each is compared with padded rows.
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt_neox", "opt")
 HARMLESS = {
@@ -30,18 +31,26 @@ HARMLESS = {
 }
 
 
-def supports(config: Any) -> bool:
-    """Whether a model of this configuration can be trained without padding."""
+def supports(model: Any) -> bool:
+    """Whether a model can be trained without padding: of a listed family, and of transformers' own code."""
+    return type(model).__module__.startswith("transformers.models.") and is_listed(model.config)
+
+
+def is_listed(config: Any) -> bool:
+    """Whether a configuration is of a listed family and asks for plain causal attention."""
     text = config.get_text_config()
     bidirectional = getattr(text, "use_bidirectional_attention", False)
     return text.model_type in FAMILIES and not bidirectional and not getattr(text, "alibi", False)
 
 
 def has_varlen_kernel(query: torch.Tensor) -> bool:
-    """Whether torch's variable-length attention takes this: 16 bit, heads of at most 256, on an Ampere GPU or later."""
-    if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16) or query.shape[-1] > 256:
+    """Whether torch's variable-length attention takes this: 16 bit, on an NVIDIA GPU since Ampere, heads of a multiple of 8 up
+    to 192, up to 256 on the large ones (its backward pass needs their shared memory)."""
+    head = query.shape[-1]
+    if not query.is_cuda or torch.version.hip or query.dtype not in (torch.float16, torch.bfloat16) or head % 8:
         return False
-    return torch.cuda.get_device_capability(query.device)[0] >= 8
+    capability = torch.cuda.get_device_capability(query.device)
+    return capability >= (8, 0) if head <= 192 else head <= 256 and capability in LARGE
 
 
 def segment_attention(

@@ -123,6 +123,7 @@ def zero3_limits(text: Any) -> dict[str, int]:
     the largest matrix and two layers may be whole at once. (The original's limits are below one matrix of a 7B model.)"""
     hidden = text.hidden_size
     inner = getattr(text, "intermediate_size", None) or getattr(text, "ffn_dim", 4 * hidden)
+    inner = max(inner) if isinstance(inner, list | tuple) else inner  # one for each layer
     layer = 4 * hidden * hidden + 3 * hidden * inner
     return {
         "stage3_param_persistence_threshold": 10 * hidden,

@@ -122,7 +122,10 @@ def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -
     rows = max(1, WORKSPACE // (32 * total.shape[1]))
     for start in range(0, len(total), rows):  # in pieces, or the product would be as large as the head itself
         piece = slice(start, start + rows)
-        total[piece] += left[piece] @ right
+        if left.dtype == torch.float16:  # its sums overflow, and no loss scale would help: the weights are lifted
+            total[piece] += left[piece].float() @ right.float()
+        else:
+            total[piece] += left[piece] @ right
 
 
 class Objective(torch.nn.Module):
@@ -137,6 +140,8 @@ class Objective(torch.nn.Module):
         self.softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
         if flat:
             model.set_attn_implementation(SEGMENTS)
+            taken = model.get_decoder().config._attn_implementation
+            assert taken == SEGMENTS, f"the model attends by {taken}: records would see each other"
 
     def forward(self, batch: MicroBatch) -> torch.Tensor:
         """The micro-batch's weighted negative log-likelihood."""

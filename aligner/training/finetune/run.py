@@ -174,7 +174,7 @@ def build_engine(config: RunConfig, stage: Stage, plan: Plan, ranks: Ranks, toke
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if o.tf32:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    flat = supports(model.config)
+    flat = supports(model)
     if ranks.first and not flat:
         kind = model.config.get_text_config().model_type
         log.info(
