@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,6 @@ SAMPLE = 1 << 20  # bytes read at either end of a weight file to tell two models
 
 def quiet_libraries() -> None:
     """Keep transformers' and DeepSpeed's own notices and bars off the screen; errors still come through."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed says that it looked for something better
     warnings.filterwarnings("ignore", category=FutureWarning)  # what they will rename is not the user's to mend
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,6 +141,21 @@ def test_a_card_that_is_none_is_named(tmp_path):
 
 
 # --- where the ranks are put
+
+
+def test_a_login_node_without_a_gpu_starts_ranks_on_hosts_that_have_them(tmp_path, monkeypatch):
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    hosts = tmp_path / "hosts"
+    hosts.write_text("worker-1 slots=8\nworker-2 slots=8\n")
+    launch.quiet_libraries()
+    config = resolved(parse(["--hostfile", str(hosts)]))
+    assert (config.optimization.bf16, config.optimization.tf32) == (True, True)
+    assert launch.environment(config, 16)["DS_ACCELERATOR"] == "cuda"
+    program = (
+        "import os, sys, aligner.training.launch; print('DS_ACCELERATOR' in os.environ, 'deepspeed' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False False"
 
 
 def test_the_ranks_of_a_hostfile_are_its_slots(tmp_path):

@@ -14,8 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import deepspeed
 import torch
+
+if not torch.cuda.is_available():  # here and nowhere else: the launcher on a login node starts ranks that have GPUs
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before the import, or each rank says that it looked for more
+
+import deepspeed
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from transformers import PreTrainedModel, get_scheduler
