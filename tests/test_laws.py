@@ -20,7 +20,7 @@ ORDER = [
     "records", "files", "hub", "prompts", "encoder", "card", "models", "console", "demo", "quality.edits", "plots",
     "training.config", "training.flags", "training.datasets.options", "training.datasets.registry",
     "training.datasets.preference", "training.datasets.raw", *RAW, "training.datasets", "training.datasets.mixture",
-    "training.datasets.supervised", "training.plan", "training.hardware", "training.hosts", "training.ranks",
+    "training.datasets.supervised", "training.plan", "training.zero", "training.hardware", "training.hosts", "training.ranks",
     "training.stages", "training.standing", "training.finetune.batching", "training.finetune.attention", "training.finetune.loss",
     "training.finetune.engine", "training.finetune.checkpoint", "training.finetune.metrics", "training.shapes",
     "training.memory", "training.outlook", "training.budget", "training.finetune.loop", "training.finetune.run",

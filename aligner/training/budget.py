@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from aligner.demo import locate
 from aligner.models import load_tokenizer
 from aligner.records import UserError
 from aligner.training.config import RunConfig
+from aligner.training.datasets.mixture import identity_size
 from aligner.training.finetune.metrics import read_log
 from aligner.training.flags import parse
 from aligner.training.memory import Size, size_of
 from aligner.training.outlook import GB, Hardware, fit_lines, is_half, memory_lines, need_of
 from aligner.training.plan import Plan
 from aligner.training.shapes import Shape, shape_of_model
-from aligner.training.stages import records_per_update, sides_as_tokens, stage_data
+from aligner.training.stages import plan_of, recipes, records_per_update, sides_as_tokens, stage_data
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,10 @@ def report(flags: Sequence[str], asked: Request) -> tuple[list[str], bool]:
     lines += [*memory_lines(need, hardware), *fit_lines(config, shape, size, hardware, need)]
     rows, per_row = count_rows(config, asked)
     plans = plans_of(config, rows, gpus)
-    for stage, plan in zip(("identity", "correction")[-len(plans) :], plans, strict=True):
-        lines.append(f"{stage}: {plan.line()}")
+    lines += [f"{stage}: {plan.line()}" for stage, plan in plans.items()]
     speed = throughput(config, asked, shape, size, per_row)
-    lines.append(
-        time_line(plans, per_row, *speed) if speed else "time: give --tokens_per_second, --tflops or --measured DIR"
-    )
+    ask = "time: give --tokens_per_second, --tflops or --measured DIR"
+    lines.append(time_line(plans.values(), per_row, *speed) if speed else ask)
     if asked.upstream:
         lines += resource_claim(shape.nominal or size.parameters / 1e9, asked.upstream)
     return lines, need.fits(hardware)
@@ -88,14 +87,11 @@ def count_rows(config: RunConfig, asked: Request) -> tuple[int, float]:
     return len(tokens), sum(len(row.ids) for row in tokens) / len(tokens)
 
 
-def plans_of(config: RunConfig, rows: int, gpus: int) -> list[Plan]:
-    """The arithmetic of the stages: the warm-up where there is one, then the correction."""
+def plans_of(config: RunConfig, rows: int, gpus: int) -> dict[str, Plan]:
+    """The arithmetic of the stages by name: the warm-up where there is one, then the correction."""
     o, per_update = config.optimization, records_per_update(config, gpus)
-    main = Plan(rows, per_update, o.per_device_train_batch_size, gpus, o.epochs, o.lr_warmup_ratio)
-    if not o.identity_proportion:
-        return [main]
-    first = replace(main, records=max(1, round(rows * o.identity_proportion)), epochs=o.identity_epochs or o.epochs)
-    return [first, main]
+    sizes = {"identity": identity_size(rows, o.identity_proportion), "correction": rows}
+    return {name: plan_of(recipe, sizes[name], per_update, gpus) for name, recipe in recipes(o).items()}
 
 
 def throughput(config: RunConfig, asked: Request, shape: Shape, size: Size, per_row: float) -> tuple[float, str] | None:
@@ -113,7 +109,7 @@ def throughput(config: RunConfig, asked: Request, shape: Shape, size: Size, per_
     return None
 
 
-def time_line(plans: list[Plan], tokens_per_row: float, tokens_per_second: float, source: str) -> str:
+def time_line(plans: Iterable[Plan], tokens_per_row: float, tokens_per_second: float, source: str) -> str:
     """Hours at a throughput, over all stages."""
     tokens = sum(plan.records * plan.epochs for plan in plans) * tokens_per_row
     hours = tokens / tokens_per_second / 3600

@@ -135,7 +135,7 @@ def rehearse(config: RunConfig, planned: Sequence[Stage], ranks: int) -> None:
         (tokens, tally), (_, held_out) = sides_as_tokens(config, data, tokenizer)
         variables = " ".join(f"{key}={shlex.quote(value)}" for key, value in environment(config, ranks).items())
         print(f"\n{stage.name}\n{variables} {shlex.join(launch_command(config, stage, ranks))}".rstrip())
-        print(plan_of(stage, len(tokens), records_per_update(config, ranks), ranks).line())
+        print(plan_of(stage.optimization, len(tokens), records_per_update(config, ranks), ranks).line())
         for side, counted in (("training", tally), ("held out", held_out)):
             print(*(f"{side}: {line.strip()}" for line in (counted.lines() if counted.rows else [])), sep="\n")
         print(f"prompt: {data.template.name}")

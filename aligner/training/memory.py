@@ -26,12 +26,10 @@ from aligner.training.finetune.attention import supports
 from aligner.training.finetune.batching import Layout, MicroBatch, collate
 from aligner.training.finetune.loss import Objective
 from aligner.training.shapes import Shape
+from aligner.training.zero import zero3_limits
 
 LEARNED = 0.5  # share of a row's tokens that are learned; 0.46 in 2,415 published rows (question, answer, correction)
-LIVE, BUCKET = (
-    1_000_000_000,
-    500_000_000,
-)  # DeepSpeed's defaults: parameters gathered at once, gradients reduced at once
+BUCKET = 500_000_000  # gradients that DeepSpeed reduces at once, by default
 HOST_FACTOR = 1.5  # DeepSpeed's own allowance for buffers in CPU memory
 
 
@@ -89,10 +87,11 @@ def model_states(size: Size, half: bool, stage: int, offload: str, gpus: int, no
     return States(whole * n + shared * n // gpus, int(4 * n * (gpus // nodes) * HOST_FACTOR))
 
 
-def buffers(size: Size, half: bool, stage: int, gpus: int) -> int:
-    """Bytes of DeepSpeed's own buffers at its default settings: the reduce bucket, and at stage 3 gathered weights."""
+def buffers(shape: Shape, size: Size, half: bool, stage: int, gpus: int) -> int:
+    """Bytes of DeepSpeed's own buffers: the reduce bucket, and at stage 3 the gathered weights."""
     width = 2 if half else 4
-    live = min(LIVE, size.parameters) if stage == 3 and gpus > 1 else 0
+    limit = zero3_limits(shape.config.get_text_config())["stage3_max_live_parameters"]
+    live = min(limit, size.parameters) if stage == 3 and gpus > 1 else 0
     return width * ((min(BUCKET, size.parameters) if stage else 0) + live)
 
 

@@ -68,7 +68,7 @@ def need_of(config: RunConfig, shape: Shape, size: Size, hardware: Hardware) -> 
     if o.tokens_per_micro_batch:
         rows = -(-o.tokens_per_micro_batch // length)
     activations = peak_activations(shape, rows, length, o.gradient_checkpointing, dtype)
-    return Need(states, activations, buffers(size, half, launch.zero_stage, hardware.gpus))
+    return Need(states, activations, buffers(shape, size, half, launch.zero_stage, hardware.gpus))
 
 
 def changes(config: RunConfig) -> Iterator[dict[str, object]]:

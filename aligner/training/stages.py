@@ -59,11 +59,19 @@ def stages(config: RunConfig) -> list[Stage]:
     folder, base = Path(config.output.output_dir), locate(config.model.model_name_or_path)
     if Path(base).resolve() == folder.resolve():
         raise UserError(f"--output_dir {folder} is the base model's own folder. Give another.")
-    if not o.identity_proportion:
+    names = recipes(o)
+    if len(names) == 1:
         return [Stage("correction", folder, base, o)]
-    warmup = replace(o, epochs=o.identity_epochs or o.epochs, lr=o.identity_learning_rate or o.lr)
-    first = Stage("identity", folder / "identity", base, warmup)
+    first = Stage("identity", folder / "identity", base, names["identity"])
     return [first, Stage("correction", folder, str(first.folder), o)]
+
+
+def recipes(o: OptimizationConfig) -> dict[str, OptimizationConfig]:
+    """The stages of a run in order, by name: each one's recipe, with its own epochs and learning rate."""
+    if not o.identity_proportion:
+        return {"correction": o}
+    warmup = replace(o, epochs=o.identity_epochs or o.epochs, lr=o.identity_learning_rate or o.lr)
+    return {"identity": warmup, "correction": o}
 
 
 def stage_data(config: RunConfig, stage: str) -> StageData:
@@ -133,9 +141,8 @@ def check_positions(config: RunConfig, stage: Stage) -> None:
         raise UserError(f"--max_length {config.model.max_length} is more than the model's {positions} positions.")
 
 
-def plan_of(stage: Stage, records: int, rows: int, ranks: int) -> Plan:
-    """The arithmetic of a stage."""
-    o = stage.optimization
+def plan_of(o: OptimizationConfig, records: int, rows: int, ranks: int) -> Plan:
+    """The arithmetic of a stage with this recipe."""
     return Plan(records, rows, o.per_device_train_batch_size, ranks, o.epochs, o.lr_warmup_ratio)
 
 

@@ -115,5 +115,10 @@ def split(records: Sequence[Correction], ratio: float, seed: int) -> tuple[list[
 
 def identity(records: Sequence[Correction], proportion: float, seed: int) -> list[Correction]:
     """A seeded share of the records with the answer as the target: the identity (Q-A-A) warm-up (paper, section 2)."""
-    size = max(1, round(len(records) * proportion))
+    size = identity_size(len(records), proportion)
     return [replace(r, correction=r.answer) for r in sample(records, size, f"{seed}:identity")]
+
+
+def identity_size(records: int, proportion: float) -> int:
+    """How many records the warm-up has."""
+    return max(1, round(records * proportion))

@@ -21,14 +21,8 @@ LARGE = ((8, 0), (9, 0), (10, 0))  # A100, H100 and H200, B200
 # Model types whose attention gets `segments` and asks for nothing that is not done here; each is compared with padded rows.
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt_neox", "opt")
 HARMLESS = {
-    "position_ids",
-    "use_cache",
-    "cache_position",
-    "output_attentions",
-    "is_causal",
-    "position_bias",
-    "layer_past",
-}
+    "position_ids", "use_cache", "cache_position", "output_attentions", "is_causal", "position_bias", "layer_past",
+}  # fmt: skip
 
 
 def supports(model: Any) -> bool:

@@ -31,8 +31,8 @@ from aligner.training.config import LaunchConfig, OptimizationConfig
 from aligner.training.finetune.batching import MicroBatch
 from aligner.training.finetune.loss import Objective
 from aligner.training.plan import Plan
+from aligner.training.zero import zero3_limits
 
-LIVE, PREFETCH = 1_000_000_000, 50_000_000  # DeepSpeed's defaults
 CLIP = 1.0  # the original's gradient clipping
 Found = TypeVar("Found")
 BETAS = (0.9, 0.95)  # paper, table 22
@@ -120,20 +120,6 @@ def deepspeed_config(optimization: OptimizationConfig, launch: LaunchConfig, mod
     elif optimization.fp16:
         config["fp16"] = {"enabled": True, "loss_scale": 0, "initial_scale_power": 16}
     return config
-
-
-def zero3_limits(text: Any) -> dict[str, int]:
-    """ZeRO-3's limits in parameters, from the model: norms and biases are never split; a whole decoder layer is fetched ahead;
-    the largest matrix and two layers may be whole at once. (The original's limits are below one matrix of a 7B model.)"""
-    hidden = text.hidden_size
-    inner = getattr(text, "intermediate_size", None) or getattr(text, "ffn_dim", 4 * hidden)
-    inner = max(inner) if isinstance(inner, list | tuple) else inner  # one for each layer
-    layer = 4 * hidden * hidden + 3 * hidden * inner
-    return {
-        "stage3_param_persistence_threshold": 10 * hidden,
-        "stage3_prefetch_bucket_size": max(PREFETCH, layer),
-        "stage3_max_live_parameters": max(LIVE, hidden * text.vocab_size + 2 * layer),
-    }
 
 
 def load_partitioned(

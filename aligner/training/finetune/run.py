@@ -95,7 +95,7 @@ def run_stage(config: RunConfig, stage: Stage) -> None:
         log.info("%s is already complete: %s", stage.name, stage.folder)
         return
     card = found.card
-    plan = plan_of(stage, len(train_tokens), card.records_per_update, ranks.count)
+    plan = plan_of(stage.optimization, len(train_tokens), card.records_per_update, ranks.count)
     if ranks.first:
         write_text(stage.folder / "command.sh", rerun_script(config))
         announce(stage, plan, data, tally, held_out_tally)
