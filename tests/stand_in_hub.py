@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 COMMIT = "a" * 40
+REVISIONS = {"main", "v1", COMMIT}  # all the same; any other is not there
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
@@ -49,6 +50,9 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = urllib.parse.unquote(self.path.split("?")[0])
+        revision = re.search(r"/(?:resolve|tree|revision)/([^/]+)", path)
+        if revision and revision[1] not in REVISIONS:
+            return self.answer(b"{}", 404, X_Error_Code="RevisionNotFound")
         if found := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/[^/]+/(.*)", path):
             file = self.root / found[1] / found[2]
             if not file.is_file():

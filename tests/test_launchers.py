@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -129,7 +130,8 @@ def test_launcher_arguments_that_are_not_about_reaching_hosts_are_refused(text):
 
 def test_what_ranks_need_reaches_the_other_hosts_and_no_secret_does():
     given = {"HF_HOME": "/h", "NCCL_SOCKET_IFNAME": "ib0", "DEEPSPEED_TIMEOUT": "60", "WANDB_MODE": "offline",
-             "HF_TOKEN": "s", "HF_HUB_TOKEN": "s", "WANDB_API_KEY": "s", "AWS_SECRET": "s", "HOME": "/root"}  # fmt: skip
+             "HF_TOKEN": "s", "HF_HUB_TOKEN": "s", "TRANSFORMERS_API_KEY": "s", "ALIGNER_SECRET": "s", "TORCH_PASSWORD": "s",
+             "WANDB_API_KEY": "s", "AWS_SECRET": "s", "HOME": "/root"}  # fmt: skip
     assert set(forwarded(given)) == {"HF_HOME", "NCCL_SOCKET_IFNAME", "DEEPSPEED_TIMEOUT", "WANDB_MODE"}
 
 
@@ -140,7 +142,9 @@ def test_a_word_reaches_the_other_host_as_it_is_here(word):
     """As DeepSpeed's PDSHRunner, pdsh and the host's shell treat it."""
     (sent,) = remote_words([word])
     by_deepspeed = '"{}"'.format(sent.replace('"', '\\"')) if " " in sent else sent
-    by_pdsh = by_deepspeed.replace("%%", "%")
+    by_pdsh = re.sub(
+        "%[hnu%]", lambda found: {"%h": "host", "%n": "0", "%u": "root", "%%": "%"}[found[0]], by_deepspeed
+    )
     done = subprocess.run(["sh", "-c", f"printf %s {by_pdsh}"], capture_output=True, text=True, check=True)
     assert done.stdout == word
 

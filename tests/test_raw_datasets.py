@@ -215,9 +215,11 @@ def test_hub_ids_load_through_datasets_at_their_revision(tmp_path):
     program = (
         "import sys; from aligner.training.datasets.mixture import mix; from aligner.training.datasets.options import Options\n"
         "import aligner.training.datasets\n"
-        "made = mix(['alignertails::hub:#empathy'], 1, Options(('question=prompt,answer=response,correction=fixed',)))\n"
+        "made = mix(['alignertails::hub:@v1#empathy'], 1, Options(('question=prompt,answer=response,correction=fixed',)))\n"
         "print(made.records[0].correction, made.records[0].origin, made.sources[0].sha256)\n"
         "try: mix(['alignertails::hub:#nope'], 1)\n"
+        "except Exception as error: print(error)\n"
+        "try: mix(['alignertails::hub:@v2#empathy'], 1)\n"
         "except Exception as error: print(error)\n"
     )
     with serving(tmp_path / "hub") as address:
@@ -225,6 +227,7 @@ def test_hub_ids_load_through_datasets_at_their_revision(tmp_path):
         done = subprocess.run([sys.executable, "-c", program], env={**os.environ, **variables}, capture_output=True,
                               text=True, timeout=120, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    first, second = done.stdout.splitlines()
-    assert first == f"C hub:aligner/alignertails@main#empathy/train row 1 {COMMIT}"
+    first, second, third = done.stdout.splitlines()
+    assert first == f"C hub:aligner/alignertails@v1#empathy/train row 1 {COMMIT}"
     assert "BuilderConfig 'nope' not found. Available: ['empathy']" in second
+    assert third.startswith("hub:aligner/alignertails@v2#empathy/train: cannot be loaded from the hub")
