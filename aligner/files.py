@@ -207,3 +207,9 @@ def remove_folder(folder: Path) -> None:
 def is_completed(folder: str | os.PathLike[str]) -> bool:
     """Whether a stage ended here: a folder says COMPLETED or it is not one."""
     return (Path(folder) / COMPLETED).is_file()
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept between runs: ALIGNER_CACHE, else the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("ALIGNER_CACHE") or Path(base) / "aligner").expanduser()

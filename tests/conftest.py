@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,17 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 TEMPLATE = ROOT / "template-dataset.json"
 os.environ.setdefault("WANDB_MODE", "offline")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What tests keep goes into a cache of their own; the embedded model, fetched once, stays in the user's."""
+    from aligner.demo import FOLDER
+    from aligner.files import cache_folder
+
+    model, scratch = cache_folder() / FOLDER, tempfile.TemporaryDirectory()
+    config.add_cleanup(scratch.cleanup)
+    (Path(scratch.name) / FOLDER).symlink_to(model.absolute())
+    os.environ["ALIGNER_CACHE"] = scratch.name
 
 
 def read_rows(path: Path, count: int | None = None) -> list[dict[str, Any]]:

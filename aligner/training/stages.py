@@ -5,7 +5,6 @@ What a stage trains, where it writes, what it starts from, and the records it se
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -21,10 +20,12 @@ from aligner.models import fingerprint, load_config
 from aligner.prompts import PromptTemplate
 from aligner.records import Correction, Skipped, UserError
 from aligner.training.config import DataConfig, OptimizationConfig, RunConfig, deciding
+from aligner.training.datasets import cache
+from aligner.training.datasets.cache import Tokenised
 from aligner.training.datasets.mixture import Source, choose_template, identity, mix, split
 from aligner.training.datasets.options import Options
 from aligner.training.datasets.registry import check_options, parse_spec, register_files
-from aligner.training.datasets.supervised import Tally, Tokens, tokenise
+from aligner.training.datasets.supervised import Tally, tokenise
 from aligner.training.plan import Plan
 
 
@@ -105,26 +106,25 @@ def options_of(d: DataConfig) -> Options:
 
 
 def tokens_of(
-    config: RunConfig, data: StageData, records: Sequence[Correction], skipped: Sequence[Skipped], tokenizer: Any
-) -> tuple[list[Tokens], Tally]:
+    config: RunConfig, data: StageData, records: Sequence[Correction], skipped: Sequence[Skipped], encoder: Encoder
+) -> Tokenised:
     """The records of one side as tokens, and what became of all its rows."""
     if not records:
         return [], Tally()
-    bar = partial(tqdm, desc="tokenising", delay=2, disable=int(os.environ.get("RANK", "0")) > 0)
-    encoder = Encoder(tokenizer)
-    tokens, tally = tokenise(records, data.template, encoder, config.model.max_length, config.data.overlength, bar)
+    bar = partial(tqdm, desc="tokenising", delay=2)
+    what = records, data.template, encoder, config.model.max_length, config.data.overlength
+    tokens, tally = cache.kept(cache.name_of(*what), lambda: tokenise(*what, progress=bar))
     for row in skipped:
         tally.add(f"left out: {row.reason}", row.origin)
     tally.rows += len(skipped)
     return tokens, tally
 
 
-def sides_as_tokens(
-    config: RunConfig, data: StageData, tokenizer: Any
-) -> tuple[tuple[list[Tokens], Tally], tuple[list[Tokens], Tally]]:
+def sides_as_tokens(config: RunConfig, data: StageData, tokenizer: Any) -> tuple[Tokenised, Tokenised]:
     """Training and held-out records as tokens, each with its tally."""
-    train = tokens_of(config, data, data.train, data.skipped, tokenizer)
-    return train, tokens_of(config, data, data.held_out, data.held_out_skipped, tokenizer)
+    encoder = Encoder(tokenizer)
+    train = tokens_of(config, data, data.train, data.skipped, encoder)
+    return train, tokens_of(config, data, data.held_out, data.held_out_skipped, encoder)
 
 
 def records_per_update(config: RunConfig, ranks: int) -> int:

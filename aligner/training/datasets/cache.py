@@ -1,0 +1,131 @@
+"""Tokenised records, kept between runs and shared by their ranks: each record is tokenised once.
+
+An entry is named by all that decides it: the records, the prompt, the tokenizer, the lengths, and the code. Entries are
+whole files with a digest; one that does not open is made anew, and a folder that cannot be written costs time, not a run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from aligner.encoder import Encoder
+from aligner.files import cache_folder, whole_file
+from aligner.prompts import PromptTemplate
+from aligner.records import Correction, Origin
+from aligner.training.datasets.supervised import Tally, Tokens
+
+UNUSED = 30 * 86_400  # seconds after which an entry that no run has read is removed
+Tokenised = tuple[list[Tokens], Tally]
+log = logging.getLogger("aligner")
+
+
+def name_of(
+    records: Sequence[Correction], template: PromptTemplate, encoder: Encoder, max_length: int, overlength: str
+) -> str:
+    """An entry's name: a digest of everything that decides what `tokenise` gives."""
+    digest = hashlib.sha256(CODE.encode())
+    digest.update(json.dumps([encoder.fingerprint(), template.text, max_length, overlength]).encode())
+    for r in records:
+        parts = [part.encode("utf-8", "surrogatepass") for part in (r.question, r.answer, r.correction, r.origin.file)]
+        digest.update(f"{r.origin.row}:{','.join(str(len(part)) for part in parts)}:".encode() + b"".join(parts))
+    return digest.hexdigest()
+
+
+def _code() -> str:
+    """A digest of the code that turns records into tokens, and of the packages under it."""
+    digest, here = hashlib.sha256(), Path(__file__)
+    for file in (here, here.with_name("supervised.py"), *(here.parents[2] / f for f in ("encoder.py", "prompts.py"))):
+        digest.update(file.read_bytes())
+    return digest.hexdigest() + version("tokenizers") + version("transformers")
+
+
+CODE = _code()
+
+
+def kept(name: str, make: Callable[[], Tokenised]) -> Tokenised:
+    """An entry, made where it is missing; of several processes one makes it and the others wait."""
+    folder = cache_folder() / "tokens"
+    file = folder / f"{name}.safetensors"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"{name}.lock")
+        try:
+            lock.acquire(timeout=2)
+        except Timeout:
+            log.info("waiting for another process that tokenises the same records")
+            lock.acquire()
+    except (OSError, NotImplementedError) as error:  # a read-only home, a file system without locks
+        log.info("tokens are not kept: %s. ALIGNER_CACHE names another folder", error)
+        return make()
+    with lock:
+        if (found := _read(file)) is not None:
+            return found
+        made = make()
+        try:
+            _write(file, *made)
+            _tidy(folder)
+        except OSError as error:
+            log.info("tokens are not kept: %s. ALIGNER_CACHE names another folder", error)
+        return made
+
+
+def _write(file: Path, tokens: Sequence[Tokens], tally: Tally) -> None:
+    files = list(dict.fromkeys(row.origin.file for row in tokens))
+    number = {name: index for index, name in enumerate(files)}
+    ids = np.concatenate([row.ids for row in tokens])
+    rows = np.array(
+        [(len(t.ids), t.prompt_length, number[t.origin.file], t.origin.row, t.cut, t.merged) for t in tokens],
+        dtype=np.int64,
+    )
+    about = {"files": files, "tally": {"rows": tally.rows, "kept": tally.kept, "places": tally.places}}
+    parts = {"ids": ids, "rows": rows, "about": np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)}
+    with whole_file(file, "wb") as stream:
+        stream.write(save({**parts, "digest": _digest(parts)}))
+
+
+def _read(file: Path) -> Tokenised | None:
+    """What an entry holds; None where there is none, or it is not what was written."""
+    try:
+        parts = load_file(file)
+        if not np.array_equal(parts.pop("digest"), _digest(parts)):
+            raise ValueError("the digest differs")
+        os.utime(file)
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError, KeyError, ValueError):
+        log.info("%s does not open as it was written: tokenising anew", file)
+        return None
+    about = json.loads(parts["about"].tobytes())
+    files, tally = about["files"], Tally(**about["tally"])
+    ends = np.cumsum(parts["rows"][:, 0])
+    tokens = [
+        Tokens(parts["ids"][end - length : end], prompt, Origin(files[number], row), bool(cut), bool(merged))
+        for end, (length, prompt, number, row, cut, merged) in zip(ends, parts["rows"].tolist(), strict=True)
+    ]
+    return tokens, tally
+
+
+def _digest(parts: dict[str, np.ndarray]) -> np.ndarray:
+    digest = hashlib.sha256()
+    for name in sorted(parts):
+        digest.update(np.ascontiguousarray(parts[name]).tobytes())
+    return np.frombuffer(digest.digest(), dtype=np.uint8)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove entries that were not read for long, and locks without an entry."""
+    for file in folder.iterdir():
+        if time.time() - file.stat().st_mtime > UNUSED:
+            file.unlink(missing_ok=True)
