@@ -7,13 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
 from aligner.records import Origin
 from aligner.training.datasets.supervised import Tokens
 from aligner.training.finetune import loss as loss_module
 from aligner.training.finetune.attention import FAMILIES, is_listed, segment_attention, supports
-from aligner.training.finetune.batching import Layout, Segments, collate, row_weights
+from aligner.training.finetune.batching import Layout, Segments, collate, micro_batches, row_weights
 from aligner.training.finetune.loss import Objective, weighted_nll, weighted_nll_of_hidden
 
 SMALL = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -183,3 +184,63 @@ def test_the_loss_s_memory_does_not_grow_with_the_prompt_and_stays_small_with_a_
                 weighted_nll_of_hidden(hidden[places], head, None, None, targets, weights)
             peaks.append(live.peak - 4 * head.numel())  # without the head's own gradient
     assert peaks[1] <= 1.02 * peaks[0] and peaks[2] < 512 << 20
+
+
+class Reads(TorchDispatchMode):
+    """Counts the operations that make the host wait for the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        name = function.overloadpacket.__name__
+        if name in ("_local_scalar_dense", "nonzero", "masked_select", "unique_dim", "_unique2"):
+            self.found.append(name)
+        return function(*arguments, **(keywords or {}))
+
+
+def test_nothing_is_read_back_between_micro_batches():
+    with Reads() as reads:
+        torch.ones(1).item()
+    assert reads.found == ["_local_scalar_dense"]  # it does see a reading
+    model = AutoModelForCausalLM.from_config(CONFIGS["llama"]).train()
+    objective, weights = Objective(model, flat=True), row_weights([r.target_length for r in rows()], 2, "micro_batch")
+    batches = micro_batches(rows(), np.arange(5), weights, Layout(True, 4, 16, 0), ranks=1, rank=0)
+    assert len(batches) > 1
+    loss = torch.zeros(())
+    with Reads() as reads:
+        for batch in batches:
+            part = objective(batch.to(torch.device("cpu")))
+            part.backward()
+            loss += part.detach()
+    assert not reads.found
+
+
+def test_a_micro_batch_of_many_records_costs_what_its_tokens_cost():
+    """Each record's attention is its own piece of the graph: the numbers moved grow with the tokens, not tokens x records."""
+
+    def moved(records: int) -> int:
+        q = torch.randn(1, 2, 16 * records, 8, requires_grad=True)
+        starts = torch.arange(0, 16 * records + 1, 16, dtype=torch.int32)
+        bounds = tuple((16 * n, 16 * n + 16) for n in range(records))
+        module = torch.nn.Module()
+        with Moved() as counted:
+            segment_attention(module, q, q, q, None, segments=Segments(bounds, starts))[0].sum().backward()
+        return counted.numbers
+
+    assert moved(64) < 17 * moved(4)  # sixteen times as many tokens
+
+
+class Moved(TorchDispatchMode):
+    """Counts the numbers that operations write."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        made = function(*arguments, **(keywords or {}))
+        parts = made if isinstance(made, tuple | list) else [made]
+        self.numbers += sum(part.numel() for part in parts if isinstance(part, torch.Tensor))
+        return made

@@ -2,111 +2,51 @@
 
     python -m tests.benchmarks.step [--rows 16] [--rounds 2] [--only 32k ...] [--picture FILE.png]
 
-The original's step is written here from its description: rows padded to the longest of four, logits of every place in
-fp32, transformers' loss, the mean over micro-batches, one backward each. Both are checked for equal loss and gradient, then
-run in turns (A B B A); CPU seconds, the median, and the spread of the repeats: a ratio whose repeats differ by more than 5 %
-is printed as refused. The limit is the ratio of floating-point operations: padded places against real ones, and the head at
-every place against the learned ones.
+Both are checked for equal loss and gradient, then run in turns (A B B A), with each idea alone between them: CPU seconds, the
+median, and the spread of the repeats; a ratio whose repeats differ by more than 5 % is printed as refused. The limit is the
+ratio of matrix operations: padded places against real ones, and the head at every place against the learned ones. Memory is
+the peak of a process over the loaded model, gradients included, each step in a process of its own. At the end: how much of
+eight ranks' time is spent on real tokens, by layout.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
-from aligner.records import Origin
 from aligner.training.datasets.supervised import Tokens
-from aligner.training.finetune.batching import Layout, collate, micro_batches, row_weights
+from aligner.training.finetune.batching import (
+    Layout,
+    balanced_layout,
+    collate,
+    micro_batches,
+    padded_layout,
+    row_weights,
+)
 from aligner.training.finetune.loss import Objective
+from tests.benchmarks import original
+from tests.benchmarks.workloads import WORKLOADS, Workload, available, lengths_of, model_of, rows_of
 
-ROWS_OF_MICRO_BATCH = 4  # the original's
-REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "qac_aligner2b_alpacaeval.json"
-
-
-@dataclass(frozen=True)
-class Workload:
-    """A vocabulary size and how long the rows are."""
-
-    name: str
-    vocabulary: int
-    lengths: str
+TOKENS = 2048  # of a flattened micro-batch
+NOISE = 0.05  # a ratio whose repeats differ by more is refused
+Step = Callable[[LlamaForCausalLM, Sequence[Tokens]], float]
 
 
-WORKLOADS = [
-    Workload("12k, lognormal", 12_288, "lognormal"),
-    Workload("32k, lognormal", 32_000, "lognormal"),
-    Workload("49k, lognormal", 49_152, "lognormal"),
-    Workload("12k, short", 12_288, "short"),
-    Workload("12k, constant", 12_288, "constant"),
-    Workload("12k, real", 12_288, "real"),
-]
-
-
-def triples(kind: str, count: int, seed: int) -> list[tuple[int, int]]:
-    """Tokens of prompt and of correction for each row."""
-    draw = np.random.default_rng(seed)
-    if kind == "constant":
-        return [(230, 200)] * count
-    if kind == "real":
-        chosen = draw.permutation(json.loads(REAL.read_text()))[:count]
-        words = [[len(str(row[key]).split()) for key in ("question", "answer", "correction")] for row in chosen]
-        return [(min(1000, int(1.4 * (q + a)) + 20), min(1000, int(1.4 * c) + 2)) for q, a, c in words]
-    means = {"lognormal": (30, 200, 200), "short": (20, 40, 35)}[kind]
-    parts = [np.exp(draw.normal(np.log(mean), 0.65, count)).astype(int) for mean in means]
-    return [(int(min(q + a + 20, 1024)), int(max(2, min(c, 1024)))) for q, a, c in zip(*parts, strict=True)]
-
-
-def rows_of(kind: str, count: int, vocabulary: int, seed: int = 0) -> list[Tokens]:
-    """Random ids of these lengths."""
-    draw = np.random.default_rng(seed + 1)
-    return [
-        Tokens(draw.integers(1, vocabulary, p + c).astype(np.int32), p, Origin("f", n), False, False)
-        for n, (p, c) in enumerate(triples(kind, count, seed), 1)
-    ]
-
-
-def model_of(vocabulary: int) -> LlamaForCausalLM:
-    """Hidden 384, 10 layers: the head's share of the operations at 12,288 tokens is that of Gemma-2B."""
-    torch.manual_seed(0)
-    return LlamaForCausalLM(
-        LlamaConfig(vocab_size=vocabulary, hidden_size=384, intermediate_size=1024, num_hidden_layers=10,
-                    num_attention_heads=6, num_key_value_heads=6, tie_word_embeddings=True)
-    ).train()  # fmt: skip
-
-
-def original_step(model: LlamaForCausalLM, rows: list[Tokens]) -> float:
-    """The original's: padded, full fp32 logits, the mean over micro-batches of four rows."""
-    loss = 0.0
-    starts = range(0, len(rows), ROWS_OF_MICRO_BATCH)
-    for start in starts:
-        four = rows[start : start + ROWS_OF_MICRO_BATCH]
-        longest = max(len(row.ids) for row in four)
-        ids = torch.zeros(len(four), longest, dtype=torch.long)
-        labels = torch.full_like(ids, -100)
-        for place, row in enumerate(four):
-            ids[place, : len(row.ids)] = torch.from_numpy(row.ids)
-            labels[place, row.prompt_length : len(row.ids)] = torch.from_numpy(row.ids[row.prompt_length :])
-        part = model(input_ids=ids, attention_mask=(ids != 0).long(), labels=labels, use_cache=False).loss / len(starts)
-        part.backward()
-        loss += part.item()
-    return loss
-
-
-def our_step(model: LlamaForCausalLM, rows: list[Tokens], flat: bool = True, tokens: int = 2048) -> float:
+def our_step(model: LlamaForCausalLM, rows: Sequence[Tokens]) -> float:
     """This project's: the update's micro-batches through its objective."""
-    objective = Objective(model, flat)
-    weights = row_weights([row.target_length for row in rows], ROWS_OF_MICRO_BATCH, "micro_batch")
-    layout = Layout(flat, ROWS_OF_MICRO_BATCH, tokens, 0, target_cost=0.2)
+    objective = Objective(model, True)
+    weights = row_weights([row.target_length for row in rows], original.ROWS, "micro_batch")
+    layout = Layout(True, original.ROWS, TOKENS, 0, target_cost=0.2)
     loss = torch.zeros(())
     for batch in micro_batches(rows, np.arange(len(rows)), weights, layout, ranks=1, rank=0):
         part = objective(batch)
@@ -115,46 +55,54 @@ def our_step(model: LlamaForCausalLM, rows: list[Tokens], flat: bool = True, tok
     return float(loss)
 
 
-def flat_with_all_logits(model: LlamaForCausalLM, rows: list[Tokens]) -> float:
-    """Ablation: no padding, but the head at every place."""
+def only_flat(model: LlamaForCausalLM, rows: Sequence[Tokens]) -> float:
+    """No padding alone: the original's micro-batches flattened, the head at every place in fp32."""
     objective = Objective(model, True)
-    weights = row_weights([row.target_length for row in rows], ROWS_OF_MICRO_BATCH, "micro_batch")
-    loss = 0.0
-    for start in range(0, len(rows), ROWS_OF_MICRO_BATCH):
-        chosen = slice(start, start + ROWS_OF_MICRO_BATCH)
-        batch = collate(rows[chosen], weights[chosen], Layout(True, 4, 8192, 0))
-        hidden = objective.model.get_decoder()(
+    return _with_plain_loss(rows, True, lambda batch: objective.model(
+        input_ids=batch.ids_BL, position_ids=batch.positions_BL, segments=batch.segments, use_cache=False
+    ).logits.flatten(0, 1).float()[batch.places_T])  # fmt: skip
+
+
+def only_learned(model: LlamaForCausalLM, rows: Sequence[Tokens]) -> float:
+    """The head at the learned places alone: padded rows otherwise."""
+    return _with_plain_loss(rows, False, lambda batch: model.lm_head(
+        model.get_decoder()(input_ids=batch.ids_BL, attention_mask=batch.attention_BL, use_cache=False)
+        .last_hidden_state.flatten(0, 1)[batch.places_T]
+    ).float())  # fmt: skip
+
+
+def both_plain(model: LlamaForCausalLM, rows: Sequence[Tokens]) -> float:
+    """Both, but for the loss in pieces: the head's gradient by autograd."""
+    objective = Objective(model, True)
+    return _with_plain_loss(rows, True, lambda batch: model.lm_head(
+        objective.model.get_decoder()(
             input_ids=batch.ids_BL, position_ids=batch.positions_BL, segments=batch.segments, use_cache=False
-        ).last_hidden_state
-        logits = objective.model.lm_head(hidden)[0].float()
-        nll = torch.nn.functional.cross_entropy(logits[batch.places_T], batch.targets_T, reduction="none")
-        part = (nll * batch.weights_T).sum()
+        ).last_hidden_state[0, batch.places_T]
+    ).float())  # fmt: skip
+
+
+def _with_plain_loss(rows: Sequence[Tokens], flat: bool, logits_of: Callable[..., torch.Tensor]) -> float:
+    weights, loss = row_weights([row.target_length for row in rows], original.ROWS, "micro_batch"), 0.0
+    for start in range(0, len(rows), original.ROWS):
+        chosen = slice(start, start + original.ROWS)
+        batch = collate(rows[chosen], weights[chosen], Layout(flat, original.ROWS, 10**6, 0))
+        nll_T = torch.nn.functional.cross_entropy(logits_of(batch), batch.targets_T, reduction="none")
+        part = (nll_T * batch.weights_T).sum()
         part.backward()
         loss += float(part.detach())
     return loss
 
 
-def padded_with_learned_logits(model: LlamaForCausalLM, rows: list[Tokens]) -> float:
-    """Ablation: padded, but the head at the learned places alone."""
-    weights = row_weights([row.target_length for row in rows], ROWS_OF_MICRO_BATCH, "micro_batch")
-    model.set_attn_implementation("sdpa")
-    loss = 0.0
-    for start in range(0, len(rows), ROWS_OF_MICRO_BATCH):
-        chosen = slice(start, start + ROWS_OF_MICRO_BATCH)
-        batch = collate(rows[chosen], weights[chosen], Layout(False, 4, 8192, 0))
-        hidden = model.get_decoder()(input_ids=batch.ids_BL, attention_mask=batch.attention_BL, use_cache=False)
-        logits = model.lm_head(hidden.last_hidden_state.flatten(0, 1)[batch.places_T]).float()
-        nll = torch.nn.functional.cross_entropy(logits, batch.targets_T, reduction="none")
-        part = (nll * batch.weights_T).sum()
-        part.backward()
-        loss += float(part.detach())
-    return loss
+STEPS: dict[str, Step] = {
+    "original": original.step,
+    "flat": only_flat,
+    "learned": only_learned,
+    "both": both_plain,
+    "ours": our_step,
+}
 
 
-Step = Callable[[LlamaForCausalLM, list[Tokens]], float]
-
-
-def gradient_after(model: LlamaForCausalLM, step: Step, rows: list[Tokens]) -> tuple[float, torch.Tensor]:
+def gradient_after(model: LlamaForCausalLM, step: Step, rows: Sequence[Tokens]) -> tuple[float, torch.Tensor]:
     """Loss and gradient of one step."""
     model.zero_grad()
     model.set_attn_implementation("sdpa")
@@ -162,7 +110,7 @@ def gradient_after(model: LlamaForCausalLM, step: Step, rows: list[Tokens]) -> t
     return loss, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def cpu_seconds(model: LlamaForCausalLM, step: Step, rows: list[Tokens]) -> float:
+def cpu_seconds(model: LlamaForCausalLM, step: Step, rows: Sequence[Tokens]) -> float:
     """CPU time of one step."""
     model.zero_grad()
     model.set_attn_implementation("sdpa")
@@ -171,66 +119,126 @@ def cpu_seconds(model: LlamaForCausalLM, step: Step, rows: list[Tokens]) -> floa
     return time.process_time() - began
 
 
-def limit(model: LlamaForCausalLM, rows: list[Tokens]) -> float:
-    """Floating-point operations of the original's step over ours, from places, learned places and the model's size."""
+def peak_memory(task: tuple[Workload, int, str]) -> float:
+    """MiB that one step takes over the loaded model, at its peak. For a process of its own."""
+    workload, count, name = task
+    torch.set_num_threads(1)
+    model, rows = model_of(workload.vocabulary), rows_of(workload, count)
+    model.set_attn_implementation("sdpa")
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew from here
+    STEPS[name](model, rows)
+    return _status("VmHWM") - before
+
+
+def _status(key: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key + ":")) / 1024
+
+
+def limit(model: LlamaForCausalLM, rows: Sequence[Tokens]) -> float:
+    """Matrix operations of the original's step over ours, from places, learned places and the model's size."""
     head = model.lm_head.weight.numel()
     body = sum(p.numel() for p in model.parameters()) - head  # tied: the table is the head
-    starts = range(0, len(rows), ROWS_OF_MICRO_BATCH)
-    fours = [[len(row.ids) for row in rows[s : s + ROWS_OF_MICRO_BATCH]] for s in starts]
+    fours = [[len(row.ids) for row in rows[s : s + original.ROWS]] for s in range(0, len(rows), original.ROWS)]
     padded = sum(len(four) * max(four) for four in fours)
     real, learned = sum(map(sum, fours)), sum(row.target_length for row in rows)
     return padded * (body + head) / (real * body + learned * head)
 
 
-def compare(workload: Workload, count: int, rounds: int) -> dict[str, object]:
-    """One line of the table. AssertionError where the steps are not equal."""
-    model, rows = model_of(workload.vocabulary), rows_of(workload.lengths, count, workload.vocabulary)
-    plain_loss, plain = gradient_after(model, original_step, rows)
-    ours_loss, ours = gradient_after(model, our_step, rows)
-    error = float((ours - plain).norm() / plain.norm())
-    assert abs(ours_loss / plain_loss - 1) < 1e-6 and error < 1e-6, (plain_loss, ours_loss, error)
-    steps: dict[str, Step] = {
-        "original": original_step, "ours": our_step,
-        "only no padding": flat_with_all_logits, "only learned logits": padded_with_learned_logits,
-    }  # fmt: skip
-    times: dict[str, list[float]] = {name: [] for name in steps}
+@dataclass(frozen=True)
+class Line:
+    """A line of the table: ratios are the original's CPU seconds over a step's; memory is ours over the original's."""
+
+    name: str
+    seconds: float
+    ratios: dict[str, float]
+    spread: float
+    limit: float
+    error: float
+    memory: float
+
+    def text(self) -> str:
+        """As printed."""
+        refused = "" if self.spread <= NOISE else f"  refused: repeats differ by more than {NOISE:.0%}"
+        ratios = "".join(f"{self.ratios[name]:>9.2f}" for name in ("ours", "flat", "learned", "both"))
+        return (f"{self.name:<15}{self.seconds:>9.1f}{ratios}{self.limit:>8.2f}{self.memory:>8.2f}{self.error:>10.1e}"
+                f"{self.spread:>8.1%}{refused}")  # fmt: skip
+
+
+HEADING = "vocabulary, rows original     ours     flat  learned     both   limit  memory  gradient  spread"
+
+
+def compare(workload: Workload, count: int, rounds: int) -> Line:
+    """One line of the table. AssertionError where a step is not equal to the original's."""
+    model, rows = model_of(workload.vocabulary), rows_of(workload, count)
+    loss, plain = gradient_after(model, original.step, rows)
+    error = 0.0
+    for name in ("flat", "learned", "both", "ours"):
+        other, gradient = gradient_after(model, STEPS[name], rows)
+        error = float((gradient - plain).norm() / plain.norm())
+        assert abs(other / loss - 1) < 1e-6 and error < 1e-6, (name, loss, other, error)
+    times: dict[str, list[float]] = {name: [] for name in STEPS}
     for _ in range(rounds):
-        for name in (*steps, *reversed(steps)):
-            times[name].append(cpu_seconds(model, steps[name], rows))
+        for name in (*STEPS, *reversed(STEPS)):
+            times[name].append(cpu_seconds(model, STEPS[name], rows))
     medians = {name: statistics.median(found) for name, found in times.items()}
     spread = max((max(times[n]) - min(times[n])) / medians[n] for n in ("original", "ours"))
-    ratios = {name: medians["original"] / medians[name] for name in steps if name != "original"}
-    return {"workload": workload.name, "original": medians["original"], "ours": medians["ours"], "error": error,
-            "spread": spread, "limit": limit(model, rows), **{f"x {name}": ratio for name, ratio in ratios.items()}}  # fmt: skip
+    ratios = {name: medians["original"] / medians[name] for name in STEPS}
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        peaks = pool.map(peak_memory, [(workload, count, name) for name in ("original", "ours")], chunksize=1)
+    return Line(workload.name, medians["original"], ratios, spread, limit(model, rows), error, peaks[1] / peaks[0])
 
 
-def line_of(found: dict[str, object]) -> str:
-    """A line of the table."""
-    refused = "" if float(str(found["spread"])) <= 0.05 else "  refused: repeats differ by more than 5 %"
-    return (
-        f"{found['workload']:<16}{found['original']:>9.2f}{found['ours']:>8.2f}{found['x ours']:>8.2f}"
-        f"{found['limit']:>8.2f}{found['x only no padding']:>12.2f}{found['x only learned logits']:>12.2f}"
-        f"{found['error']:>10.1e}{found['spread']:>8.1%}{refused}"
-    )
+def balance(lengths: Sequence[int], batches: Sequence[Sequence[np.ndarray]], padded: bool) -> float:
+    """Real tokens over ranks x the sum of each micro-batch's slowest rank, in tokens it computes."""
+    ranks = len(batches)
+    slowest = 0
+    for together in zip(*batches, strict=True):
+        slowest += max(
+            (max(lengths[p] for p in places) * len(places) if padded else sum(lengths[p] for p in places))
+            if len(places) else 0 for places in together
+        )  # fmt: skip
+    return sum(lengths) / (ranks * slowest)
 
 
-def draw(table: list[dict[str, object]], file: str) -> None:
+def balance_lines(kinds: Sequence[str], records: int = 256, ranks: int = 8, deep: int = 8) -> list[str]:
+    """For each kind of lengths: the balance of the original's layout and of ours."""
+    lines = []
+    for kind in kinds:
+        if kind == "real":
+            lengths = [len(row.ids) for row in rows_of(Workload(49_152, "real"), records)]
+        else:
+            lengths = [p + c for p, c in lengths_of(kind, records, 0)]
+        budget = int(1.05 * sum(lengths) / (ranks * deep))
+        ours = balanced_layout(lengths, lengths, budget, ranks)
+        theirs = balance(lengths, padded_layout(records, original.ROWS, ranks), padded=True)
+        lines.append(f"balance of {records} rows on {ranks} ranks, {kind}: the original's {theirs:.1%}, "
+                     f"ours {balance(lengths, ours, padded=False):.2%} in {len(ours[0])} micro-batches")  # fmt: skip
+    return lines
+
+
+def draw(table: Sequence[Line], file: str) -> None:
     """The ratios beside the limit."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    names = [str(found["workload"]) for found in table]
-    places = np.arange(len(names))
-    figure, axes = pyplot.subplots(figsize=(8, 4))
-    for offset, key, label in ((-0.2, "x ours", "measured"), (0.2, "limit", "limit by operations")):
-        axes.bar(places + offset, [float(str(found[key])) for found in table], 0.4, label=label)
+    places = np.arange(len(table))
+    figure, axes = pyplot.subplots(figsize=(8, 3.6))
+    bars = (("flat", "no padding alone"), ("learned", "learned logits alone"), ("ours", "this project"))
+    for offset, (key, label) in zip((-0.25, 0.0, 0.25), bars, strict=True):
+        drawn = axes.bar(places + offset, [line.ratios[key] for line in table], 0.24, label=label)
+        axes.bar_label(drawn, fmt="%.2f", fontsize=7)
+    for place, line in zip(places, table, strict=True):
+        axes.hlines(line.limit, place - 0.4, place + 0.4, color="black", linestyle="dotted", linewidth=1)
     axes.axhline(1, color="grey", linewidth=0.8)
-    axes.set(xticks=places, xticklabels=names, ylabel="CPU seconds, original's step / ours")
-    axes.legend()
+    axes.set(xticks=places, xticklabels=[line.name for line in table],
+             ylabel="the original's CPU seconds / these", title="dotted: the ratio of matrix operations")  # fmt: skip
+    axes.legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(file)
+    figure.savefig(file, dpi=110)
 
 
 def main(arguments: list[str]) -> int:
@@ -242,13 +250,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--picture", help="write the ratios as a picture")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    print("vocabulary, lengths original    ours   ratio   limit  no padding     learned  gradient  spread")
+    chosen = [w for w in WORKLOADS if available(w) and (not args.only or any(part in w.name for part in args.only))]
+    print(HEADING)
     table = []
-    for workload in WORKLOADS:
-        wanted = not args.only or any(part in workload.name for part in args.only)
-        if wanted and (workload.lengths != "real" or REAL.is_file()):
-            table.append(compare(workload, args.rows, args.rounds))
-            print(line_of(table[-1]), flush=True)
+    for workload in chosen:
+        table.append(compare(workload, args.rows, args.rounds))
+        print(table[-1].text(), flush=True)
+    print(*balance_lines(list(dict.fromkeys(w.lengths for w in chosen))), sep="\n")
     if args.picture:
         draw(table, args.picture)
     return 0

@@ -70,10 +70,10 @@ def segment_attention(
         raise NotImplementedError(f"flattened records with {', '.join(sorted(unknown)) or 'a mask'} are not supported")
     if has_varlen_kernel(query_BHND) and not softcap and not dropout:
         return _varlen(query_BHND, key_BKND, value_BKND, segments, scaling, sliding_window), None
-    parts = []
-    for start, end in segments.bounds:
-        q, k, v = (t[:, :, start:end] for t in (query_BHND, key_BKND, value_BKND))
-        parts.append(_one_record(q, k, v, scaling, dropout, sliding_window, softcap))
+    lengths = [end - start for start, end in segments.bounds]
+    # Split, not sliced: a slice's backward pass makes a gradient as long as the whole micro-batch, for every record.
+    records = zip(*(t.split(lengths, dim=2) for t in (query_BHND, key_BKND, value_BKND)), strict=True)
+    parts = [_one_record(q, k, v, scaling, dropout, sliding_window, softcap) for q, k, v in records]
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
 
