@@ -22,14 +22,14 @@ ORDER = [
     "training.datasets.preference", "training.datasets.raw", *RAW, "training.datasets", "training.datasets.mixture",
     "training.datasets.supervised", "training.datasets.cache", "training.plan", "training.zero", "training.hardware",
     "training.hosts", "training.ranks", "training.stages", "training.standing", "training.finetune.batching",
-    "training.finetune.attention", "training.finetune.loss",
-    "training.finetune.engine", "training.finetune.checkpoint", "training.finetune.metrics", "training.shapes",
+    "training.finetune.attention", "training.finetune.loss", "training.finetune.engine", "training.finetune.partitions",
+    "training.finetune.checkpoint", "training.finetune.metrics", "training.shapes",
     "training.memory", "training.outlook", "training.budget", "training.finetune.loop", "training.finetune.run",
     "training.finetune.__main__", "quality.check", "inference.correct", "training.report", "training.launch", "cli",
     "__main__",
 ]  # fmt: skip
 ROOMS = {
-    "deepspeed": {"training.finetune.engine", "training.finetune.checkpoint"},
+    "deepspeed": {"training.finetune.engine", "training.finetune.partitions", "training.finetune.checkpoint"},
     "wandb": {"training.finetune.metrics"},
     "tensorboard": {"training.finetune.metrics"},
     "matplotlib": {"plots"},

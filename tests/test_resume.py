@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,6 +71,48 @@ def test_two_ranks_resume_exactly_and_refuse_infinite_gradients(rows23, bpe_fold
     for rank in (0, 1):
         found = json.loads((tmp_path / f"refused-{rank}.json").read_text())
         assert found == [{"stage": s, "refused": "a gradient is not finite", "moved": False} for s in (0, 1, 2, 3)]
+
+
+@pytest.mark.slow
+def test_another_number_of_ranks_goes_on_to_the_same_losses(rows23, tiny_model, tmp_path, capsys):
+    """2 ranks to 1, 1 to 2, 2 to 3, and another ZeRO stage, in fp32; records per update stay what the run began with."""
+    common = ["--train_datasets", str(rows23), "--model_name_or_path", str(tiny_model), "--epochs", "2", "--lr", "1e-3",
+              "--per_device_train_batch_size", "2", "--save_interval", "2", "--log_type", "none", "--bf16", "False",
+              "--save_total_limit", "9"]  # fmt: skip
+
+    def flags(name: str, stage: int, accumulation: int = 2) -> list[str]:
+        where = ["--output_dir", str(tmp_path / name), "--zero_stage", str(stage)]
+        return [*common, *where, "--gradient_accumulation_steps", str(accumulation)]
+
+    def launch(ranks: int, runs: list[list[str]]) -> None:
+        (tmp_path / "runs.json").write_text(json.dumps(runs))
+        launch_program("programs.runs", ranks, tmp_path / "runs.json")
+
+    def stopped(source: str, name: str) -> str:
+        """What a kill after the third update of a run leaves."""
+        shutil.copytree(tmp_path / source / "checkpoints" / "update-2", tmp_path / name / "checkpoints" / "update-2")
+        lines = (tmp_path / source / "train_log.jsonl").read_text().splitlines(keepends=True)
+        (tmp_path / name / "train_log.jsonl").write_text("".join(lines[:3]))
+        return name
+
+    every = (0, 1, 2, 3)
+    launch(2, [flags(f"two-{stage}", stage) for stage in every])
+    one = [flags(stopped(f"two-{stage}", f"two-to-one-{stage}"), stage) for stage in every]
+    launch(1, one + [flags(f"one-{stage}", stage, accumulation=4) for stage in every])
+    launch(3, [flags(stopped(f"two-{stage}", f"two-to-three-{stage}"), stage) for stage in every])
+    crossed = [flags(stopped("two-3", "three-to-one"), 1), flags(stopped("two-0", "none-to-three"), 3)]
+    launch(2, [flags(stopped(f"one-{stage}", f"one-to-two-{stage}"), stage) for stage in every] + crossed)
+    names = [f"{how}-{stage}" for how in ("two-to-one", "two-to-three", "one-to-two") for stage in every]
+    worst = {}
+    for name in [*names, "three-to-one", "none-to-three"]:
+        stage = {"three-to-one": "3", "none-to-three": "0"}.get(name, name[-1])
+        whole = tmp_path / f"{'one' if name.startswith('one') else 'two'}-{stage}"
+        expected, found = losses(whole), losses(tmp_path / name)
+        assert [update for update, _ in found] == [update for update, _ in expected] == list(range(1, 7))
+        worst[name] = max(abs(a / b - 1) for (_, a), (_, b) in zip(found, expected, strict=True))
+        assert worst[name] < 1e-5
+    with capsys.disabled():
+        print("\nlargest relative difference of a loss: " + ", ".join(f"{n} {w:.0e}" for n, w in worst.items()))
 
 
 def processes_of(folder: Path) -> list[int]:

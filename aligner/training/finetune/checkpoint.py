@@ -2,44 +2,81 @@
 
 from __future__ import annotations
 
+import shutil
 import zlib
 from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from aligner.files import COMPLETED, remove_folder, write_json, write_text
+from aligner.files import COMPLETED, read_json, remove_folder, write_json, write_text
 from aligner.models import load_model
 from aligner.records import UserError
-from aligner.training.finetune.engine import Engine, full_precision, gathered, shape_of
+from aligner.training.finetune.engine import Engine, full_precision, gathered, numel, shape_of
+from aligner.training.finetune.partitions import Piece, flat_tensors, moments, moves, pieces, refresh_weights, set_moves
 from aligner.training.standing import read_state, states
 
 SHARD_BYTES = 4 << 30
 
 
 def save(engine: Engine, output: Path, state: dict[str, Any], keep: int) -> None:
-    """Save a resume state after update `state['update']` and remove all but the newest `keep`. Called by all ranks."""
-    folder = output / "checkpoints"
+    """Save a resume state after update `state['update']` and remove all but the newest `keep`. Called by all ranks.
+
+    UserError on every rank where one cannot write; the states that were there are untouched then.
+    """
     name = f"update-{state['update']}"
-    partial = folder / f"{name}.partial"
-    if engine.ranks.first:
-        remove_folder(partial)
-    engine.ranks.wait()
-    engine.deepspeed.save_checkpoint(str(folder), tag=partial.name, save_latest=False)
-    engine.ranks.wait()
-    if engine.ranks.first:
-        for helper in folder.glob("zero_to_*.py"):  # DeepSpeed's converters, which look for a file we do not write
-            helper.unlink()
-        write_json(partial / "state.json", state)
+    partial = output / "checkpoints" / f"{name}.partial"
+    engine.ranks.first_decides(lambda: make_room(partial, engine))
+    engine.ranks.all_succeed(lambda: write_rank(engine, partial))
+
+    def put_in_place() -> None:
+        write_json(partial / "state.json", {**state, "moves": moves(engine), "scaler": engine.scaler_state()})
         write_text(partial / COMPLETED, "")
-        remove_folder(folder / name)
-        partial.replace(folder / name)
+        remove_folder(output / "checkpoints" / name)
+        partial.replace(output / "checkpoints" / name)
         rotate(output, keep)
-    engine.ranks.wait()
+
+    engine.ranks.first_decides(put_in_place)
+
+
+def make_room(partial: Path, engine: Engine) -> None:
+    """An empty folder for a state. UserError where the disk has no room for it."""
+    remove_folder(partial)
+    partial.mkdir(parents=True)
+    need = sum(map(numel, engine.model.parameters())) * 3 * 4 * 1.01
+    free = shutil.disk_usage(partial).free
+    if free < need:
+        partial.rmdir()
+        raise UserError(
+            f"{partial.parent} has {free / 1e9:.2f} GB free, and a resume state takes {need / 1e9:.2f}. Make room and run "
+            "the same command again: it goes on from the last state."
+        )
+
+
+def write_rank(engine: Engine, folder: Path) -> None:
+    """This rank's masters and moments, a file for each flat tensor, and the list of what lies where in them.
+
+    At stage 0 every rank has everything, and the first writes.
+    """
+    if engine.stage == 0 and not engine.ranks.first:
+        return
+    mine = folder / f"rank-{engine.ranks.rank:05}"
+    mine.mkdir()
+    try:
+        for number, flat in enumerate(flat_tensors(engine)):
+            for kind, tensor in {"weight": flat, **moments(engine, flat)}.items():
+                save_file({"flat": tensor.detach().flatten().cpu()}, mine / f"{kind}-{number}.safetensors")
+        write_json(mine / "pieces.json", pieces(engine))
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{mine} cannot be written ({error}). The state before it is untouched: run the same command again to go on."
+        ) from None
 
 
 def rotate(output: Path, keep: int) -> None:
@@ -50,17 +87,44 @@ def rotate(output: Path, keep: int) -> None:
 
 
 def load(engine: Engine, checkpoint: Path) -> None:
-    """Put weights, optimizer and schedule back to a resume state of as many ranks at the same stage."""
+    """Put weights, moments and schedule back to a resume state, by however many ranks and at whichever stage it was saved."""
     state = read_state(checkpoint)
-    saved = (state["ranks"], state["zero_stage"])
-    if saved != (engine.ranks.count, engine.stage):
-        raise UserError(
-            f"{checkpoint} was saved by {saved[0]} ranks at ZeRO stage {saved[1]}; this run has {engine.ranks.count} at "
-            f"stage {engine.stage}. Run with as many, or start over with --resume never."
-        )
-    loaded, _ = engine.deepspeed.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
-    if loaded is None:
-        raise UserError(f"{checkpoint} cannot be loaded. Remove it to go on from an earlier one.")
+    engine.ranks.all_succeed(lambda: _read_pieces(engine, checkpoint))
+    set_moves(engine, state["moves"])
+    refresh_weights(engine)
+    engine.go_on(state["update"], state["scaler"])
+
+
+def _read_pieces(engine: Engine, checkpoint: Path) -> None:
+    """Fill this rank's flat tensors from the files that hold their numbers."""
+    saved: dict[str, list[tuple[Path, Piece]]] = {}
+    try:
+        for folder in sorted(checkpoint.glob("rank-*")):
+            for piece in map(Piece._make, read_json(folder / "pieces.json")):
+                saved.setdefault(piece.name, []).append((folder, piece))
+        with ExitStack() as stack:
+            opened = lru_cache(None)(lambda file: stack.enter_context(safe_open(file, framework="pt")))
+            flats = flat_tensors(engine)
+            for wanted in pieces(engine):
+                kinds = {"weight": flats[wanted.flat], **moments(engine, flats[wanted.flat])}
+                found = sum(_copy(kinds, wanted, *source, opened) for source in saved.get(wanted.name, []))
+                if found != wanted.size:
+                    raise UserError(f"{checkpoint}: {wanted.name} is not whole in it.")
+    except (OSError, SafetensorError, ValueError, TypeError, UserError) as error:
+        raise UserError(f"{checkpoint} is damaged ({error}). Remove it to go on from an earlier one.") from None
+
+
+def _copy(kinds: dict[str, torch.Tensor], wanted: Piece, folder: Path, piece: Piece, opened: Any) -> int:
+    """Copy what a saved piece has of a wanted one into the flat tensors. Returns how many numbers."""
+    first = max(wanted.start, piece.start)
+    count = min(wanted.start + wanted.size, piece.start + piece.size) - first
+    if count <= 0:
+        return 0
+    here, there = wanted.offset + first - wanted.start, piece.offset + first - piece.start
+    for kind, flat in kinds.items():
+        source = opened(folder / f"{kind}-{piece.flat}.safetensors").get_slice("flat")[there : there + count]
+        flat.detach().view(-1)[here : here + count].copy_(source)
+    return count
 
 
 def export(engine: Engine, tokenizer: PreTrainedTokenizerBase, output: Path, master: bool, trusted: bool) -> None:

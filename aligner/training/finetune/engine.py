@@ -69,6 +69,19 @@ class Ranks:
         found: Found = box[0]
         return found
 
+    def all_succeed(self, act: Callable[[], None]) -> None:
+        """Each rank acts; where one fails with a UserError, all raise it, named after the first that failed."""
+        found: list[UserError | None] = [None] * self.count
+        mine: UserError | None = None
+        try:
+            act()
+        except UserError as error:
+            mine = error
+        dist.all_gather_object(found, mine)
+        for rank, failed in enumerate(found):
+            if failed is not None:
+                raise UserError(f"rank {rank}: {failed}" if self.count > 1 else str(failed))
+
     def sum(self, values: torch.Tensor) -> list[float]:
         """Sums over all ranks, in double precision, read once."""
         total = values.to(self.device, torch.float64)
@@ -166,7 +179,7 @@ class Engine:
         schedule = get_scheduler(
             o.lr_scheduler_type, optimizer, num_warmup_steps=plan.warmup_updates, num_training_steps=plan.updates
         )
-        self.ranks, self.model, self.flat = ranks, model, flat
+        self.ranks, self.model, self.flat, self.optimizer = ranks, model, flat, optimizer
         objective = Objective(model, flat)
         self.deepspeed, _, _, self.schedule = deepspeed.initialize(
             model=objective, optimizer=optimizer, lr_scheduler=schedule, config=config, dist_init_required=False
@@ -215,6 +228,26 @@ class Engine:
         self.deepspeed.step()
         reported = self.deepspeed.get_global_grad_norm()
         return rate, float(norm if norm is not None else reported)
+
+    def go_on(self, update: int, scaler: dict[str, float]) -> None:
+        """Put the schedule to where it stood after `update` updates, and fp16's loss scaler to what it was."""
+        self.schedule.last_epoch = update - 1
+        self.schedule.step()
+        for group, rate in zip(self.deepspeed.optimizer.param_groups, self.schedule.get_last_lr(), strict=True):
+            group["lr"] = rate
+        for name, value in scaler.items():
+            setattr(self._scaler(), name, value)
+
+    def scaler_state(self) -> dict[str, float]:
+        """The numbers of fp16's loss scaler."""
+        found = vars(self._scaler()).items() if self.scaled else ()
+        return {
+            name: value for name, value in found if name.startswith(("cur_", "last_")) and type(value) in (int, float)
+        }
+
+    def _scaler(self) -> Any:
+        """fp16's loss scaler: an object of ZeRO's optimizer; at stage 0 the optimizer itself."""
+        return getattr(self.deepspeed.optimizer, "loss_scaler", self.deepspeed.optimizer)
 
     def _own_norm(self) -> float:
         """Stage 0 in fp32 reports no norm: the gradients lie whole on every rank."""
