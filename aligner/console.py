@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -15,7 +16,8 @@ class _Screen(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
         stream = sys.stdout if record.levelno < logging.WARNING else sys.stderr
-        tqdm.write(prefix + record.getMessage(), file=stream)
+        with suppress(OSError):  # a terminal that was closed is no reason to lose a run
+            tqdm.write(prefix + record.getMessage(), file=stream)
 
 
 def speak(log_file: Path | None = None, quiet: bool = False) -> None:

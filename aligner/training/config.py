@@ -99,6 +99,11 @@ class OptimizationConfig:
         "mean over virtual micro-batches (the paper's) or over target tokens",
         choices=("micro_batch", "token"),
     )
+    on_nonfinite: str = flag(
+        "stop",
+        "an update whose loss or gradient is not finite: stop the run, or skip the update",
+        choices=("stop", "skip"),
+    )
     lr: float = flag(2e-5, "peak learning rate of AdamW (0.9, 0.95)", short="--learning_rate")
     lr_scheduler_type: str = flag("cosine", "learning-rate schedule", choices=SCHEDULES)
     lr_warmup_ratio: float = flag(0.03, "share of the updates in which the learning rate rises from 0")
@@ -127,7 +132,9 @@ class OutputConfig:
     save_interval: int = flag(100, "updates between two resume states (and one at the end); 0: none")
     save_total_limit: int = flag(1, "resume states to keep")
     resume: str = flag(
-        "auto", "auto: go on where the folder's run stopped; never: start over", choices=("auto", "never")
+        "auto",
+        "auto: go on where the folder's run stopped; never: start over; force: go on although data, prompt or recipe changed",
+        choices=("auto", "never", "force"),
     )
     show_corrections: int = flag(0, "held-out corrections to generate and show at the end")
     log_type: str | None = flag(
@@ -233,7 +240,7 @@ OFFLOAD_STAGES = {"none": (0, 1, 2, 3), "optimizer": (1, 2, 3), "parameter": (3,
 # Of the recipe, what does not decide one stage's weights: a run may be gone on with when these differ. (Records per
 # update do, and are kept as a number of their own.)
 NOT_DECIDING = {"identity_proportion", "identity_epochs", "identity_learning_rate", "gradient_accumulation_steps",
-                     "records_per_update", "gradient_checkpointing", "tf32", "tokens_per_micro_batch"}  # fmt: skip
+                     "records_per_update", "gradient_checkpointing", "tf32", "tokens_per_micro_batch", "on_nonfinite"}  # fmt: skip
 
 
 def deciding(config: RunConfig) -> dict[str, Any]:

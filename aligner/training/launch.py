@@ -17,9 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from aligner.console import speak
-from aligner.files import remove_folder
+from aligner.files import is_completed, remove_folder
 from aligner.models import load_tokenizer, quiet_libraries
 from aligner.records import UserError, system_error
+from aligner.training import stopping, vigil
 from aligner.training.config import RunConfig
 from aligner.training.flags import ROOT, parse, parser, to_flags
 from aligner.training.hardware import gpu_memory, gpus_here, ranks_here, resolved, threads_per_rank
@@ -39,7 +40,8 @@ from aligner.training.stages import (
     stage_data,
     stages,
 )
-from aligner.training.standing import another_run, clear, standing
+from aligner.training.standing import another_run, clear, standing, the_only_run
+from aligner.training.stopping import EXIT_AGAIN
 
 USAGE = (
     "bash scripts/sft-correction.sh [--train_datasets PATH|SPEC ... --model_name_or_path BASE --output_dir DIR] [flags]"
@@ -48,7 +50,8 @@ log = logging.getLogger("aligner")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run all stages. Returns the exit status: 0; 2 for what the user can mend; else that of the failed stage."""
+    """Run all stages. Returns the exit status: 0; 2 for what the user can mend; 75 where the run was stopped and can go on;
+    130 where it was ended at once; else that of the failed stage."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     speak()
     if "--help" in given or "-h" in given:
@@ -111,6 +114,12 @@ def run(config: RunConfig) -> int:
     if config.launch.dry_run:
         rehearse(config, planned, ranks)
         return 0
+    with the_only_run(planned[-1].folder):
+        return train(config, planned, ranks)
+
+
+def train(config: RunConfig, planned: Sequence[Stage], ranks: int) -> int:
+    """Start what is not finished, stage by stage, and show the result."""
     for stage in reversed(planned) if config.output.resume == "never" else []:
         clear(stage.folder)
     main_finished = is_finished(config, planned[-1], ranks)  # first of all: it may refuse
@@ -119,9 +128,9 @@ def run(config: RunConfig) -> int:
             log.info("%s is already complete: %s", stage.name, stage.folder)
             continue
         stage.folder.mkdir(parents=True, exist_ok=True)  # shows before any rank starts whether one can write there
-        if status := launch(launch_command(config, stage, ranks), environment(config, ranks)):
-            log.error("%s ended with exit status %s; see above and %s", stage.name, status, stage.folder / "train.log")
-            return status
+        status, asked = launch(launch_command(config, stage, ranks), environment(config, ranks), stage.folder)
+        if status or not is_completed(stage.folder) or (asked and stage is not planned[-1]):
+            return status or EXIT_AGAIN
     data, trusted = stage_data(config, planned[-1].name), config.model.trust_remote_code
     show_result(planned, data, config.output.show_corrections, trusted)
     return 0
@@ -186,7 +195,7 @@ def launch_command(config: RunConfig, stage: Stage, ranks: int) -> list[str]:
     if config.launch.hostfile and len(read_hostfile(config.launch.hostfile)) > 1:
         if not shutil.which("pdsh"):
             raise UserError("--hostfile with several hosts needs pdsh. Install it, or use Slurm or torchrun (README).")
-        variables = forwarded({**os.environ, **environment(config, ranks)})
+        variables = forwarded({**os.environ, **environment(config, ranks), **vigil.launcher_mark()})
         words = ["env", *(f"{name}={value}" for name, value in variables.items())]
         words += [sys.executable, "-m", "aligner.training.finetune", *to_flags(own)]
         return [*runner, "--no_python", "--no_local_rank", *remote_words(words)]
@@ -218,20 +227,42 @@ def environment(config: RunConfig, ranks: int) -> dict[str, str]:
     return variables
 
 
-def launch(command: Sequence[str], variables: dict[str, str]) -> int:
-    """Run a command in a session of its own, so that ending it ends every rank. Returns its exit status."""
-    process = subprocess.Popen(command, env={**os.environ, **variables}, start_new_session=True)
-    previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+def launch(command: Sequence[str], variables: dict[str, str], folder: Path) -> tuple[int, bool]:
+    """Run a command in a session of its own, so that ending it ends every rank. Returns its exit status, and whether the
+    run was asked to stop: by a signal, which the ranks hear of through a file in the stage's folder.
+    """
+
+    def pass_on(number: signal.Signals) -> None:
+        stopping.request(folder)
+        log.warning("%s: stopping after this update; Ctrl-C again ends at once", number.name)
+
+    stopping.withdraw(folder)
+    vigil.forget(folder)
+    asked = stopping.Asked(pass_on)
+    process = subprocess.Popen(
+        command, env={**os.environ, **variables, **vigil.launcher_mark()}, start_new_session=True
+    )
     try:
-        return process.wait()
+        status = wait(process, folder)
+        if status not in (0, 2, EXIT_AGAIN):
+            cause = vigil.diagnosis(folder) or f"the ranks ended with exit status {status}"
+            log.error("%s. See above and %s", cause, folder / "train.log")
+        return status, asked.seen
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
         end_session(process)
+        asked.restore()
+        stopping.withdraw(folder)
+        vigil.forget(folder)
 
 
-def _interrupt(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
+def wait(process: subprocess.Popen[bytes], folder: Path) -> int:
+    """The exit status of DeepSpeed's launcher; 1 where it still waits for a host long after a rank has failed."""
+    while True:
+        try:
+            return process.wait(vigil.BEAT)
+        except subprocess.TimeoutExpired:
+            if vigil.is_lost(folder):
+                return 1
 
 
 def end_session(process: subprocess.Popen[bytes]) -> None:

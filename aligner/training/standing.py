@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from aligner.card import Card, card_from, differences, read_card
 from aligner.files import COMPLETED, is_completed, read_json, remove_folder
 from aligner.records import UserError
 from aligner.training.config import RunConfig
 
+log = logging.getLogger("aligner")
 STATE_NAME = re.compile(r"update-(\d+)")
 
 
@@ -51,7 +57,11 @@ def standing(config: RunConfig, folder: Path, card: Card) -> Standing:
         raise UserError(f"{folder} is complete but has no card. Give another --output_dir, or --resume never.")
     if config.optimization.records_per_update is None:
         card = replace(card, records_per_update=old.records_per_update)
-    return Standing(finished, state, card, tuple(differences(old, card)))
+    changed = tuple(differences(old, card))
+    if changed and config.output.resume == "force" and (state or card.stage == "identity"):
+        log.warning("going on although %s changed: what follows is neither run's", ", ".join(changed))
+        changed = ()
+    return Standing(finished, state, card, changed)
 
 
 def warm_up_differs(folder: Path, card: Card) -> list[str]:
@@ -68,6 +78,25 @@ def clear(folder: Path) -> None:
     for state in (folder / "checkpoints").glob("update-*"):
         remove_folder(state)
     (folder / "train_log.jsonl").unlink(missing_ok=True)
+
+
+@contextmanager
+def the_only_run(folder: Path) -> Iterator[None]:
+    """Keep an output folder for this run while the block lasts. UserError where another one is writing into it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"another run is writing into {folder}. Wait for its end, stop it, or give another --output_dir."
+        ) from None
+    except NotImplementedError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def another_run(folder: Path, found: Standing) -> UserError:

@@ -80,7 +80,9 @@ def run_side(args: argparse.Namespace) -> None:
     plan = plan_of(o, len(rows), ROWS_PER_UPDATE, ranks.count)
     engine, losses = engine_of(args.side, o, plan, args.zero_stage, ranks), Losses()
     layout = Layout(args.side == "ours", original.ROWS, original.ROWS * MAX_LENGTH, 0, target_cost=0.2)
-    parts = Parts(engine, rows, [], plan, o, DataConfig(), layout, layout, losses, lambda update: None, 0)  # type: ignore[arg-type]
+    parts = Parts(
+        engine, rows, [], plan, o, DataConfig(), layout, layout, losses, lambda update: None, 0, lambda: False
+    )  # type: ignore[arg-type]
     ranks.wait()
     began, used = time.perf_counter(), time.process_time()
     train(parts, 0)

@@ -44,8 +44,9 @@ def refuse_infinite_gradients(model_folder: str, stage: int) -> dict:
     config = parse(["--zero_stage", str(stage), "--bf16", "False"])
     ds_config = deepspeed_config(config.optimization, config.launch, load_config(model_folder))
     model = load_partitioned(ds_config, partial(load_model, model_folder, torch.float32), lambda model: None)
+    hook = None
     if ranks.rank == 1:
-        model.model.layers[0].mlp.up_proj.weight.register_hook(lambda gradient: gradient * float("inf"))
+        hook = model.model.layers[0].mlp.up_proj.weight.register_hook(lambda gradient: gradient * float("inf"))
     engine = Engine(model, ds_config, config.optimization, Plan(4, 4, 2, 2, 1, 0.0), True, ranks)
     row = Tokens(np.arange(10, 30, dtype=np.int32), 8, Origin("rows.json", 1), False, False)
 
@@ -59,9 +60,15 @@ def refuse_infinite_gradients(model_folder: str, stage: int) -> dict:
         refused = ""
     except FloatingPointError as error:
         refused = str(error)
+    engine.skip()
     moved = not torch.equal(before, weights())
+    if hook:
+        hook.remove()
+    torch.manual_seed(0)  # dropout
+    engine.accumulate([collate([row], [1 / 24], Layout(True, 1, 100, 0))])
+    rate, norm = engine.update()
     engine.close()
-    return {"stage": stage, "refused": refused, "moved": moved}
+    return {"stage": stage, "refused": refused, "moved": moved, "rate": rate, "norm": norm}
 
 
 def main() -> None:

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from aligner.training.datasets.supervised import Tokens
 from aligner.training.plan import Plan
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,3 +191,16 @@ def micro_batches(
         scale = 1.0 if len(places) else 0.0
         batches.append(collate([tokens[rows[p]] for p in chosen], [scale * weights[p] for p in chosen], layout))
     return batches
+
+
+def one_ahead(make: Callable[[int], Made], updates: Iterable[int]) -> Iterator[Made]:
+    """Yield what `make` makes of each update, the next one being made while this one is used."""
+    with ThreadPoolExecutor(1) as worker:
+        waiting: Future[Made] | None = None
+        for update in updates:
+            following = worker.submit(make, update)
+            if waiting:
+                yield waiting.result()
+            waiting = following
+        if waiting:
+            yield waiting.result()

@@ -203,8 +203,9 @@ class Engine:
         loss: torch.Tensor = self.deepspeed(batch)
         return loss
 
-    def accumulate(self, batches: Sequence[MicroBatch]) -> float:
-        """Forward and backward over this rank's share of one update. Returns the update's loss over all ranks.
+    def accumulate(self, batches: Sequence[MicroBatch], asked: bool = False) -> tuple[float, bool]:
+        """Forward and backward over this rank's share of one update. Returns the update's loss over all ranks, and whether
+        any of them was `asked` to stop.
 
         Raises FloatingPointError where the loss or a gradient is not finite; the weights have not moved then.
         """
@@ -216,10 +217,11 @@ class Engine:
             part = self.forward(batch.to(self.ranks.device))
             self.deepspeed.backward(part * self.ranks.count, scale_wrt_gas=False)
             loss += part.detach()
-        total, bad = self.ranks.sum(torch.stack([loss, self._bad]))
+        told = torch.tensor(float(asked), device=self.ranks.device)
+        total, bad, stop = self.ranks.sum(torch.stack([loss, self._bad, told]))
         if not self.scaled and (bad or not math.isfinite(total)):
             raise FloatingPointError("a gradient is not finite" if math.isfinite(total) else f"the loss is {total}")
-        return total
+        return total, bool(stop)
 
     def update(self) -> tuple[float, float]:
         """Clip, move the weights, advance the schedule. Returns the learning rate used and the gradient's norm."""
@@ -228,6 +230,16 @@ class Engine:
         self.deepspeed.step()
         reported = self.deepspeed.get_global_grad_norm()
         return rate, float(norm if norm is not None else reported)
+
+    def skip(self) -> None:
+        """Give up a gradient that is not finite: the weights and AdamW's moments stay, the schedule goes on."""
+        if self.stage == 0 and self.deepspeed.optimizer is self.optimizer:
+            self.deepspeed.optimizer.zero_grad()
+        else:
+            self.deepspeed.step()  # it looks for itself, and then clears the gradient and moves nothing
+            if not self.deepspeed.optimizer.overflow:
+                raise UserError("the loss is not finite and the gradient is: this update cannot be skipped.")
+        self.schedule.step()
 
     def go_on(self, update: int, scaler: dict[str, float]) -> None:
         """Put the schedule to where it stood after `update` updates, and fp16's loss scaler to what it was."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,10 +14,11 @@ import torch
 from aligner.records import UserError
 from aligner.training.config import DataConfig, OptimizationConfig
 from aligner.training.datasets.supervised import Tokens
-from aligner.training.finetune.batching import Layout, MicroBatch, micro_batches, row_weights, rows_of_update
+from aligner.training.finetune.batching import Layout, MicroBatch, micro_batches, one_ahead, row_weights, rows_of_update
 from aligner.training.finetune.engine import Engine
 from aligner.training.finetune.metrics import Metrics
 from aligner.training.plan import Plan
+from aligner.training.stopping import Stopped
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,23 @@ class Parts:
     metrics: Metrics | None
     save: Callable[[int], None]
     save_interval: int
+    asked: Callable[[], bool]  # whether this rank has heard that the run is to stop
 
 
 def train(parts: Parts, start: int) -> None:
-    """Make updates `start` to the last one (counted from 0)."""
+    """Make updates `start` to the last one (counted from 0). Raises Stopped after saving, where a rank was asked to stop."""
     plan = parts.plan
     if start == 0:
         evaluate(parts, 0)
     for prepared in one_ahead(partial(prepare, parts), range(start, plan.updates)):
-        make_update(parts, prepared)
+        stop = make_update(parts, prepared)
         done = prepared.update + 1
         if is_evaluation_due(parts, done):
             evaluate(parts, done)
-        if parts.save_interval and (done % parts.save_interval == 0 or done == plan.updates):
+        if stop or (parts.save_interval and (done % parts.save_interval == 0 or done == plan.updates)):
             parts.save(done)
+        if stop and done < plan.updates:
+            raise Stopped(done)
 
 
 @dataclass(frozen=True)
@@ -73,32 +76,15 @@ def prepare(parts: Parts, update: int) -> Prepared:
     )
 
 
-def one_ahead(make: Callable[[int], Prepared], updates: Iterable[int]) -> Iterator[Prepared]:
-    """Yield what `make` makes of each update, the next one being made while this one is used."""
-    with ThreadPoolExecutor(1) as worker:
-        waiting: Future[Prepared] | None = None
-        for update in updates:
-            following = worker.submit(make, update)
-            if waiting:
-                yield waiting.result()
-            waiting = following
-        if waiting:
-            yield waiting.result()
-
-
-def make_update(parts: Parts, prepared: Prepared) -> None:
-    """One update: this rank's share of the gradient, the step, and what is said of it."""
+def make_update(parts: Parts, prepared: Prepared) -> bool:
+    """One update: this rank's share of the gradient, the step, and what is said of it. Returns whether to stop after it."""
     began = time.perf_counter()
     engine, o, update, rows = parts.engine, parts.optimization, prepared.update, prepared.rows
     seed_dropout(o.seed, update, engine.ranks.rank)
     try:
-        loss = engine.accumulate(prepared.batches)
+        loss, stop = engine.accumulate(prepared.batches, parts.asked())
     except FloatingPointError as error:
-        places = ", ".join(str(parts.train[row].origin) for row in rows[:4])
-        raise UserError(
-            f"update {update + 1}: {error}; the weights were not changed. Its records begin with {places}. "
-            "Try a lower --lr, or --bf16 instead of --fp16."
-        ) from None
+        return give_up(parts, prepared, str(error))
     rate, norm = engine.update()
     tokens = sum(len(parts.train[row].ids) for row in rows)
     targets = sum(parts.train[row].target_length for row in rows)
@@ -112,6 +98,19 @@ def make_update(parts: Parts, prepared: Prepared) -> None:
                 "tokens_per_second": round(tokens / seconds, 1),
             }
         )  # fmt: skip
+    return stop
+
+
+def give_up(parts: Parts, prepared: Prepared, found: str) -> bool:
+    """An update that is not finite: the weights stay as they are, and the run stops or goes on, as it was told."""
+    places = ", ".join(str(parts.train[row].origin) for row in prepared.rows[:4])
+    what = f"update {prepared.update + 1}: {found}; the weights were not changed. Its records begin with {places}"
+    if parts.optimization.on_nonfinite == "stop":
+        raise UserError(f"{what}. Try a lower --lr, --bf16 instead of --fp16, or --on_nonfinite skip.")
+    parts.engine.skip()
+    if parts.metrics:
+        parts.metrics.record({"update": prepared.update + 1, "epoch": prepared.epoch + 1, "skipped": what})
+    return parts.engine.ranks.sum(torch.tensor([float(parts.asked())]))[0] > 0
 
 
 def seed_dropout(seed: int, update: int, rank: int) -> None:

@@ -6,7 +6,9 @@ import json
 import logging
 import netrc
 import os
-from collections.abc import Callable
+import statistics
+from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from aligner.files import write_lines
 from aligner.training.config import OutputConfig
 
 FILE = "train_log.jsonl"
+RECENT = 50  # losses that a new one is compared with
 log = logging.getLogger("aligner")
 
 
@@ -31,6 +34,15 @@ def read_log(folder: str | Path) -> list[dict[str, Any]]:
     return lines
 
 
+def is_far_above(loss: float, recent: Sequence[float]) -> bool:
+    """Whether a loss is out of line: half above the median of at least ten, and six times their usual distance from it."""
+    if len(recent) < 10:
+        return False
+    middle = statistics.median(recent)
+    usual = statistics.median(abs(value - middle) for value in recent)
+    return loss > max(1.5 * middle, middle + 6 * usual)
+
+
 class Metrics:
     """Where the figures of a run go. Only the first rank has one that writes."""
 
@@ -41,13 +53,21 @@ class Metrics:
         write_lines(folder / FILE, kept)
         self._file = (folder / FILE).open("a", encoding="utf-8")
         self._bar = tqdm(total=updates, initial=start, desc=name, unit="update", dynamic_ncols=True)
+        self._recent = deque((line["loss"] for line in kept if "loss" in line), maxlen=RECENT)
         self._trackers = [t for t in (_tracker(output, folder, name, settings),) if t]
 
     def record(self, values: dict[str, Any]) -> None:
         """One line of the log: an update's figures, or an evaluation's `update` and `eval_loss`."""
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()
-        if "loss" in values:
+        if "skipped" in values:
+            log.warning("%s; skipped", values["skipped"])
+            self._bar.update()
+        elif "loss" in values:
+            if is_far_above(values["loss"], self._recent):
+                log.warning("update %s: the loss is %.3f, far above its recent course (%.3f); see its records if it stays",
+                            values["update"], values["loss"], statistics.median(self._recent))  # fmt: skip
+            self._recent.append(values["loss"])
             self._bar.set_postfix_str(
                 f"loss {values['loss']:.3f}, lr {values['lr']:.1e}, {values['tokens_per_second']:,.0f} tokens/s"
             )
@@ -56,7 +76,7 @@ class Metrics:
             self._bar.write(f"update {values['update']}: held-out loss {values['eval_loss']:.4f}")
         for tracker in list(self._trackers):
             try:
-                tracker(values)
+                tracker({name: value for name, value in values.items() if name != "skipped"})
             except Exception as error:  # a tracker's fault is not the run's
                 log.warning("logging to %s stopped: %s", type(error).__module__, error)
                 self._trackers.remove(tracker)

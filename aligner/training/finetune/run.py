@@ -6,9 +6,11 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,14 +45,17 @@ from aligner.training.stages import (
     stage_data,
     stages,
 )
-from aligner.training.standing import Standing, another_run, clear, read_state, standing, warm_up_differs
+from aligner.training.standing import Standing, another_run, clear, read_state, standing, the_only_run, warm_up_differs
+from aligner.training.stopping import EXIT_AGAIN, Asked, Stopped, is_requested
+from aligner.training.vigil import LAUNCHER, sign_of_life
 
 GRACE = 3.0  # seconds that other ranks wait: when one ends, the launcher ends all, and the first is to say why
 log = logging.getLogger("aligner")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train the stage that `--stage` names, or all. Returns the exit status: 0, or 2 for something the user can mend."""
+    """Train the stage that `--stage` names, or all. Returns the exit status: 0; 2 for something the user can mend; 75 where
+    the run was stopped and can go on."""
     first, joined = int(os.environ.get("RANK", "0")) == 0, dist.is_initialized()
     speak(quiet=not first)
     try:
@@ -61,10 +66,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not joined:
             started = rank_variables(os.environ)
             os.environ.update(alone() if started is None else started)
+        asked = None if LAUNCHER in os.environ else Asked()
         for stage in stages(config):
             if config.launch.stage in (None, stage.name):
                 speak(stage.folder / "train.log" if first else None, quiet=not first)
-                run_stage(config, stage)
+                mine = the_only_run(stage.folder) if first and LAUNCHER not in os.environ else nullcontext()
+                with mine, sign_of_life(stage.folder, int(os.environ["RANK"])):
+                    run_stage(config, stage, partial(is_asked, asked, stage.folder if first else None))
+    except Stopped as stopped:
+        log.warning("%s", stopped)
+        return 0 if LAUNCHER in os.environ else EXIT_AGAIN  # the launch script sees that the stage is not complete
     except (UserError, OSError) as error:
         if not first:
             time.sleep(GRACE)
@@ -77,8 +88,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run_stage(config: RunConfig, stage: Stage) -> None:
-    """Train one stage from its records to its COMPLETED folder."""
+def is_asked(asked: Asked | None, folder: Path | None) -> bool:
+    """Whether this rank has heard that the run is to stop: by a signal or, on the first, by the file in the folder."""
+    return bool(asked and asked.seen) or bool(folder and is_requested(folder))
+
+
+def run_stage(config: RunConfig, stage: Stage, asked: Callable[[], bool] = lambda: False) -> None:
+    """Train one stage from its records to its COMPLETED folder. Raises Stopped where a rank is `asked` to stop."""
     check_positions(config, stage)
     tokenizer = load_tokenizer(stage.start_from, config.model.trust_remote_code)
     data = stage_data(config, stage.name)
@@ -113,12 +129,11 @@ def run_stage(config: RunConfig, stage: Stage) -> None:
     layouts = layouts_of(config, engine, tokenizer.pad_token_id)
     parts = Parts(
         engine, train_tokens, held_out, plan, stage.optimization, config.data, *layouts, metrics, save,
-        config.output.save_interval,
+        config.output.save_interval, asked,
     )  # fmt: skip
-    train(parts, start)
-    finish(engine, tokenizer, config, stage, card)
-    if metrics:
-        metrics.close()  # last: a tracker may take its time to send what it has
+    with closing(metrics) if metrics else nullcontext():  # closed last: a tracker may take its time to send what it has
+        train(parts, start)
+        finish(engine, tokenizer, config, stage, card)
     engine.close()
 
 
@@ -143,7 +158,7 @@ def begin(config: RunConfig, stage: Stage, card: Card, ranks: Ranks) -> Standing
 def check_warm_up(config: RunConfig, stage: Stage) -> None:
     """UserError where a main stage would start from a warm-up that is missing or of another run."""
     first = stages(config)[0]
-    if stage.name == first.name:
+    if stage.name == first.name or config.output.resume == "force":
         return
     card = make_card(config, first, stage_data(config, first.name), 0, {})
     if differs := warm_up_differs(first.folder, card):
