@@ -83,6 +83,8 @@ def card_from(value: Any, place: str) -> Card:
         card = Card(**{**value, "prompt": prompt})
         card.deciding()
         return card
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
     except (TypeError, KeyError, IndexError) as error:
         raise UserError(f"{place}: is not an Aligner's card ({error}). Pass --prompt_template to go without.") from None
 

@@ -3,62 +3,87 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from aligner import __version__
 from aligner.records import UserError, system_error
 
+if TYPE_CHECKING:
+    from aligner.quality.check import Report
+    from aligner.training.datasets.supervised import Tally
+
 
 def _check_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", nargs="+", metavar="PATH|SPEC", help="files, or specs NAME[:PROPORTION[:PATH]]")
-    parser.add_argument(
-        "--register", action="append", default=[], metavar="FILE.py", help="files that register data sets"
+    from aligner.quality.suspicions import KINDS
+
+    parser.epilog = (
+        "Exit 0: every row can be used. Exit 1: one cannot, or something named by --fail_on was found. Exit 2: the command "
+        f"cannot be carried out. Suspicious rows are counted with examples: {', '.join(KINDS)}; 'cut' with a tokenizer."
     )
-    parser.add_argument("--columns", nargs="+", default=[], metavar="FIELD=NAME,...", help="fields called otherwise")
-    parser.add_argument("--prefer", choices=("better", "safer"), help="which judgement of pku-saferlhf decides")
-    parser.add_argument("--multi_turn", action="store_true", help="take hh-rlhf's dialogues of several turns")
-    parser.add_argument(
-        "--model_name_or_path", metavar="TOK", help="tokenizer for lengths and --dump ('embedded' works)"
-    )
-    parser.add_argument("--max_length", type=int, default=2048, metavar="N", help="tokens a row may have (2048)")
-    parser.add_argument("--prompt_template", metavar="NAME", help="a known prompt or a YAML file")
-    parser.add_argument(
-        "--dump", metavar="FILE", help="write row, input_ids and labels of every kept row as JSON lines"
-    )
+    add = parser.add_argument
+    add("data", nargs="+", metavar="PATH|SPEC", help="files, or specs NAME[:PROPORTION[:PATH]]")
+    add("--eval_datasets", nargs="+", default=[], metavar="PATH|SPEC", help="look for their questions in the data")
+    add("--register", action="append", default=[], metavar="FILE.py", help="files that register data sets")
+    add("--columns", nargs="+", default=[], metavar="FIELD=NAME,...", help="fields called otherwise")
+    add("--prefer", choices=("better", "safer"), help="which judgement of pku-saferlhf decides")
+    add("--multi_turn", action="store_true", help="take hh-rlhf's dialogues of several turns")
+    add("--model_name_or_path", metavar="TOK", help="tokenizer for lengths and --dump ('embedded' works)")
+    add("--max_length", type=int, default=2048, metavar="N", help="tokens a row may have (2048)")
+    add("--prompt_template", metavar="NAME", help="a known prompt or a YAML file")
+    add("--exact", action="store_true", help="tokenise all rows, not a sample of 20,000")
+    add("--dump", metavar="FILE", help="write row, input_ids and labels of every kept row as JSON lines")
+    add("--output", metavar="FILE", help="write the usable rows as JSON lines")
+    add("--json", action="store_true", help="print the report as JSON, with every unusable row")
+    add("--fail_on", nargs="+", default=[], choices=[*KINDS, "cut"], metavar="KIND", help="kinds that make the exit 1")
 
 
 def _check(args: argparse.Namespace) -> int:
-    from aligner.quality.check import examine, examine_tokens
-
-    if args.dump and not args.model_name_or_path:
-        raise UserError("--dump needs a tokenizer: --model_name_or_path TOK.")
-    if args.dump:
-        refuse_overwriting(args.dump, *args.data, *(text.split(":", 2)[-1] for text in args.data))
+    from aligner.quality.check import SAMPLE, examine
     from aligner.training.datasets.options import Options
     from aligner.training.datasets.registry import register_files
 
+    if (args.dump or "cut" in args.fail_on) and not args.model_name_or_path:
+        raise UserError("--dump and --fail_on cut need a tokenizer: --model_name_or_path TOK.")
+    for output in filter(None, (args.dump, args.output)):
+        refuse_overwriting(output, *args.data, *(text.split(":", 2)[-1] for text in args.data))
     register_files(args.register)
     options = Options(tuple(args.columns), args.prefer, args.multi_turn)
-    report = examine(args.data, options, partial(tqdm, desc="reading", unit=" rows", delay=2))
-    print(*report.lines(), sep="\n")
-    if args.model_name_or_path and report.records:
-        from aligner.demo import locate
-        from aligner.encoder import Encoder
-        from aligner.models import load_tokenizer, quiet_libraries
-        from aligner.training.datasets.mixture import choose_template
+    keep = 0 if not args.model_name_or_path else None if args.exact or args.dump else SAMPLE
+    bar = partial(tqdm, desc="reading", unit=" rows", delay=2)
+    report = examine(args.data, options, args.eval_datasets, keep, args.output, bar)
+    lines, tally = _tokens(args, report) if report.records else ([], None)
+    said = {**report.as_json(), "tokens": lines} if args.json else None
+    print(json.dumps(said, indent=2) if said else "\n".join([*report.lines(), *lines]))
+    without_room = tally.count(tally.NO_ROOM) if tally else 0
+    counted = {kind: finding.count for kind, finding in report.found.items()} | {
+        "cut": tally.count(tally.CUT) if tally else 0
+    }
+    unwanted = any(counted[kind] for kind in args.fail_on)
+    return 1 if report.faults or without_room or unwanted or not report.usable else 0
 
-        quiet_libraries()
-        template = choose_template(args.prompt_template, report.templates)
-        encoder = Encoder(load_tokenizer(locate(args.model_name_or_path)))
-        lines, without_room = examine_tokens(report.records, template, encoder, args.max_length, args.dump)
-        print(*lines, sep="\n")
-        return 1 if report.faults or without_room else 0
-    return 1 if report.faults or not report.records else 0
+
+def _tokens(args: argparse.Namespace, report: Report) -> tuple[list[str], Tally]:
+    from aligner.demo import locate
+    from aligner.encoder import Encoder
+    from aligner.models import load_tokenizer, quiet_libraries
+    from aligner.quality.check import examine_tokens
+    from aligner.training.datasets.mixture import choose_template
+
+    quiet_libraries()
+    template = choose_template(args.prompt_template, report.templates)
+    encoder = Encoder(load_tokenizer(locate(args.model_name_or_path)))
+    bar = partial(tqdm, desc="tokenising", delay=2)
+    lines, tally = examine_tokens(report.records, template, encoder, args.max_length, args.dump, bar)
+    sampled = len(report.records) < report.usable
+    return ([f"of a sample of {len(report.records):,} rows (--exact takes all):"] if sampled else []) + lines, tally
 
 
 def refuse_overwriting(output: str, *inputs: str) -> None:
@@ -173,7 +198,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         commands.error(f"unrecognized arguments: {' '.join(rest)}")
     args.rest = rest  # flags of training
     try:
-        return COMMANDS[args.command][2](args)
+        status = COMMANDS[args.command][2](args)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (UserError, OSError) as error:
         print(f"error: {system_error(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2

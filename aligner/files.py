@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -15,6 +15,7 @@ from aligner.records import DataError, Origin, UserError
 
 COMPLETED = "COMPLETED"
 OTHER_FORMATS = (".csv", ".tsv", ".xlsx", ".gz", ".zip", ".arrow", ".pkl")
+REPEATED = "\0repeated"  # where an object of JSON notes a key that stands in it twice
 FORMATS = "a JSON array, JSON lines (one object a line), Parquet, or a folder saved by datasets"
 
 
@@ -53,6 +54,23 @@ def _decode(file: Path) -> str:
         raise DataError(str(file), None, f"line {line} is not UTF-8", "Save the file as UTF-8") from None
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, which notes a key that stands in it twice."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        made[REPEATED] = next(key for key in made if keys.count(key) > 1)
+    return made
+
+
+def _row(origin: Origin, value: Any) -> Row | DataError:
+    """A row of JSON, if it means one thing."""
+    repeated = value.pop(REPEATED, None) if isinstance(value, dict) else None
+    if repeated is not None:
+        return DataError(*origin, f"the key '{repeated}' stands in it twice", "Remove one of the two")
+    return Row(origin, value)
+
+
 def _first_character(file: Path) -> str:
     with file.open("rb") as stream:
         start = stream.read(4096).decode("utf-8", errors="ignore").lstrip("\ufeff \t\r\n")
@@ -61,37 +79,41 @@ def _first_character(file: Path) -> str:
 
 def _array_rows(file: Path) -> Iterator[Row | DataError]:
     try:
-        values = json.loads(_decode(file))
+        values = json.loads(_decode(file), object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         place = f"broken JSON at line {error.lineno} column {error.colno}: {error.msg}"
         raise DataError(str(file), None, place, "Mend the file there") from None
     except RecursionError:
         raise DataError(str(file), None, "the JSON is nested too deeply", "Write one flat object a row") from None
     for number, value in enumerate(values, 1):
-        yield Row(Origin(str(file), number), value)
+        yield _row(Origin(str(file), number), value)
 
 
 def _line_rows(file: Path) -> Iterator[Row | DataError]:
-    """JSON lines; blank lines count as lines but hold no row."""
-    text = _decode(file)
-    if text.lstrip()[:1] == "{" and "\n" in text.strip() and _is_one_object(text):
-        raise DataError(
-            str(file), None, "it holds one JSON object where a list of rows should be", "Wrap the rows in [ ]"
-        )
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            yield Row(Origin(str(file), number), json.loads(line))
-        except (json.JSONDecodeError, RecursionError) as error:
-            column = f" at column {error.colno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else ""
-            yield DataError(str(file), number, f"broken JSON{column}", "Write one whole JSON object a line")
+    """JSON lines, read one by one; blank lines count as lines but hold no row."""
+    with file.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            text, problem = "", None
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip(" \t\r\n")
+                if text:
+                    yield _row(Origin(str(file), number), json.loads(text, object_pairs_hook=_object))
+            except UnicodeDecodeError as error:
+                problem = f"is not UTF-8 at byte {error.start + 1}", "Save the file as UTF-8"
+            except (json.JSONDecodeError, RecursionError) as error:
+                if number == 1 and text.startswith("{") and _is_one_object(file):
+                    problem = "it holds one JSON object where a list of rows should be", "Wrap the rows in [ ]"
+                    raise DataError(str(file), None, *problem) from None
+                column = f" at column {error.colno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else ""
+                problem = f"broken JSON{column}", "Write one whole JSON object a line"
+            if problem:
+                yield DataError(str(file), number, *problem)
 
 
-def _is_one_object(text: str) -> bool:
+def _is_one_object(file: Path) -> bool:
     try:
-        json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+        json.loads(_decode(file))
+    except (json.JSONDecodeError, RecursionError, DataError):
         return False
     return True
 
@@ -180,9 +202,16 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 def write_lines(path: str | os.PathLike[str], values: Iterable[Any]) -> None:
     """Write JSON lines, as a whole or not at all."""
-    with whole_file(path) as stream:
+    with line_writer(path) as write:
         for value in values:
-            stream.write(json.dumps(value, ensure_ascii=False) + "\n")
+            write(value)
+
+
+@contextmanager
+def line_writer(path: str | os.PathLike[str]) -> Iterator[Callable[[Any], None]]:
+    """A function that adds a line of JSON; the file is in its place when the block ends without an error."""
+    with whole_file(path) as stream:
+        yield lambda value: print(json.dumps(value, ensure_ascii=False), file=stream)
 
 
 def read_text(path: str | os.PathLike[str]) -> str:

@@ -26,6 +26,10 @@ def quiet_libraries() -> None:
 
 def _cannot_open(name: str, what: str, error: Exception) -> UserError:
     reason = " ".join(str(error).split())[:200]
+    if "trust_remote_code" in str(error):
+        return UserError(
+            f"{name}: its {what} needs Python code that comes with it. --trust_remote_code runs it, if you do."
+        )
     if Path(name).is_dir():
         return UserError(f"{name}: no {what} can be loaded from this folder ({reason}).")
     return UserError(f"'{name}' is no folder here, and its {what} cannot be fetched from the hub ({reason}).")
@@ -70,12 +74,24 @@ def load_config(name: str, trust_remote_code: bool = False) -> Any:
 
 
 def load_model(name: str, dtype: torch.dtype, trust_remote_code: bool = False, **options: Any) -> PreTrainedModel:
-    """A causal language model in `dtype`. UserError where it cannot be opened or weights of it are missing."""
+    """A causal language model in `dtype`. UserError where it cannot be opened or weights of it are missing.
+
+    A pickle, which can run code, is opened only where the model's code is trusted too.
+    """
+    safe = None if trust_remote_code else True
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **options
+            name,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=safe,
+            output_loading_info=True,
+            **options,
         )
     except Exception as error:
+        if safe and "safetensors" in str(error):
+            raise UserError(f"{name}: has no weights in safetensors, and a pickle can run code. --trust_remote_code opens "
+                            "one, if you trust where it comes from.") from None  # fmt: skip
         raise _cannot_open(name, "model", error) from error
     model, info = loaded
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})

@@ -88,7 +88,7 @@ def test_text_comes_back_as_it_was_written(tmp_path_factory, rows):
         (json.dumps([["q", "a", "c"]]), "F row 1: holds a list where an object should be. Write an object with the fields"),
         (
             json.dumps([{**ROW, "answer": "\ud83d"}]),
-            "F row 1: 'answer' holds half a surrogate pair, which is no text. Remove the character",
+            "F row 1: 'answer' holds half a surrogate pair, which is no text, at character 1. Remove the character",
         ),
         ('[{"question"}]', "F: broken JSON at line 1 column 13: Expecting ':' delimiter. Mend the file there"),
         (
@@ -108,7 +108,7 @@ def test_an_unusable_row_is_named_with_its_place_and_remedy(content, expected, t
 def test_a_file_that_is_not_utf8_is_named_with_the_line(tmp_path):
     file = tmp_path / "latin.jsonl"
     file.write_bytes(b'{"question": "x"}\n{"question": "caf\xe9"}\n')
-    assert faults(file) == ["F: line 2 is not UTF-8. Save the file as UTF-8"]
+    assert faults(file)[1:] == ["F row 2: is not UTF-8 at byte 18. Save the file as UTF-8"]
 
 
 def test_a_missing_file_and_a_folder_of_something_else_are_errors(tmp_path):

@@ -209,6 +209,7 @@ def test_a_slurm_job_near_its_time_limit_queues_itself_again_and_goes_on(tiny_mo
     assert job.wait(120) == 0, log.read_text()
     assert (tmp_path / "scontrol.log").read_text() == "requeue 77\n"
     assert not (folder / "COMPLETED").exists()
+    assert "stopped after update" in log.read_text()  # no work is lost: not the state of --save_interval
     assert slurm_job(tmp_path, *arguments, log=log).wait(300) == 0, log.read_text()
     assert "going on after update" in log.read_text() and len(losses(folder)) == 240
 

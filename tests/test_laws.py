@@ -26,7 +26,8 @@ ORDER = [
     "training.finetune.attention", "training.finetune.loss", "training.finetune.engine", "training.finetune.partitions",
     "training.finetune.checkpoint", "training.finetune.metrics", "training.shapes",
     "training.memory", "training.outlook", "training.budget", "training.finetune.loop", "training.finetune.run",
-    "training.finetune.__main__", "quality.check", "inference.correct", "training.report", "training.launch", "cli",
+    "training.finetune.__main__", "quality.suspicions",
+    "quality.check", "inference.correct", "training.report", "training.launch", "cli",
     "__main__",
 ]  # fmt: skip
 ROOMS = {

@@ -109,3 +109,8 @@ def _sshd(folder: Path, name: str, address: str) -> subprocess.Popen[bytes]:
             return daemon
         time.sleep(0.1)
     raise RuntimeError((folder / f"{name}.log").read_text())
+
+
+def cut(connected: bool) -> None:
+    """Take the second host's cable out, or put it back."""
+    _run("ip", "-n", NAMES[1], "link", "set", LINK, "up" if connected else "down")

@@ -1,83 +1,138 @@
-"""The data doctor: what of a data set can be used, what cannot and why, and what a tokenizer makes of it."""
+"""The data doctor: which rows cannot be used and why, what is usable but suspicious, what a tokenizer makes of it."""
 
 from __future__ import annotations
 
+import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from aligner.encoder import Encoder
-from aligner.files import write_lines
+from aligner.files import line_writer, write_lines
 from aligner.prompts import PromptTemplate
+from aligner.quality.suspicions import KINDS, Finding, Suspicions
 from aligner.records import Correction, DataError, Skipped
 from aligner.training.datasets.options import NO_OPTIONS, Options
-from aligner.training.datasets.registry import Read, check_options, parse_spec, records_of
+from aligner.training.datasets.registry import Spec, check_options, parse_spec, records_of
 from aligner.training.datasets.supervised import Tally, Tokens, tokenise
+
+SAMPLE = 20_000  # rows that are tokenised where there are more
+LISTED = 50  # unusable rows that are told one by one; of more, each finding with its first rows
 
 
 @dataclass
 class Report:
-    """What was found: usable records, rows left out on purpose, unusable rows; and the prompts the data recommend."""
+    """What was found in all rows: how many are usable, the ones left out, the unusable ones, the suspicions.
 
-    records: list[Correction] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
+    records: the usable ones, or a seeded sample of them. templates: the prompts that the data recommend.
+    """
+
+    usable: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
     faults: list[DataError] = field(default_factory=list)
+    found: dict[str, Finding] = field(default_factory=dict)
+    records: list[Correction] = field(default_factory=list)
     templates: frozenset[str] = frozenset()
-
-    @property
-    def equal(self) -> int:
-        """Corrections that leave the answer as it is."""
-        return sum(record.answer == record.correction for record in self.records)
+    written: str | None = None
 
     def lines(self) -> Iterator[str]:
         """The report for a reader."""
-        yield from map(str, self.faults)
+        yield from self._fault_lines()
         unusable = sum(fault.row is not None for fault in self.faults)
-        total = len(self.records) + len(self.skipped) + unusable
-        yield f"{len(self.records):,} of {total:,} rows are usable, {unusable:,} are not"
-        for reason, count in Counter(row.reason for row in self.skipped).items():
-            first = next(row.origin for row in self.skipped if row.reason == reason)
-            yield f"{count:,} left out: {reason} ({first.file} row {first.row} is the first)"
-        if self.records:
-            yield f"{self.equal:,} corrections equal their answer ({self.equal / len(self.records):.1%})"
+        total = self.usable + self.skipped.total() + unusable
+        yield f"{self.usable:,} of {total:,} rows are usable, {unusable:,} are not"
+        for reason, count in self.skipped.items():
+            yield f"{count:,} left out: {reason}"
+        if self.written:
+            yield f"{self.usable:,} rows written to {self.written}, {total - self.usable:,} left out"
+        for kind, finding in self.found.items():
+            if finding.count:
+                yield f"{kind}: {finding.count:,} {KINDS[kind]}"
+                yield from (f"    {example}" for example in finding.examples)
+
+    def _fault_lines(self) -> Iterator[str]:
+        if len(self.faults) <= LISTED:
+            yield from map(str, self.faults)
+            return
+        groups: dict[tuple[str, str, str], list[DataError]] = {}
+        for fault in self.faults:
+            groups.setdefault((fault.file, fault.problem, fault.remedy), []).append(fault)
+        for (file, problem, remedy), group in groups.items():
+            rows = ", ".join(str(fault.row) for fault in group[:5])
+            more = f" and {len(group) - 5:,} more (--json lists all)" if len(group) > 5 else ""
+            yield f"{file} row{'s' * (len(group) > 1)} {rows}{more}: {problem}. {remedy}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The report for a program, with every unusable row."""
+        faults = [{"file": f.file, "row": f.row, "problem": f.problem, "remedy": f.remedy} for f in self.faults]
+        return {"usable": self.usable, "unusable": faults, "left_out": dict(self.skipped),
+                "suspicious": {kind: asdict(finding) for kind, finding in self.found.items()}}  # fmt: skip
 
 
-def examine(specs: Sequence[str], options: Options = NO_OPTIONS, progress: Any = iter) -> Report:
-    """Read every row of the specs' data sets (proportions do not matter here)."""
-    parsed = [parse_spec(text) for text in specs]
-    report = Report(templates=frozenset(spec.dataset.template for spec in parsed if spec.dataset.template))
-    check_options(parsed, options)
-    for spec in parsed:
-        rows: Iterable[Read] = progress(records_of(spec, options))
-        try:
-            for row in rows:
-                if isinstance(row, DataError):
-                    report.faults.append(row)
-                elif isinstance(row, Skipped):
-                    report.skipped.append(row)
-                else:
-                    report.records.append(row)
-        except DataError as error:  # the file as a whole
-            report.faults.append(error)
+def examine(
+    specs: Sequence[str],
+    options: Options = NO_OPTIONS,
+    evaluation: Sequence[str] = (),
+    keep: int | None = None,
+    output: str | None = None,
+    progress: Any = iter,
+) -> Report:
+    """Read every row of the specs' data sets once (proportions do not matter here).
+
+    keep: how many records to keep, by a seeded choice; None keeps all. output: a file for the usable rows.
+    """
+    parsed, against = [parse_spec(text) for text in specs], [parse_spec(text) for text in evaluation]
+    check_options([*parsed, *against], options)
+    questions = (row.question for spec in against for row in records_of(spec, options) if isinstance(row, Correction))
+    suspicions, draw = Suspicions(questions), random.Random(0)
+    templates = frozenset(spec.dataset.template for spec in parsed if spec.dataset.template)
+    report = Report(found=suspicions.found, templates=templates, written=output)
+    with ExitStack() as stack:
+        write = stack.enter_context(line_writer(output)) if output else None
+        for row in progress(row for spec in parsed for row in _rows(spec, options)):
+            if isinstance(row, DataError):
+                report.faults.append(row)
+            elif isinstance(row, Skipped):
+                report.skipped[row.reason] += 1
+            else:
+                _take(row, report, keep, draw)
+                suspicions.look(row)
+                if write:
+                    write({"question": row.question, "answer": row.answer, "correction": row.correction})
     return report
 
 
-def examine_tokens(
-    records: Sequence[Correction], template: PromptTemplate, encoder: Encoder, max_length: int, dump: str | None
-) -> tuple[list[str], int]:
-    """Lengths and the tally as training would see them, and how many rows have no room for a target.
+def _rows(spec: Spec, options: Options) -> Iterator[Correction | Skipped | DataError]:
+    """The rows of a data set; a fault of the file as a whole ends them."""
+    try:
+        yield from records_of(spec, options)
+    except DataError as error:
+        yield error
 
-    `dump` gets the ids and labels of every kept row.
-    """
-    tokens, tally = tokenise(records, template, encoder, max_length)
+
+def _take(record: Correction, report: Report, keep: int | None, draw: random.Random) -> None:
+    """Count a usable record and keep it, or let it take the place of another (reservoir sampling)."""
+    report.usable += 1
+    if keep is None or len(report.records) < keep:
+        report.records.append(record)
+    elif (place := draw.randrange(report.usable)) < keep:
+        report.records[place] = record
+
+
+def examine_tokens(
+    records: Sequence[Correction], template: PromptTemplate, encoder: Encoder, max_length: int, dump: str | None,
+    progress: Any = iter,
+) -> tuple[list[str], Tally]:  # fmt: skip
+    """Lengths, the tally as training would see it, and that tally. `dump` gets the ids and labels of every kept row."""
+    tokens, tally = tokenise(records, template, encoder, max_length, progress=progress)
     if dump:
         write_lines(dump, (dumped(row) for row in tokens))
     kinds = {"tokens": [len(t.ids) for t in tokens], "learned tokens": [t.target_length for t in tokens]}
-    lines = [*tally.lines(), *(f"{name} a row: {percentiles(values)}" for name, values in kinds.items())]
-    return lines, tally.count(Tally.NO_ROOM)
+    return [*tally.lines(), *(f"{name} a row: {percentiles(values)}" for name, values in kinds.items())], tally
 
 
 def dumped(row: Tokens) -> dict[str, Any]:

@@ -49,12 +49,16 @@ def _near(name: str) -> str:
 
 def yaml_flags(file: str) -> list[str]:
     """The flags that a YAML file stands for. UserError names a key that is none."""
+    text = read_text(file)
     try:
-        value = yaml.safe_load(read_text(file)) or {}
+        value, node = yaml.safe_load(text) or {}, yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise UserError(f"{file}: is not YAML ({' '.join(str(error).split())}).") from None
     if not isinstance(value, dict):
         raise UserError(f"{file}: must hold 'flag: value' lines.")
+    keys = [key.value for key, _ in node.value] if node else []
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        raise UserError(f"{file}: the key '{twice[0]}' stands in it twice.")
     flags: list[str] = []
     for key, setting in value.items():
         if key not in SPELLINGS or key in ("config", "local_rank", "stage"):

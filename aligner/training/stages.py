@@ -60,6 +60,8 @@ def stages(config: RunConfig) -> list[Stage]:
     folder, base = Path(config.output.output_dir), locate(config.model.model_name_or_path)
     if Path(base).resolve() == folder.resolve():
         raise UserError(f"--output_dir {folder} is the base model's own folder. Give another.")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output_dir {folder} is a file. Give a folder.")
     names = recipes(o)
     if len(names) == 1:
         return [Stage("correction", folder, base, o)]

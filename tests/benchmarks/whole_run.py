@@ -33,9 +33,10 @@ from aligner.training.finetune.loop import Parts, train
 from aligner.training.ranks import free_port
 from aligner.training.stages import plan_of
 from tests.benchmarks import original
-from tests.benchmarks.workloads import MAX_LENGTH, real_rows
+from tests.benchmarks.workloads import real_rows
 
 ROWS_PER_UPDATE = 64
+TOKENS = 2048  # of our micro-batches
 SIDES = ("original", "ours")
 
 
@@ -79,7 +80,7 @@ def run_side(args: argparse.Namespace) -> None:
     o = OptimizationConfig(epochs=1, records_per_update=ROWS_PER_UPDATE, bf16=args.bf16, lr=1e-5)
     plan = plan_of(o, len(rows), ROWS_PER_UPDATE, ranks.count)
     engine, losses = engine_of(args.side, o, plan, args.zero_stage, ranks), Losses()
-    layout = Layout(args.side == "ours", original.ROWS, original.ROWS * MAX_LENGTH, 0, target_cost=0.2)
+    layout = Layout(args.side == "ours", original.ROWS, TOKENS, 0, target_cost=0.2)
     parts = Parts(
         engine, rows, [], plan, o, DataConfig(), layout, layout, losses, lambda update: None, 0, lambda: False
     )  # type: ignore[arg-type]
@@ -123,10 +124,11 @@ def main(arguments: list[str]) -> int:
     if args.side:
         run_side(args)
         return 0
-    found = {side: launch(side, args) for side in SIDES}
-    for side, values in found.items():
+    found = {}
+    for side in SIDES:
+        found[side] = values = launch(side, args)
         losses = " ".join(f"{loss:.4f}" for loss in values["losses"])
-        print(f"{side:<9}{values['cpu']:>9.1f} CPU s {values['wall']:>8.1f} s   losses {losses}")
+        print(f"{side:<9}{values['cpu']:>9.1f} CPU s {values['wall']:>8.1f} s   losses {losses}", flush=True)
     first, second = (found[side] for side in SIDES)
     apart = max(abs(a / b - 1) for a, b in zip(first["losses"], second["losses"], strict=True))
     print(f"{first['tokens']:,} tokens; losses differ by {apart:.1e}; the original's over ours: "

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import inspect
 import math
+import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -66,6 +67,8 @@ class Spec:
         return self.count if self.count is not None else round(rows * self.proportion)
 
 
+LONGEST = 1_000_000  # characters of a field; no model reads as many, and a larger one is a mistake
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 REGISTERED: dict[str, RawDataset] = {}
 
 
@@ -205,8 +208,11 @@ def _record(dataset: RawDataset, row: Row, chosen: dict[str, Any]) -> Read:
             return _fault(origin, f"'{field}' is {_kind(text)} and not text", "Write text in quotation marks")
         if not text.strip():
             return _fault(origin, f"'{field}' is empty", "Remove the row")
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            return _fault(origin, f"'{field}' holds half a surrogate pair, which is no text", "Remove the character")
+        if bad := _NO_TEXT.search(text):
+            what = "a NUL character" if bad[0] == "\0" else "half a surrogate pair, which is no text"
+            return _fault(origin, f"'{field}' holds {what}, at character {bad.start() + 1:,}", "Remove the character")
+        if len(text) > LONGEST:
+            return _fault(origin, f"'{field}' has {len(text):,} characters", f"Cut it: at most {LONGEST:,} are read")
     return replace(record, origin=origin)
 
 

@@ -54,7 +54,7 @@ def make_room(partial: Path, engine: Engine) -> None:
     if free < need:
         partial.rmdir()
         raise UserError(
-            f"{partial.parent} has {free / 1e9:.2f} GB free, and a resume state takes {need / 1e9:.2f}. Make room and run "
+            f"{partial.parent} has {free / 1e6:,.1f} MB free, and a resume state takes {need / 1e6:,.1f}. Make room and run "
             "the same command again: it goes on from the last state."
         )
 
@@ -196,7 +196,10 @@ def _on_cpu(tensor: torch.Tensor, engine: Engine) -> torch.Tensor:
 def _write_shard(engine: Engine, names: list[str], file: Path, master: bool) -> None:
     shard = dict(_whole(engine, names, master))
     if engine.ranks.first:
-        save_file(shard, file, metadata={"format": "pt"})
+        try:
+            save_file(shard, file, metadata={"format": "pt"})
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{file} cannot be written ({error}). Make room and run the same command again.") from None
         with safe_open(file, framework="pt") as written:
             same = set(written.keys()) == set(shard) and all(
                 _checksum(written.get_tensor(name)) == _checksum(tensor) for name, tensor in shard.items()
@@ -240,6 +243,8 @@ def _move_into_place(partial: Path, output: Path) -> None:
     """Replace an earlier export by a whole new one: weights of another number of shards must not stay beside."""
     for old in output.glob("model*.safetensors*"):
         old.unlink()
+    readable = (partial / "config.json").stat().st_mode  # safetensors writes for its owner alone
     for file in sorted(partial.iterdir()):
+        file.chmod(readable)
         file.replace(output / file.name)
     partial.rmdir()

@@ -1,0 +1,143 @@
+"""What is usable but suspicious in correction data: each kind with its test and a few examples."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from aligner.records import Correction
+from aligner.training.datasets.mixture import normalised
+
+EXAMPLES = 3
+ROWS = 1 << 40  # more than a file has
+KINDS = {
+    "duplicate": "rows that stand there twice, word for word",
+    "conflict": "rows with a question and answer that stand there with another correction too",
+    "equal": "corrections that equal their answer (identity rows; a warm-up makes its own)",
+    "marker": "fields that hold a marker of the prompt, which may have been cut wrongly",
+    "special": "fields that hold a special token of some model as text",
+    "refusal": "corrections that refuse or speak of an AI language model",
+    "overlap": "questions that are in the evaluation data too",
+    "near-overlap": "questions nearly the same as one of the evaluation data",
+}
+_MARKER = re.compile(
+    r"##\s?(?:Question|Answer|Correction):|BEGINNING OF CONVERSATION|\bASSISTANT:|\bUSER:|Edit the following Question-Answer pair"
+)
+_SPECIAL = re.compile(
+    r"</?s>|<(?:bos|eos|pad|unk)>|<\|[a-z_]{2,30}\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<\uff5c[^>]{2,30}\uff5c>"
+)
+_REFUSAL = re.compile(
+    r"^(?:I'm sorry|I am sorry|Sorry|I apologi[sz]e|Unfortunately)\W.{0,60}?\b(?:can't|cannot|can not|unable|not able|won't)\b"
+    r"|^(?:I can't|I cannot|I can not|I won't|I'm unable|I am unable)\b"
+    r"|\bas an? (?:AI|artificial)\b.{0,30}?\b(?:model|assistant)\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass
+class Finding:
+    """A kind of suspicion: how many rows, and the first ones with what was seen there."""
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, example: str) -> None:
+        """Count one row."""
+        self.count += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(example)
+
+
+class Suspicions:
+    """Looks at records one after another and keeps a few numbers for each: a million rows take some 200 MB."""
+
+    def __init__(self, evaluation: Iterable[str] = ()) -> None:
+        self.found = {kind: Finding() for kind in KINDS}
+        self._files: list[str] = []
+        self._first: dict[int, int] = {}  # question and answer -> the first row that has them, and its file's number
+        self._corrections: dict[int, int] = {}  # the same -> its correction
+        self._rows: set[int] = set()
+        self._evaluation = Questions(evaluation)
+
+    def look(self, record: Correction) -> None:
+        """Take one record into account."""
+        place = str(record.origin)
+        self._repetition(record, place)
+        if record.answer == record.correction:
+            self.found["equal"].add(place)
+        for kind, pattern in (("marker", _MARKER), ("special", _SPECIAL)):
+            for name in ("question", "answer", "correction"):
+                if seen := pattern.search(getattr(record, name)):
+                    self.found[kind].add(f"{place}: '{seen[0]}' in the {name}")
+                    break
+        if seen := _REFUSAL.search(record.correction[:300]):
+            self.found["refusal"].add(f"{place}: {_short(seen[0])}")
+        if self._evaluation.exact:
+            self._overlap(record.question, place)
+
+    def _repetition(self, record: Correction, place: str) -> None:
+        pair, correction = hash((record.question, record.answer)), hash(record.correction)
+        whole = hash((pair, correction))
+        if not self._files or self._files[-1] != record.origin.file:
+            self._files.append(record.origin.file)
+        number, row = divmod(self._first.setdefault(pair, (len(self._files) - 1) * ROWS + record.origin.row), ROWS)
+        if whole in self._rows:
+            self.found["duplicate"].add(f"{place} repeats {self._files[number]} row {row}")
+        elif self._corrections.setdefault(pair, correction) != correction:
+            self.found["conflict"].add(f"{place} and {self._files[number]} row {row}")
+        self._rows.add(whole)
+
+    def _overlap(self, question: str, place: str) -> None:
+        same, near = self._evaluation.like(question)
+        if same:
+            self.found["overlap"].add(f"{place}: {_short(question)}")
+        elif near:
+            self.found["near-overlap"].add(f"{place}: {_short(question)} ~ {_short(near)}")
+
+
+class Questions:
+    """Questions to be recognised, also when a few words of them differ (three quarters of their word triples in common)."""
+
+    ALIKE = 0.75
+
+    def __init__(self, questions: Iterable[str]) -> None:
+        self.exact: set[str] = set()
+        self._texts: list[str] = []
+        self._sizes: list[int] = []
+        self._with: dict[int, list[int]] = {}
+        for question in questions:
+            text = normalised(question)
+            if text in self.exact:
+                continue
+            self.exact.add(text)
+            triples = set(_triples(text))
+            for triple in triples:
+                self._with.setdefault(triple, []).append(len(self._texts))
+            self._texts.append(question)
+            self._sizes.append(len(triples))
+
+    def like(self, question: str) -> tuple[bool, str | None]:
+        """Whether the question is among them but for case, punctuation and spacing; else one that is nearly the same."""
+        text = normalised(question)
+        if text in self.exact:
+            return True, None
+        mine, shared = set(_triples(text)), dict[int, int]()
+        for triple in mine:
+            for number in self._with.get(triple, ()):
+                shared[number] = shared.get(number, 0) + 1
+        for number, count in shared.items():
+            if count >= self.ALIKE * (len(mine) + self._sizes[number] - count):
+                return False, self._texts[number]
+        return False, None
+
+
+def _triples(text: str) -> Iterator[int]:
+    words = text.split()
+    return (hash(tuple(words[n : n + 3])) for n in range(len(words) - 2))
+
+
+def _short(text: str) -> str:
+    """A text in one line of at most 60 characters."""
+    line = " ".join(text.split())
+    return f"\u201c{line[:57]}\u2026\u201d" if len(line) > 60 else f"\u201c{line}\u201d"

@@ -1,0 +1,133 @@
+"""The data doctor: what is unusable is told row by row, what is suspicious is counted with examples."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import TEMPLATE
+
+from aligner import cli
+from aligner.quality.check import examine
+from aligner.quality.suspicions import Questions
+
+
+def rows(file: Path, *triples: tuple[str, str, str]) -> str:
+    names = ("question", "answer", "correction")
+    file.write_text("".join(json.dumps(dict(zip(names, triple, strict=True))) + "\n" for triple in triples))
+    return str(file)
+
+
+def test_each_suspicion_by_eye(tmp_path):
+    data = rows(
+        tmp_path / "rows.jsonl",
+        ("What is the capital of France, and since when?", "Lyon", "Paris, since 987."),
+        ("Why?", "Because.", "Nobody knows."),
+        ("Why?", "Because.", "Nobody knows."),  # again
+        ("Why?", "Because.", "One wonders."),  # and with another correction
+        ("Fine?", "Yes.", "Yes."),
+        ("Is this cut? ##Answer: yes", "Yes.", "No."),
+        ("Odd?", "a </s> b", "a b"),
+        ("Bomb?", "Mix this.", "I'm sorry, but I cannot help with that."),
+        ("what is the capital of FRANCE and since when", "Nice", "It is Paris."),
+        ("Tell me: what is the capital of France, and since when?", "Nice", "It is Paris."),
+    )
+    against = rows(tmp_path / "eval.jsonl", ("What is the capital of France, and since when?", "x", "y"))
+    found = {kind: finding for kind, finding in examine([data], evaluation=[against]).found.items() if finding.count}
+    assert {kind: finding.count for kind, finding in found.items()} == {
+        "duplicate": 1, "conflict": 1, "equal": 1, "marker": 1, "special": 1, "refusal": 1, "overlap": 2, "near-overlap": 1,
+    }  # fmt: skip
+    assert found["duplicate"].examples == [f"{data} row 3 repeats {data} row 2"]
+    assert found["conflict"].examples == [f"{data} row 4 and {data} row 2"]
+    assert found["marker"].examples == [f"{data} row 6: '##Answer:' in the question"]
+    assert found["special"].examples == [f"{data} row 7: '</s>' in the answer"]
+
+
+def test_questions_are_alike_by_three_quarters_of_their_word_triples():
+    known = Questions(["one two three four five six seven eight", "short"])
+    assert known.like("One, two; three four five six seven EIGHT!") == (True, None)
+    assert known.like("one two three four five six seven eight nine") == (
+        False,
+        "one two three four five six seven eight",
+    )
+    assert known.like("one two three four five nine ten eleven") == (False, None)
+    assert known.like("shorts") == (False, None)
+
+
+def test_the_exit_status_says_whether_every_row_can_be_used(tmp_path, capsys):
+    bad = rows(tmp_path / "bad.jsonl", ("q", "a", "c"), ("q", "a", ""))
+    same = rows(tmp_path / "same.jsonl", ("q", "a", "a"))
+    assert cli.main(["check", str(TEMPLATE)]) == 0
+    assert cli.main(["check", bad]) == 1
+    assert cli.main(["check", same]) == 0
+    assert cli.main(["check", same, "--fail_on", "equal"]) == 1
+    assert cli.main(["check", same, "--fail_on", "duplicate", "conflict"]) == 0
+    assert cli.main(["check", str(TEMPLATE), "--fail_on", "cut"]) == 2  # needs a tokenizer
+    assert cli.main(["check", "no-such.json"]) == 2
+    capsys.readouterr()
+
+
+def test_the_usable_rows_are_written_and_the_rest_is_said(tmp_path, capsys):
+    data = rows(tmp_path / "rows.jsonl", ("q", "a", "c"), ("q", "a", ""), ("r", "ä\u2028", "c"))
+    clean = tmp_path / "clean.jsonl"
+    assert cli.main(["check", data, "--output", str(clean)]) == 1
+    assert f"2 rows written to {clean}, 1 left out" in capsys.readouterr().out
+    assert cli.main(["check", str(clean)]) == 0
+    assert [json.loads(line)["answer"] for line in clean.read_text(encoding="utf-8").split("\n")[:-1]] == [
+        "a",
+        "ä\u2028",
+    ]
+    assert cli.main(["check", data, "--output", data]) == 2  # never over what is read
+
+
+def test_many_faults_are_told_together_and_one_by_one_as_json(tmp_path, capsys):
+    data = rows(tmp_path / "rows.jsonl", *[("q", "a", "")] * 300, ("q", "a", "c"))
+    assert cli.main(["check", data]) == 1
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith(f"{data} rows 1, 2, 3, 4, 5 and 295 more") and "'correction' is empty" in first
+    assert cli.main(["check", data, "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert [fault["row"] for fault in report["unusable"]] == list(range(1, 301)) and report["usable"] == 1
+
+
+def test_lengths_of_many_rows_come_from_a_sample(tmp_path, capsys, tiny_model, monkeypatch):
+    monkeypatch.setattr("aligner.quality.check.SAMPLE", 10)
+    data = rows(tmp_path / "rows.jsonl", *[(f"question {n}", "a", "c") for n in range(50)])
+    assert cli.main(["check", data, "--model_name_or_path", str(tiny_model)]) == 0
+    assert "of a sample of 10 rows (--exact takes all)" in capsys.readouterr().out
+    assert cli.main(["check", data, "--model_name_or_path", str(tiny_model), "--exact"]) == 0
+    assert "50 of 50 rows kept" in capsys.readouterr().out
+
+
+def test_a_reader_that_has_read_enough_is_no_error():
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{sys.executable} -m aligner check {TEMPLATE} | true"], capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+
+
+@pytest.mark.slow
+def test_a_million_rows_in_five_minutes_and_two_gigabytes(tmp_path):
+    text = " ".join(f"word{n}" for n in range(30))
+    with (tmp_path / "rows.jsonl").open("w") as stream:
+        for n in range(1_000_000):
+            stream.write(
+                json.dumps({"question": f"{n} {text[:80]}", "answer": text, "correction": f"{text} {n}"}) + "\n"
+            )
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "aligner", "check", str(tmp_path / "rows.jsonl")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    seconds, peak = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    assert done.returncode == 0 and "1,000,000 of 1,000,000 rows are usable" in done.stdout
+    assert "reading" in done.stderr  # the progress bar
+    assert seconds < 300 and peak < 2000, (seconds, peak)
