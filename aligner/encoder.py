@@ -69,9 +69,12 @@ class Encoder:
         return self._encode([text])[0]
 
     def fingerprint(self) -> str:
-        """A digest of everything the tokenizer is, as it would be saved."""
+        """A digest of everything the tokenizer is, as it will be saved. UserError where it cannot be."""
         with tempfile.TemporaryDirectory() as folder:
-            self.tokenizer.save_pretrained(folder)
+            try:
+                self.tokenizer.save_pretrained(folder)
+            except Exception as error:
+                raise UserError(f"the tokenizer of {self.tokenizer.name_or_path} cannot be saved ({error}).") from error
             return sha256_of(folder)
 
     def holds_special(self, record: Correction) -> bool:

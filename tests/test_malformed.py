@@ -120,6 +120,11 @@ def harmed(folder: Path, name: str) -> Path:
             file.unlink()
     elif name == "broken tokenizer":
         (folder / "tokenizer.json").write_text("{")
+    elif name == "climbing template":
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        names = ("default", "../../hacked")
+        settings["chat_template"] = [{"name": name, "template": "x"} for name in names]
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     elif name == "negative positions":
         config.write_text(json.dumps({**values, "max_position_embeddings": 1}))
     return folder
@@ -128,7 +133,7 @@ def harmed(folder: Path, name: str) -> Path:
 FOLDERS = {
     "no config": "config.json", "broken config": "config.json", "config is a list": "config", "unknown type": "no-such-type",
     "foreign code": "trust_remote_code", "no tokenizer": "tokenizer", "broken tokenizer": "tokenizer",
-    "negative positions": "positions",
+    "negative positions": "positions", "climbing template": "Invalid chat template name",
 }  # fmt: skip
 
 CARDS = {

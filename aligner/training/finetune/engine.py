@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, get_scheduler
 from transformers.integrations import HfDeepSpeedConfig
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from aligner.records import UserError
+from aligner.records import UserError, system_error
 from aligner.training.config import LaunchConfig, OptimizationConfig
 from aligner.training.finetune.batching import MicroBatch
 from aligner.training.finetune.loss import Objective
@@ -56,13 +56,13 @@ class Ranks:
         dist.barrier()
 
     def first_decides(self, decide: Callable[[], Found]) -> Found:
-        """What the first rank finds, told to all; its UserError is raised by all. (Folders may look different to others.)"""
+        """What the first rank finds, told to all; its error is raised by all. (Folders may look different to others.)"""
         box: list[Any] = [None]
         if self.first:
             try:
                 box[0] = decide()
-            except UserError as error:
-                box[0] = error
+            except (UserError, OSError) as error:
+                box[0] = error if isinstance(error, UserError) else system_error(error)
         dist.broadcast_object_list(box, src=0, device=self.device)
         if isinstance(box[0], UserError):
             raise box[0]
@@ -70,13 +70,13 @@ class Ranks:
         return found
 
     def all_succeed(self, act: Callable[[], None]) -> None:
-        """Each rank acts; where one fails with a UserError, all raise it, named after the first that failed."""
+        """Each rank acts; where one fails with an error a user can mend, all raise it, named after the first that failed."""
         found: list[UserError | None] = [None] * self.count
         mine: UserError | None = None
         try:
             act()
-        except UserError as error:
-            mine = error
+        except (UserError, OSError) as error:
+            mine = error if isinstance(error, UserError) else system_error(error)
         dist.all_gather_object(found, mine)
         for rank, failed in enumerate(found):
             if failed is not None:
