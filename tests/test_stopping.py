@@ -96,8 +96,15 @@ def test_a_rank_leaves_its_cause_or_nothing(tmp_path):
 @pytest.mark.parametrize("how", ["told", "orphan"])
 def test_a_rank_that_waits_for_others_still_hears_that_it_is_to_end(how, tmp_path):
     """SIGTERM, and the death of its launch script, while the main thread is inside a call that does not come back."""
-    program = ("import sys, ctypes; from pathlib import Path; from aligner.training.vigil import sign_of_life\n"
-               "with sign_of_life(Path(sys.argv[1]), 0):\n print('in', flush=True)\n while True: ctypes.CDLL(None).pause()\n")  # fmt: skip
+    program = """if True:
+        import ctypes, sys
+        from pathlib import Path
+        from aligner.training.vigil import sign_of_life
+        with sign_of_life(Path(sys.argv[1]), 0):
+            print("in", flush=True)
+            while True:
+                ctypes.CDLL(None).pause()
+    """
     parent = subprocess.Popen(["sleep", "100"])
     variables = {vigil.LAUNCHER: f"{socket.gethostname()}:{parent.pid}", "PYTHONPATH": str(ROOT)}
     rank = subprocess.Popen(

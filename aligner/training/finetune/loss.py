@@ -65,7 +65,8 @@ class _HeadLoss(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden_TH, dtype=torch.float32 if narrow else None) if train else None
         grad_head = torch.zeros_like(head_VH, dtype=torch.float32) if train else None
         grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if train and bias_V is not None else None
-        rows = max(1, WORKSPACE // (4 * head_VH.shape[0]))
+        room = WORKSPACE if hidden_TH.is_cuda else WORKSPACE // 4  # a CPU's cache holds less
+        rows = max(1, room // (4 * head_VH.shape[0]))
         for start in range(0, len(hidden_TH), rows):
             piece = slice(start, start + rows)
             logits_PV = F.linear(hidden_TH[piece], head_VH, bias_V).float()
