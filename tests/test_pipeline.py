@@ -224,7 +224,7 @@ def test_check_names_unusable_rows_and_dumps_what_training_sees(tmp_path, tiny_m
     assert aligner(["check", *flags]) == 1
     said = capsys.readouterr().out
     assert "row 2: 'correction' is empty" in said and "2 of 3 rows are usable, 1 are not" in said
-    assert "2 corrections equal their answer" in said
+    assert "equal: 2 corrections that equal their answer" in said
     dumped = [json.loads(line) for line in (tmp_path / "d.jsonl").read_text().splitlines()]
     assert [row["row"] for row in dumped] == [1, 3] and set(dumped[0]) == {"row", "input_ids", "labels"}
     assert len(dumped[0]["input_ids"]) == len(dumped[0]["labels"]) and dumped[0]["labels"][0] == -100

@@ -130,6 +130,7 @@ def test_two_runs_never_share_a_folder(tmp_path):
     assert UserError.__name__ in done.stderr and "another run is writing into" in done.stderr
     with the_only_run(tmp_path):  # free again
         pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_loss_far_above_its_recent_course_by_eye():

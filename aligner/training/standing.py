@@ -96,6 +96,7 @@ def the_only_run(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: it is no part of what lies in the folder
         lock.release()
 
 

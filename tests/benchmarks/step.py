@@ -258,7 +258,7 @@ def main(arguments: list[str]) -> int:
         print(table[-1].text(), flush=True)
     print(*balance_lines(list(dict.fromkeys(w.lengths for w in chosen))), sep="\n")
     if args.picture:
-        draw(table, args.picture)
+        draw([line for line in table if line.spread <= NOISE], args.picture)
     return 0
 
 
