@@ -85,6 +85,8 @@ def _array_rows(file: Path) -> Iterator[Row | DataError]:
         raise DataError(str(file), None, place, "Mend the file there") from None
     except RecursionError:
         raise DataError(str(file), None, "the JSON is nested too deeply", "Write one flat object a row") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise DataError(str(file), None, f"cannot be read as JSON: {_first_line(error)}", "Mend the file") from None
     for number, value in enumerate(values, 1):
         yield _row(Origin(str(file), number), value)
 
@@ -100,7 +102,7 @@ def _line_rows(file: Path) -> Iterator[Row | DataError]:
                     yield _row(Origin(str(file), number), json.loads(text, object_pairs_hook=_object))
             except UnicodeDecodeError as error:
                 problem = f"is not UTF-8 at byte {error.start + 1}", "Save the file as UTF-8"
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 if number == 1 and text.startswith("{") and _is_one_object(file):
                     problem = "it holds one JSON object where a list of rows should be", "Wrap the rows in [ ]"
                     raise DataError(str(file), None, *problem) from None
@@ -113,7 +115,7 @@ def _line_rows(file: Path) -> Iterator[Row | DataError]:
 def _is_one_object(file: Path) -> bool:
     try:
         json.loads(_decode(file))
-    except (json.JSONDecodeError, RecursionError, DataError):
+    except (ValueError, RecursionError, DataError):
         return False
     return True
 
@@ -177,6 +179,12 @@ def whole_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any
         partial.replace(final)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sync(file: Path) -> None:
+    """Wait until a file's bytes are on the disk: a power failure then leaves no hole in what is renamed after."""
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

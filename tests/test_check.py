@@ -68,6 +68,9 @@ def test_the_exit_status_says_whether_every_row_can_be_used(tmp_path, capsys):
     assert cli.main(["check", same, "--fail_on", "equal"]) == 1
     assert cli.main(["check", same, "--fail_on", "duplicate", "conflict"]) == 0
     assert cli.main(["check", str(TEMPLATE), "--fail_on", "cut"]) == 2  # needs a tokenizer
+    assert cli.main(["check", str(TEMPLATE), "--fail_on", "overlap"]) == 2  # needs data to compare with
+    assert cli.main(["check", same, "--eval_datasets", bad]) == 1  # a row there could not be compared
+    assert "1 rows of the evaluation data cannot be read" in capsys.readouterr().out
     assert cli.main(["check", "no-such.json"]) == 2
     capsys.readouterr()
 
@@ -82,7 +85,23 @@ def test_the_usable_rows_are_written_and_the_rest_is_said(tmp_path, capsys):
         "a",
         "ä\u2028",
     ]
-    assert cli.main(["check", data, "--output", data]) == 2  # never over what is read
+    other = rows(tmp_path / "eval.jsonl", ("q", "a", "c"))
+    for kept in (data, other):  # never over what is read
+        assert cli.main(["check", data, "--eval_datasets", other, "--output", kept]) == 2
+
+
+def test_a_repetition_names_the_row_that_it_repeats(tmp_path):
+    data = rows(tmp_path / "rows.jsonl", ("q", "a", "c"), ("q", "a", "d"), ("q", "a", "d"))
+    found = examine([data]).found
+    assert found["conflict"].examples == [f"{data} row 2 and {data} row 1"]
+    assert found["duplicate"].examples == [f"{data} row 3 repeats {data} row 2"]
+
+
+def test_rows_without_room_for_a_target_are_a_finding_beside_the_others(tmp_path, capsys, tiny_model):
+    data = rows(tmp_path / "rows.jsonl", ("q", "a", "a"), ("q", "", "a"))
+    assert cli.main(["check", data, "--model_name_or_path", str(tiny_model), "--max_length", "4"]) == 1
+    said = capsys.readouterr().out
+    assert "no room for a target" in said and "row 2: 'answer' is empty" in said and "equal: 1" in said
 
 
 def test_many_faults_are_told_together_and_one_by_one_as_json(tmp_path, capsys):

@@ -45,6 +45,8 @@ DATA = {
     "broken line": (f"{GOOD}\n{{\n{GOOD}", "row 2", "broken JSON at column 2"),
     "two on a line": (f"{GOOD}{GOOD}", "row 1", "Extra data"),
     "deep": ("[" * 100_000, "broken.json", "nested too deeply"),
+    "a number of 5,000 digits": (f'[{{"question": {"9" * 5000}}}]', "broken.json", "cannot be read as JSON"),
+    "a line of 5,000 digits": (f'{GOOD}\n{{"question": {"9" * 5000}}}', "row 2", "broken JSON"),
     "deep line": (f"{GOOD}\n" + '{"a":' * 100_000, "row 2", "broken JSON"),
     "empty file": ("", "broken.json", "0 of 0 rows"),
     "only blanks": ("\n \n", "broken.json", "0 of 0 rows"),

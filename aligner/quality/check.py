@@ -34,6 +34,7 @@ class Report:
     usable: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     faults: list[DataError] = field(default_factory=list)
+    evaluation_faults: list[DataError] = field(default_factory=list)
     found: dict[str, Finding] = field(default_factory=dict)
     records: list[Correction] = field(default_factory=list)
     templates: frozenset[str] = frozenset()
@@ -42,6 +43,9 @@ class Report:
     def lines(self) -> Iterator[str]:
         """The report for a reader."""
         yield from self._fault_lines()
+        if self.evaluation_faults:
+            yield (f"{self.evaluation_faults[0]}\n{len(self.evaluation_faults):,} rows of the evaluation data cannot be "
+                   "read, and were not compared")  # fmt: skip
         unusable = sum(fault.row is not None for fault in self.faults)
         total = self.usable + self.skipped.total() + unusable
         yield f"{self.usable:,} of {total:,} rows are usable, {unusable:,} are not"
@@ -62,9 +66,12 @@ class Report:
         for fault in self.faults:
             groups.setdefault((fault.file, fault.problem, fault.remedy), []).append(fault)
         for (file, problem, remedy), group in groups.items():
+            if len(group) == 1:
+                yield str(group[0])
+                continue
             rows = ", ".join(str(fault.row) for fault in group[:5])
             more = f" and {len(group) - 5:,} more (--json lists all)" if len(group) > 5 else ""
-            yield f"{file} row{'s' * (len(group) > 1)} {rows}{more}: {problem}. {remedy}"
+            yield f"{file} rows {rows}{more}: {problem}. {remedy}"
 
     def as_json(self) -> dict[str, Any]:
         """The report for a program, with every unusable row."""
@@ -87,10 +94,11 @@ def examine(
     """
     parsed, against = [parse_spec(text) for text in specs], [parse_spec(text) for text in evaluation]
     check_options([*parsed, *against], options)
-    questions = (row.question for spec in against for row in records_of(spec, options) if isinstance(row, Correction))
-    suspicions, draw = Suspicions(questions), random.Random(0)
+    others = [row for spec in against for row in _rows(spec, options)]
+    suspicions, draw = Suspicions(row.question for row in others if isinstance(row, Correction)), random.Random(0)
     templates = frozenset(spec.dataset.template for spec in parsed if spec.dataset.template)
-    report = Report(found=suspicions.found, templates=templates, written=output)
+    broken = [row for row in others if isinstance(row, DataError)]
+    report = Report(found=suspicions.found, templates=templates, written=output, evaluation_faults=broken)
     with ExitStack() as stack:
         write = stack.enter_context(line_writer(output)) if output else None
         for row in progress(row for spec in parsed for row in _rows(spec, options)):

@@ -55,9 +55,8 @@ class Suspicions:
     def __init__(self, evaluation: Iterable[str] = ()) -> None:
         self.found = {kind: Finding() for kind in KINDS}
         self._files: list[str] = []
-        self._first: dict[int, int] = {}  # question and answer -> the first row that has them, and its file's number
-        self._corrections: dict[int, int] = {}  # the same -> its correction
-        self._rows: set[int] = set()
+        self._rows: dict[int, int] = {}  # a whole row -> where it stands first: its file's number and its own
+        self._pairs: dict[int, int] = {}  # question and answer -> the first row that has them
         self._evaluation = Questions(evaluation)
 
     def look(self, record: Correction) -> None:
@@ -81,12 +80,17 @@ class Suspicions:
         whole = hash((pair, correction))
         if not self._files or self._files[-1] != record.origin.file:
             self._files.append(record.origin.file)
-        number, row = divmod(self._first.setdefault(pair, (len(self._files) - 1) * ROWS + record.origin.row), ROWS)
+        here = (len(self._files) - 1) * ROWS + record.origin.row
         if whole in self._rows:
-            self.found["duplicate"].add(f"{place} repeats {self._files[number]} row {row}")
-        elif self._corrections.setdefault(pair, correction) != correction:
-            self.found["conflict"].add(f"{place} and {self._files[number]} row {row}")
-        self._rows.add(whole)
+            self.found["duplicate"].add(f"{place} repeats {self._place(self._rows[whole])}")
+        elif pair in self._pairs:
+            self.found["conflict"].add(f"{place} and {self._place(self._pairs[pair])}")
+        self._rows.setdefault(whole, here)
+        self._pairs.setdefault(pair, here)
+
+    def _place(self, number: int) -> str:
+        file, row = divmod(number, ROWS)
+        return f"{self._files[file]} row {row}"
 
     def _overlap(self, question: str, place: str) -> None:
         same, near = self._evaluation.like(question)

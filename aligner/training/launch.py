@@ -114,7 +114,8 @@ def run(config: RunConfig) -> int:
     if config.launch.dry_run:
         rehearse(config, planned, ranks)
         return 0
-    with the_only_run(planned[-1].folder):
+    with the_only_run(stages(config)[-1].folder) as folder:
+        stopping.withdraw(folder)
         return train(config, planned, ranks)
 
 
@@ -128,7 +129,8 @@ def train(config: RunConfig, planned: Sequence[Stage], ranks: int) -> int:
             log.info("%s is already complete: %s", stage.name, stage.folder)
             continue
         stage.folder.mkdir(parents=True, exist_ok=True)  # shows before any rank starts whether one can write there
-        status, asked = launch(launch_command(config, stage, ranks), environment(config, ranks), stage.folder)
+        command, whole = launch_command(config, stage, ranks), stages(config)[-1].folder
+        status, asked = launch(command, environment(config, ranks), stage.folder, whole)
         if status or not is_completed(stage.folder) or (asked and stage is not planned[-1]):
             return status or EXIT_AGAIN
     data, trusted = stage_data(config, planned[-1].name), config.model.trust_remote_code
@@ -227,16 +229,17 @@ def environment(config: RunConfig, ranks: int) -> dict[str, str]:
     return variables
 
 
-def launch(command: Sequence[str], variables: dict[str, str], folder: Path) -> tuple[int, bool]:
-    """Run a command in a session of its own, so that ending it ends every rank. Returns its exit status, and whether the
-    run was asked to stop: by a signal, which the ranks hear of through a file in the stage's folder.
+def launch(command: Sequence[str], variables: dict[str, str], folder: Path, whole: Path) -> tuple[int, bool]:
+    """Run a command that trains a stage in this folder, in a session of its own, so that ending it ends every rank.
+
+    Returns its exit status, and whether the run was asked to stop: by a signal, which the ranks hear of through a file in the
+    folder of the whole run, or by somebody's making that file.
     """
 
     def pass_on(number: signal.Signals) -> None:
-        stopping.request(folder)
+        stopping.request(whole)
         log.warning("%s: stopping after this update; Ctrl-C again ends at once", number.name)
 
-    stopping.withdraw(folder)
     vigil.forget(folder)
     asked = stopping.Asked(pass_on)
     process = subprocess.Popen(
@@ -244,14 +247,17 @@ def launch(command: Sequence[str], variables: dict[str, str], folder: Path) -> t
     )
     try:
         status = wait(process, folder)
+        heard = asked.seen or stopping.is_requested(whole)
+        if status == 0 and not heard and not is_completed(folder):
+            status = 1  # DeepSpeed's launcher was killed itself
         if status not in (0, 2, EXIT_AGAIN):
             cause = vigil.diagnosis(folder) or f"the ranks ended with exit status {status}"
             log.error("%s. See above and %s", cause, folder / "train.log")
-        return status, asked.seen
+        return status, heard
     finally:
         end_session(process)
         asked.restore()
-        stopping.withdraw(folder)
+        stopping.withdraw(whole)
         vigil.forget(folder)
 
 

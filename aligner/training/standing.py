@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 from collections.abc import Iterator
@@ -81,7 +82,7 @@ def clear(folder: Path) -> None:
 
 
 @contextmanager
-def the_only_run(folder: Path) -> Iterator[None]:
+def the_only_run(folder: Path) -> Iterator[Path]:
     """Keep an output folder for this run while the block lasts. UserError where another one is writing into it."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
@@ -91,10 +92,12 @@ def the_only_run(folder: Path) -> Iterator[None]:
         raise UserError(
             f"another run is writing into {folder}. Wait for its end, stop it, or give another --output_dir."
         ) from None
-    except NotImplementedError:  # a file system without locks
-        pass
+    except (OSError, NotImplementedError) as error:  # a file system without locks
+        if isinstance(error, OSError) and error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        log.warning("%s is on a file system without locks: see to it that no other run writes into it", folder)
     try:
-        yield
+        yield folder
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: it is no part of what lies in the folder
         lock.release()

@@ -1,6 +1,6 @@
 """Being stopped: a request that all ranks agree on after an update, save, and end with the exit status for "run me again".
 
-The launch script writes the request into the stage's folder (DeepSpeed's launcher would end the ranks one by one); a rank
+The launch script writes the request into the run's folder (DeepSpeed's launcher would end the ranks one by one); a rank
 that something else has started takes the signal itself. Anyone may stop a run by making the file.
 """
 
@@ -23,7 +23,7 @@ class Stopped(Exception):
 
 
 def request(folder: Path) -> None:
-    """Ask the ranks that train a stage to stop after the update they are at."""
+    """Ask the ranks of a run, in any of its stages, to stop after the update they are at."""
     (folder / REQUEST).touch()
 
 
@@ -33,7 +33,7 @@ def withdraw(folder: Path) -> None:
 
 
 def is_requested(folder: Path) -> bool:
-    """Whether a stage is asked to stop."""
+    """Whether a run is asked to stop."""
     return (folder / REQUEST).exists()
 
 

@@ -69,7 +69,7 @@ def kept(name: str, make: Callable[[], Tokenised]) -> Tokenised:
     except (OSError, NotImplementedError) as error:  # a read-only home, a file system without locks
         log.info("tokens are not kept: %s. ALIGNER_CACHE names another folder", error)
         return make()
-    with lock:
+    try:
         if (found := _read(file)) is not None:
             return found
         made = make()
@@ -79,6 +79,8 @@ def kept(name: str, make: Callable[[], Tokenised]) -> Tokenised:
         except OSError as error:
             log.info("tokens are not kept: %s. ALIGNER_CACHE names another folder", error)
         return made
+    finally:
+        lock.release()
 
 
 def _write(file: Path, tokens: Sequence[Tokens], tally: Tally) -> None:

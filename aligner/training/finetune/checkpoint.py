@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from aligner.files import COMPLETED, read_json, remove_folder, write_json, write_text
+from aligner.files import COMPLETED, read_json, remove_folder, sync, write_json, write_text
 from aligner.models import load_model
 from aligner.records import UserError
 from aligner.training.finetune.engine import Engine, full_precision, gathered, numel, shape_of
@@ -36,7 +36,8 @@ def save(engine: Engine, output: Path, state: dict[str, Any], keep: int) -> None
     engine.ranks.all_succeed(lambda: write_rank(engine, partial))
 
     def put_in_place() -> None:
-        write_json(partial / "state.json", {**state, "moves": moves(engine), "scaler": engine.scaler_state()})
+        own = {"moves": moves(engine), "schedule": engine.schedule.last_epoch, "scaler": engine.scaler_state()}
+        write_json(partial / "state.json", {**state, **own, "shapes": _shapes(engine)})
         write_text(partial / COMPLETED, "")
         remove_folder(output / "checkpoints" / name)
         partial.replace(output / "checkpoints" / name)
@@ -71,7 +72,9 @@ def write_rank(engine: Engine, folder: Path) -> None:
     try:
         for number, flat in enumerate(flat_tensors(engine)):
             for kind, tensor in {"weight": flat, **moments(engine, flat)}.items():
-                save_file({"flat": tensor.detach().flatten().cpu()}, mine / f"{kind}-{number}.safetensors")
+                file = mine / f"{kind}-{number}.safetensors"
+                save_file({"flat": tensor.detach().flatten().cpu()}, file)
+                sync(file)
         write_json(mine / "pieces.json", pieces(engine))
     except (OSError, SafetensorError) as error:
         raise UserError(
@@ -89,10 +92,19 @@ def rotate(output: Path, keep: int) -> None:
 def load(engine: Engine, checkpoint: Path) -> None:
     """Put weights, moments and schedule back to a resume state, by however many ranks and at whichever stage it was saved."""
     state = read_state(checkpoint)
+    for name, shape in _shapes(engine).items():
+        if state["shapes"].get(name) != shape:
+            raise UserError(
+                f"{checkpoint} was saved from another model: {name} was {state['shapes'].get(name)} and is {shape}."
+            )
     engine.ranks.all_succeed(lambda: _read_pieces(engine, checkpoint))
     set_moves(engine, state["moves"])
     refresh_weights(engine)
-    engine.go_on(state["update"], state["scaler"])
+    engine.go_on(state["schedule"], state["scaler"])
+
+
+def _shapes(engine: Engine) -> dict[str, list[int]]:
+    return {name: list(shape_of(parameter)) for name, parameter in engine.model.named_parameters()}
 
 
 def _read_pieces(engine: Engine, checkpoint: Path) -> None:

@@ -241,9 +241,9 @@ class Engine:
                 raise UserError("the loss is not finite and the gradient is: this update cannot be skipped.")
         self.schedule.step()
 
-    def go_on(self, update: int, scaler: dict[str, float]) -> None:
-        """Put the schedule to where it stood after `update` updates, and fp16's loss scaler to what it was."""
-        self.schedule.last_epoch = update - 1
+    def go_on(self, moved: int, scaler: dict[str, float]) -> None:
+        """Put the schedule to where it stood after moving so often, and fp16's loss scaler to what it was."""
+        self.schedule.last_epoch = moved - 1
         self.schedule.step()
         for group, rate in zip(self.deepspeed.optimizer.param_groups, self.schedule.get_last_lr(), strict=True):
             group["lr"] = rate
@@ -258,8 +258,9 @@ class Engine:
         }
 
     def _scaler(self) -> Any:
-        """fp16's loss scaler: an object of ZeRO's optimizer; at stage 0 the optimizer itself."""
-        return getattr(self.deepspeed.optimizer, "loss_scaler", self.deepspeed.optimizer)
+        """fp16's loss scaler: ZeRO's optimizer has it under another name than stage 0's."""
+        outer = self.deepspeed.optimizer
+        return getattr(outer, "loss_scale_config", None) or outer.loss_scaler
 
     def _own_norm(self) -> float:
         """Stage 0 in fp32 reports no norm: the gradients lie whole on every rank."""

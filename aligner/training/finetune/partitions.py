@@ -73,6 +73,8 @@ def _shards(engine: Engine) -> Iterator[tuple[Any, int, int, int, int]]:
 def moments(engine: Engine, flat: torch.Tensor) -> dict[str, torch.Tensor]:
     """AdamW's moments of a flat tensor; zeros where it has not moved yet."""
     state = engine.optimizer.state[flat]
+    if "step" not in state:
+        state["step"] = torch.zeros((), device=flat.device)
     for name in MOMENTS:
         if name not in state:
             state[name] = torch.zeros_like(flat)

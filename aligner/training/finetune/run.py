@@ -46,7 +46,7 @@ from aligner.training.stages import (
     stages,
 )
 from aligner.training.standing import Standing, another_run, clear, read_state, standing, the_only_run, warm_up_differs
-from aligner.training.stopping import EXIT_AGAIN, Asked, Stopped, is_requested
+from aligner.training.stopping import EXIT_AGAIN, Asked, Stopped, is_requested, withdraw
 from aligner.training.vigil import LAUNCHER, sign_of_life
 
 GRACE = 3.0  # seconds that other ranks wait: when one ends, the launcher ends all, and the first is to say why
@@ -66,15 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not joined:
             started = rank_variables(os.environ)
             os.environ.update(alone() if started is None else started)
-        asked = None if LAUNCHER in os.environ else Asked()
-        for stage in stages(config):
-            if config.launch.stage in (None, stage.name):
-                speak(stage.folder / "train.log" if first else None, quiet=not first)
-                mine = the_only_run(stage.folder) if first and LAUNCHER not in os.environ else nullcontext()
-                with mine, sign_of_life(stage.folder, int(os.environ["RANK"])):
-                    run_stage(config, stage, partial(is_asked, asked, stage.folder if first else None))
+        train_stages(config, first)
     except Stopped as stopped:
         log.warning("%s", stopped)
+        dist.barrier()  # a rank that ends first would have the others killed, and the first one has more to do
         return 0 if LAUNCHER in os.environ else EXIT_AGAIN  # the launch script sees that the stage is not complete
     except (UserError, OSError) as error:
         if not first:
@@ -86,6 +81,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if dist.is_initialized() and not joined:  # a group that was there before is its maker's
             dist.destroy_process_group()
     return 0
+
+
+def train_stages(config: RunConfig, first: bool) -> None:
+    """Train what `--stage` names, or all, as one of the ranks. Raises Stopped."""
+    alone_here = LAUNCHER not in os.environ  # no launch script that keeps the folder and takes the signals
+    asked, whole = Asked() if alone_here else None, stages(config)[-1].folder
+    with the_only_run(whole) if first and alone_here else nullcontext():
+        for stage in stages(config):
+            if config.launch.stage in (None, stage.name):
+                speak(stage.folder / "train.log" if first else None, quiet=not first)
+                with sign_of_life(stage.folder, int(os.environ["RANK"])):
+                    try:
+                        run_stage(config, stage, partial(is_asked, asked, whole if first else None))
+                    finally:
+                        if first and alone_here:
+                            withdraw(whole)
 
 
 def is_asked(asked: Asked | None, folder: Path | None) -> bool:
