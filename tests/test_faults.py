@@ -327,10 +327,16 @@ def test_a_host_that_is_cut_off_ends_the_run_with_the_cause(tiny, whole, tmp_pat
         goes_on(run, whole)
 
 
+def half_written(out: Path) -> list[str]:
+    """Folders of states and exports that are being written or removed."""
+    folders = [*out.glob("*.partial"), *out.glob("identity/*.partial"), *out.glob("**/checkpoints/*")]
+    return sorted(p.name for p in folders if p.name.endswith((".partial", ".removing")))
+
+
 def test_twenty_kills_at_random_moments_change_nothing(bpe_folder, tmp_path, capsys):
     """Of one run with a warm-up: in loading, updates, saves, rotation, the export. Bit for bit in fp32."""
     model = save_llama(bpe_folder, tmp_path / "model", hidden=512)
-    flags = ("--epochs", 3, "--save_interval", 2, "--identity_proportion", 0.3)
+    flags = ("--epochs", 14, "--save_interval", 2, "--identity_proportion", 0.2, "--identity_epochs", 4)
     undisturbed = Run(model, tmp_path / "whole", *flags).start()
     assert undisturbed.end(600) == 0
     run, draw, found = Run(model, tmp_path / "killed", *flags), random.Random(1), []
@@ -338,14 +344,12 @@ def test_twenty_kills_at_random_moments_change_nothing(bpe_folder, tmp_path, cap
         run.start()
         before = run.made()
         # Half of the kills come at any time from the start on, half as soon as a save or the export is under way.
-        deadline, wait_for = time.monotonic() + draw.uniform(2, 14), draw.random() < 0.5
-        while time.monotonic() < deadline or (wait_for and time.monotonic() < deadline + 20):
-            if wait_for and (list(run.out.rglob("*.partial")) or list(run.out.rglob("*.removing"))):
-                break
-            if run.process.poll() is not None:
+        deadline, wait_for = time.monotonic() + draw.uniform(3, 13), draw.random() < 0.5
+        while run.process.poll() is None and time.monotonic() < deadline + 15 * wait_for:
+            if wait_for and half_written(run.out):
                 break
             time.sleep(0.002)
-        half = sorted(p.name for p in run.out.rglob("*") if p.name.endswith((".partial", ".removing")))
+        half = half_written(run.out)
         for _ in range(3):
             for pid in processes_of(run.out):
                 with suppress(ProcessLookupError):
@@ -359,7 +363,7 @@ def test_twenty_kills_at_random_moments_change_nothing(bpe_folder, tmp_path, cap
     for stage in ("", "identity"):
         assert losses(run.out / stage) == losses(undisturbed.out / stage)
         assert weights(run.out / stage) == weights(undisturbed.out / stage)
-    left = [p.name for p in run.out.rglob("*") if p.name.endswith((".partial", ".removing"))]
+    left = half_written(run.out)
     assert not left and len(found) == 20, (found, left)
     with capsys.disabled():
         print(f"\n20 kills: {'; '.join(found)}")
