@@ -23,8 +23,11 @@ from aligner.training.finetune.batching import (
 )
 from aligner.training.finetune.loss import weighted_nll
 from aligner.training.plan import Plan
+from tests.benchmarks.balance import balance
+from tests.benchmarks.workloads import Workload, available, lengths_of, rows_of
 
 PADDED, FLAT = Layout(flat=False, rows=4, tokens=20, pad=0), Layout(flat=True, rows=4, tokens=20, pad=0)
+REAL_ROWS = Workload(49_152, "real")
 PLAN = Plan(records=10, records_per_update=4, micro_batch_size=2, ranks=1, epochs=2, warmup_ratio=0.1)
 
 
@@ -94,31 +97,34 @@ def test_balanced_by_eye():
     assert list(map(list, (first, second, third))) == [[2, 3, 4], [1], [0, 5]]
 
 
-def balance(layout: list[list[np.ndarray]], lengths: list[int]) -> float:
-    """Tokens / (ranks x the slowest rank's tokens, summed over micro-batches): 1 where no rank ever waits."""
-    tokens = np.array([[sum(lengths[p] for p in places) for places in rank] for rank in layout])
-    return float(tokens.sum() / (len(layout) * tokens.max(axis=0).sum()))
-
-
-def lengths_of_rows(count: int) -> list[int]:
+def lengths_of_rows(count: int, longest: int = 2048) -> list[int]:
     """Lognormal lengths of question, answer and correction, as of real rows."""
-    draw = np.random.default_rng(0)
-    parts = (np.exp(draw.normal(np.log(mean), 0.65, count)) for mean in (30, 200, 200))
-    return [int(n) for n in np.minimum(sum(parts), 2048)]
+    return [min(prompt + target, longest) for prompt, target in lengths_of("lognormal", count, seed=0)]
+
+
+def balance_in_eight(lengths: list[int], ranks: int) -> float:
+    """The balance of an update laid into eight micro-batches a rank."""
+    laid = balanced_layout(lengths, lengths, int(1.1 * sum(lengths) / (ranks * 8)), ranks)
+    assert len(laid[0]) == 8
+    return balance(lengths, laid, padded=False)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 8])
 def test_ranks_hardly_wait_for_each_other(ranks):
-    lengths = lengths_of_rows(256)
-    laid = balanced_layout(lengths, lengths, sum(lengths) // (ranks * 8) * 9 // 8, ranks)
-    assert balance(laid, lengths) > 0.99
-    assert balance(padded_layout(256, 4, 8), lengths) < 0.75  # the original's: four rows each as they come
+    lengths = lengths_of_rows(256, longest=1500)  # a row longer than the mean micro-batch could not be balanced
+    assert balance_in_eight(lengths, ranks) > 0.99
+    assert balance(lengths, padded_layout(256, 4, 8), padded=True) < 0.4  # the original's: four rows each as they come
+
+
+@pytest.mark.skipif(not available(REAL_ROWS), reason="there are no real rows here")
+def test_eight_ranks_hardly_wait_for_each_other_on_256_real_rows():
+    assert balance_in_eight([len(row.ids) for row in rows_of(REAL_ROWS, 256)], ranks=8) > 0.99
 
 
 def test_the_layout_is_quick_for_a_thousand_ranks():
     lengths = lengths_of_rows(8192)
     laid = balanced_layout(lengths, lengths, 8192, 1024)
-    assert len(laid) == 1024 and balance(laid, lengths) > 0.95
+    assert len(laid) == 1024 and balance(lengths, laid, padded=False) > 0.95
 
 
 @pytest.mark.parametrize("layout", [PADDED, FLAT])

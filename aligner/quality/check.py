@@ -75,8 +75,12 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """The report for a program, with every unusable row."""
-        faults = [{"file": f.file, "row": f.row, "problem": f.problem, "remedy": f.remedy} for f in self.faults]
-        return {"usable": self.usable, "unusable": faults, "left_out": dict(self.skipped),
+        names = ("file", "row", "problem", "remedy")
+        faults, others = (
+            [{name: getattr(fault, name) for name in names} for fault in found]
+            for found in (self.faults, self.evaluation_faults)
+        )
+        return {"usable": self.usable, "unusable": faults, "evaluation_unusable": others, "left_out": dict(self.skipped),
                 "suspicious": {kind: asdict(finding) for kind, finding in self.found.items()}}  # fmt: skip
 
 

@@ -42,9 +42,14 @@ def states(output: Path) -> list[Path]:
 
 
 def read_state(state: Path) -> dict[str, Any]:
-    """What a resume state says of its run: `update`, `ranks`, `zero_stage` and `card`."""
-    value: dict[str, Any] = read_json(state / "state.json")
-    return value
+    """What a resume state says of its run: `update`, `card`, and what checkpoint.py needs. UserError where it does not."""
+    value = read_json(state / "state.json")
+    known: dict[str, Any] = value if isinstance(value, dict) else {}
+    if missing := {"update", "card", "shapes", "moves", "schedule", "scaler"} - known.keys():
+        raise UserError(
+            f"{state} says nothing of {min(missing)}: it is damaged, or of another version. Remove it to go on from an earlier one."
+        )
+    return known
 
 
 def standing(config: RunConfig, folder: Path, card: Card) -> Standing:

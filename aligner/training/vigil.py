@@ -92,8 +92,8 @@ def is_orphan() -> bool:
         os.kill(int(process), 0)
     except ProcessLookupError:
         return True
-    except PermissionError:
-        return False
+    except PermissionError:  # it is there, and another user's
+        pass
     return False
 
 

@@ -27,15 +27,14 @@ from transformers import LlamaForCausalLM
 from aligner.training.datasets.supervised import Tokens
 from aligner.training.finetune.batching import (
     Layout,
-    balanced_layout,
     collate,
     micro_batches,
-    padded_layout,
     row_weights,
 )
 from aligner.training.finetune.loss import Objective
 from tests.benchmarks import original
-from tests.benchmarks.workloads import WORKLOADS, Workload, available, lengths_of, model_of, rows_of
+from tests.benchmarks.balance import balance_lines
+from tests.benchmarks.workloads import WORKLOADS, Workload, available, model_of, rows_of
 
 TOKENS = 2048  # of a flattened micro-batch
 NOISE = 0.05  # a ratio whose repeats differ by more is refused
@@ -188,34 +187,6 @@ def compare(workload: Workload, count: int, rounds: int) -> Line:
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         peaks = pool.map(peak_memory, [(workload, count, name) for name in ("original", "ours")], chunksize=1)
     return Line(workload.name, medians["original"], ratios, spread, limit(model, rows), error, peaks[1] / peaks[0])
-
-
-def balance(lengths: Sequence[int], batches: Sequence[Sequence[np.ndarray]], padded: bool) -> float:
-    """Real tokens over ranks x the sum of each micro-batch's slowest rank, in tokens it computes."""
-    ranks = len(batches)
-    slowest = 0
-    for together in zip(*batches, strict=True):
-        slowest += max(
-            (max(lengths[p] for p in places) * len(places) if padded else sum(lengths[p] for p in places))
-            if len(places) else 0 for places in together
-        )  # fmt: skip
-    return sum(lengths) / (ranks * slowest)
-
-
-def balance_lines(kinds: Sequence[str], records: int = 256, ranks: int = 8, deep: int = 8) -> list[str]:
-    """For each kind of lengths: the balance of the original's layout and of ours."""
-    lines = []
-    for kind in kinds:
-        if kind == "real":
-            lengths = [len(row.ids) for row in rows_of(Workload(49_152, "real"), records)]
-        else:
-            lengths = [p + c for p, c in lengths_of(kind, records, 0)]
-        budget = int(1.05 * sum(lengths) / (ranks * deep))
-        ours = balanced_layout(lengths, lengths, budget, ranks)
-        theirs = balance(lengths, padded_layout(records, original.ROWS, ranks), padded=True)
-        lines.append(f"balance of {records} rows on {ranks} ranks, {kind}: the original's {theirs:.1%}, "
-                     f"ours {balance(lengths, ours, padded=False):.2%} in {len(ours[0])} micro-batches")  # fmt: skip
-    return lines
 
 
 def draw(table: Sequence[Line], file: str) -> None:

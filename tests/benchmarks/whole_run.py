@@ -33,10 +33,10 @@ from aligner.training.finetune.loop import Parts, train
 from aligner.training.ranks import free_port
 from aligner.training.stages import plan_of
 from tests.benchmarks import original
+from tests.benchmarks.step import TOKENS
 from tests.benchmarks.workloads import real_rows
 
 ROWS_PER_UPDATE = 64
-TOKENS = 2048  # of our micro-batches
 SIDES = ("original", "ours")
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from aligner.demo import locate
+from aligner.demo import FOLDER, locate
 from aligner.encoder import Encoder
+from aligner.files import cache_folder, is_completed
 from aligner.prompts import DEFAULT
 from aligner.records import Correction, Origin
 from aligner.training.datasets.supervised import Tokens, tokenise
@@ -49,8 +50,8 @@ WORKLOADS = [
 
 
 def available(workload: Workload) -> bool:
-    """Whether its rows can be had here."""
-    return workload.lengths != "real" or REAL.is_file()
+    """Whether its rows can be had here, without a network: real ones need their file and the embedded tokenizer."""
+    return workload.lengths != "real" or (REAL.is_file() and is_completed(cache_folder() / FOLDER))
 
 
 def lengths_of(kind: str, count: int, seed: int) -> list[tuple[int, int]]:

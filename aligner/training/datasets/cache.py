@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -127,7 +128,8 @@ def _digest(parts: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _tidy(folder: Path) -> None:
-    """Remove entries that were not read for long, and locks without an entry."""
+    """Remove what was not read for long."""
     for file in folder.iterdir():
-        if time.time() - file.stat().st_mtime > UNUSED:
-            file.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another process removes it too
+            if time.time() - file.stat().st_mtime > UNUSED:
+                file.unlink()

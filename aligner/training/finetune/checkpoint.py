@@ -210,6 +210,7 @@ def _write_shard(engine: Engine, names: list[str], file: Path, master: bool) -> 
     if engine.ranks.first:
         try:
             save_file(shard, file, metadata={"format": "pt"})
+            sync(file)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{file} cannot be written ({error}). Make room and run the same command again.") from None
         with safe_open(file, framework="pt") as written:
