@@ -96,6 +96,25 @@ def tiny_model(bpe_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return save_llama(bpe_folder, tmp_path_factory.mktemp("tiny"))
 
 
+@pytest.fixture(scope="session")
+def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real run that nothing disturbs: 30 updates."""
+    from disturbed import Run
+
+    out = tmp_path_factory.mktemp("whole") / "out"
+    run = Run(tiny_model, out, "--epochs", 2).start()
+    assert run.end() == 0 and run.made() == 30, run.said
+    return out
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The table of faults, where tests of them ran."""
+    if rows := getattr(sys.modules.get("disturbed"), "TABLE", []):
+        terminalreporter.write_line("| what was done | exit | what the user saw | what survived |\n|---|---|---|---|")
+        for done, saw, status, survived in rows:
+            terminalreporter.write_line(f"| {done} | {status} | {saw} | {survived} |")
+
+
 def environment(ranks: int) -> dict[str, str]:
     """The environment of CPU ranks, and the project on their path."""
     variables = {"DS_ACCELERATOR": "cpu", "LOCAL_SIZE": str(ranks), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
