@@ -1,0 +1,34 @@
+"""The benchmarks that the README's figures come from still run, and still find both sides equal."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, TEMPLATE, environment
+
+pytestmark = pytest.mark.slow
+
+
+def printed(*command: object) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", *map(str, command)], env=environment(2), cwd=ROOT, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_step_has_the_originals_gradient_and_a_ratio():
+    lines = printed("tests.benchmarks.step", "--rows", 4, "--rounds", 1, "--only", "12k, short").splitlines()
+    assert lines[0].startswith("vocabulary, rows original     ours")
+    figures = lines[1].removeprefix("12k, short").split()
+    assert float(figures[1]) > 1, "four short rows are padded by the original, and its head runs at every place"
+    assert float(figures[7]) < 1e-6, "the gradient's relative difference"
+
+
+def test_a_whole_run_has_the_originals_losses():
+    last = printed("tests.benchmarks.whole_run", TEMPLATE, "--rows", 12, "--ranks", 1).splitlines()[-1]
+    assert float(re.search(r"losses differ by (\S+);", last)[1]) < 1e-5
+    assert float(re.search(r"ours: (\S+) in CPU seconds", last)[1]) > 1
