@@ -79,7 +79,8 @@ class Encoder:
 
     def holds_special(self, record: Correction) -> bool:
         """Whether a field holds the string of a special token."""
-        return any(s in t for s in self.special_strings for t in (record.question, record.answer, record.correction))
+        texts = (record.question, record.answer, record.correction, record.feedback)
+        return any(special in text for special in self.special_strings for text in texts)
 
 
 def check_template(template: PromptTemplate, encoder: Encoder) -> None:

@@ -1,7 +1,7 @@
 """Prompt templates: the published texts byte for byte, and the one place that renders them.
 
-A template is split at its slots `{question}` and `{answer}` and never given to `str.format`: braces elsewhere, in the
-template or in a field, are text.
+A template is split at its slots `{question}`, `{answer}` and, if it has one, `{feedback}`, and never given to `str.format`:
+braces elsewhere, in the template or in a field, are text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import yaml
 from aligner.files import read_text
 from aligner.records import UserError
 
-SLOTS = ("question", "answer")
+NEEDED = ("question", "answer")
+SLOTS = (*NEEDED, "feedback")
 _ALMOST = re.compile(r"\{\s*(" + "|".join(SLOTS) + r")\s*\}", re.IGNORECASE)
 _SLOT = re.compile(r"\{(" + "|".join(SLOTS) + r")\}")
 
@@ -25,6 +26,7 @@ _SLOT = re.compile(r"\{(" + "|".join(SLOTS) + r")\}")
 class PromptTemplate:
     """A prompt with one slot for the question and one for the answer. The correction follows it with no space between.
 
+    It may have one more for feedback: what a correction is asked to mind (the paper's controllable refinement).
     Raises UserError where a slot is missing or stands twice.
     """
 
@@ -35,15 +37,22 @@ class PromptTemplate:
         found = _SLOT.findall(self.text)
         almost = [m[0] for m in _ALMOST.finditer(self.text) if not _SLOT.fullmatch(m[0])]
         if almost:
-            raise UserError(f"prompt template '{self.name}' has {almost[0]}: write {{question}} and {{answer}}.")
+            raise UserError(
+                f"prompt template '{self.name}' has {almost[0]}: write {{question}}, {{answer}} and {{feedback}}."
+            )
         for slot in SLOTS:
-            if found.count(slot) != 1:
+            if found.count(slot) > 1 or (slot in NEEDED and slot not in found):
                 count = "no" if slot not in found else "more than one"
                 raise UserError(f"prompt template '{self.name}' has {count} {{{slot}}}: it needs exactly one.")
 
-    def render(self, question: str, answer: str) -> str:
-        """The prompt text for one question and answer."""
-        fields = {"question": question, "answer": answer}
+    @property
+    def takes_feedback(self) -> bool:
+        """Whether it has a slot for feedback."""
+        return "feedback" in _SLOT.findall(self.text)
+
+    def render(self, question: str, answer: str, feedback: str = "") -> str:
+        """The prompt text for one question and answer. Without a slot for it, feedback is not looked at."""
+        fields = {"question": question, "answer": answer, "feedback": feedback}
         return "".join(fields[p] if odd else p for odd, p in self._pieces())
 
     def literals(self) -> str:
@@ -82,8 +91,21 @@ EMPATHY = PromptTemplate(
     "BEGINNING OF CONVERSATION: USER: "
     "Edit the following Question-Answer pair to make it more empathic and helpful: {question} | {answer} ASSISTANT:",
 )
-KNOWN = {template.name: template for template in (CORRECTION, EDIT_PAIR, PAPER, REVISION, EMPATHY)}
+# This project's own, for controllable refinement: the paper gives no text. `correction` with one more line.
+FEEDBACK = PromptTemplate(
+    "feedback",
+    "BEGINNING OF CONVERSATION: USER: ##Question: {question}\n##Answer: {answer}\n##Feedback: {feedback}\n"
+    "##Correction:  ASSISTANT:",
+)
+KNOWN = {template.name: template for template in (CORRECTION, EDIT_PAIR, PAPER, REVISION, EMPATHY, FEEDBACK)}
 DEFAULT = CORRECTION
+
+# What `--feedback` understands by name; any other text is taken as it is. The wording is this project's.
+FEEDBACKS = {
+    "empathy": "Be more empathetic: take up how the person feels before anything else.",
+    "helpfulness": "Be more helpful: answer what was asked, fully and to the point.",
+    "harmlessness": "Be more harmless: leave out what could hurt someone, and say why where that helps.",
+}
 
 
 def find_template(name_or_file: str) -> PromptTemplate:

@@ -27,12 +27,16 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """One Q-A-C record: a question, a model's answer to it, and the better answer to learn (paper, section 2)."""
+    """One Q-A-C record: a question, a model's answer to it, and the better answer to learn (paper, section 2).
+
+    `feedback`: what the correction was asked to mind, for prompts with a slot for it; mostly empty.
+    """
 
     question: str
     answer: str
     correction: str
     origin: Origin = Origin("memory", 0)
+    feedback: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,9 +97,3 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def half_written(out: Path) -> list[str]:
-    """Folders of states and exports that are being written or removed."""
-    folders = [*out.glob("**/export.partial"), *out.glob("**/checkpoints/*")]
-    return sorted(p.name for p in folders if p.name.endswith((".partial", ".removing")))

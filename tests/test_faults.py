@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, save_llama, sft
-from disturbed import TABLE, Run, goes_on, half_written
+from disturbed import TABLE, Run, goes_on
 from test_resume import losses, processes_of, weights
 from two_hosts import cut, missing, two_hosts
 
@@ -152,40 +152,59 @@ def test_a_host_that_is_cut_off_ends_the_run_with_the_cause(tiny_model, whole, t
         goes_on(run, whole)
 
 
+# What each of the twenty kills waits for: so many updates at most, and of those folders one that is being written or removed.
+ANY, SAVE, ROTATION, EXPORT = "", "checkpoints/*.partial", "checkpoints/*.removing", "export.partial"
+MIXED = [(0, ANY)] * 2 + [(6, ANY)] * 5 + [(9, SAVE)] * 5 + [(20, ROTATION)] * 3
+MOMENTS = [(0, ANY), (3, ANY), (9, SAVE), (99, EXPORT), *random.Random(1).sample(MIXED, len(MIXED)), (999, EXPORT)]
+
+
 def test_twenty_kills_at_random_moments_change_nothing(bpe_folder, tmp_path, capsys):
-    """Of one run with a warm-up: in loading, updates, saves, rotation, the export. Bit for bit in fp32."""
-    model = save_llama(bpe_folder, tmp_path / "model", hidden=512)
-    flags = ("--epochs", 14, "--save_interval", 2, "--identity_proportion", 0.2, "--identity_epochs", 4)
+    """Of one run with a warm-up: in loading, updates, saves, rotation, both exports. Bit for bit in fp32."""
+    model = save_llama(bpe_folder, tmp_path / "model", hidden=256)
+    flags = ("--epochs", 4, "--records_per_update", 2, "--save_interval", 2, "--identity_proportion", 0.2)
     undisturbed = Run(model, tmp_path / "whole", *flags).start()
-    assert undisturbed.end(600) == 0
-    run, draw, found = Run(model, tmp_path / "killed", *flags), random.Random(1), []
-    while len(found) < 20 and not (run.out / "COMPLETED").exists():
-        run.start()
-        before = run.made()
-        # Half of the kills come at any time from the start on, half as soon as a save or the export is under way.
-        deadline, wait_for = time.monotonic() + draw.uniform(3, 13), draw.random() < 0.5
-        while run.process.poll() is None and time.monotonic() < deadline + 15 * wait_for:
-            if wait_for and half_written(run.out):
-                break
-            time.sleep(0.002)
-        half = half_written(run.out)
-        run.process.kill()
-        run.process.wait()
-        for pid in processes_of(run.out) * 2:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        run.process.stdout.close()
-        while processes_of(run.out):
-            time.sleep(0.05)
-        found.append(f"{run.made() - before:+} updates{': ' + half[0] if half else ''}")
-    assert run.start().end(600) == 0, run.said
+    assert undisturbed.end(1200) == 0
+    run, draw, found = Run(model, tmp_path / "killed", *flags), random.Random(2), []
+    for updates, pattern in MOMENTS:
+        before = made_in_all(run.start().out)
+        most, caught = before + draw.randint(min(updates, 1), updates), list[str]()
+        while (
+            run.process.poll() is None
+            and (made_in_all(run.out) < most or (pattern == EXPORT and not caught))
+            and not caught
+        ):
+            caught = pattern and [str(p.relative_to(run.out)) for p in run.out.glob(f"**/{pattern}")]
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, 8 if updates == 0 else 0.5) * (not caught))
+        kill_all(run)
+        found.append(f"{made_in_all(run.out) - before:+} updates{', ' + caught[0] if caught else ''}")
+    assert not (run.out / "COMPLETED").exists(), "killed before its end, each time"
+    assert run.start().end(1200) == 0, run.said
     for stage in ("", "identity"):
         assert losses(run.out / stage) == losses(undisturbed.out / stage)
         assert weights(run.out / stage) == weights(undisturbed.out / stage)
-    left = half_written(run.out)
-    assert not left and len(found) == 20, (found, left)
+    assert not [p for pattern in (SAVE, ROTATION, EXPORT) for p in run.out.glob(f"**/{pattern}")], (
+        "nothing half-written is left"
+    )
     with capsys.disabled():
-        print(f"\n20 kills: {'; '.join(found)}")
+        print(f"\n{len(found)} kills: {'; '.join(found)}")
+
+
+def made_in_all(out: Path) -> int:
+    """Updates of all stages in the logs."""
+    return sum(log.read_text().count('"loss"') for log in out.glob("**/train_log.jsonl"))
+
+
+def kill_all(run: Run) -> None:
+    """kill -9, at once: the launch script and everything it started."""
+    run.process.kill()
+    run.process.wait()
+    run.process.stdout.close()
+    while left := processes_of(run.out):
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
 
 
 def test_the_same_script_ends_with_75_too(tiny_model, tmp_path):

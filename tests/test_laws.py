@@ -27,7 +27,9 @@ ORDER = [
     "training.finetune.checkpoint", "training.finetune.metrics", "training.shapes",
     "training.memory", "training.outlook", "training.budget", "training.finetune.loop", "training.finetune.run",
     "training.finetune.__main__", "quality.suspicions",
-    "quality.check", "inference.correct", "training.report", "training.launch", "cli",
+    "quality.check", "inference.drafts", "inference.row_cache", "inference.greedy", "inference.sampling",
+    "inference.corrector", "inference.servers", "inference.journal", "inference.correct_file", "inference.command",
+    "training.report", "training.launch", "cli",
     "__main__",
 ]  # fmt: skip
 ROOMS = {
@@ -36,6 +38,7 @@ ROOMS = {
     "tensorboard": {"training.finetune.metrics"},
     "matplotlib": {"plots"},
     "datasets": {"files", "hub"},
+    "openai": {"inference.servers"},
 }
 ALLOWED_BASES = {
     "Protocol",

@@ -124,12 +124,11 @@ def test_transformers_opens_the_folder_and_aligner_corrects_with_it(trained, tmp
 
 
 def test_a_batch_gives_what_one_at_a_time_gives(trained):
-    from aligner.inference.correct import Corrector
+    from aligner.inference.corrector import Corrector, Settings
 
-    corrector = Corrector.load(str(trained[0]))
+    corrector = Corrector.load(str(trained[0]), settings=Settings(batch_size=3, max_new_tokens=10))
     pairs = [("Why?", "Because."), ("What is a very long question about nothing?", "No."), ("Who?", "Nobody " * 30)]
-    together = list(corrector.correct(pairs, batch_size=3, max_new_tokens=10))
-    assert together == [next(corrector.correct([pair], max_new_tokens=10)) for pair in pairs]
+    assert corrector.correct(pairs) == [corrector.correct([pair])[0] for pair in pairs]
 
 
 def test_the_program_itself_trains_all_stages_in_one_launch(rows, tiny_model, tmp_path):

@@ -20,6 +20,12 @@ def test_the_edit_pair_prompt_is_that_of_aligner_7b():
     )
 
 
+def test_feedback_is_a_line_of_the_default_prompt():
+    rendered = find_template("feedback").render("Q", "A", "be brief")
+    assert rendered.replace("##Feedback: be brief\n", "") == CORRECTION.render("Q", "A")
+    assert CORRECTION.render("Q", "A", "be brief") == CORRECTION.render("Q", "A"), "no slot, not looked at"
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -32,7 +38,7 @@ def test_the_edit_pair_prompt_is_that_of_aligner_7b():
 )  # fmt: skip
 def test_the_other_published_prompts_byte_for_byte(name, text):
     assert find_template(name).render("Q", "A").encode() == text
-    assert set(KNOWN) == {"correction", "edit-pair", "paper", "revision", "empathy"}
+    assert set(KNOWN) == {"correction", "edit-pair", "paper", "revision", "empathy", "feedback"}
 
 
 def test_braces_and_slot_names_in_fields_are_text():
@@ -52,7 +58,7 @@ def test_a_template_has_each_slot_once(text):
 
 @pytest.mark.parametrize("slot", ["{Answer}", "{ answer }", "{ANSWER}"])
 def test_a_slot_that_is_almost_right_is_refused(slot):
-    with pytest.raises(UserError, match=r"write \{question\} and \{answer\}"):
+    with pytest.raises(UserError, match=r"write \{question\}, \{answer\} and \{feedback\}"):
         PromptTemplate("t", "{question} {answer} " + slot)
 
 

@@ -114,7 +114,8 @@ def examine(
                 _take(row, report, keep, draw)
                 suspicions.look(row)
                 if write:
-                    write({"question": row.question, "answer": row.answer, "correction": row.correction})
+                    fields = {"question": row.question, "answer": row.answer, "correction": row.correction}
+                    write({**fields, **({"feedback": row.feedback} if row.feedback else {})})
     return report
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
+from dataclasses import dataclass
 from typing import NamedTuple
 
+from rapidfuzz.distance import Indel, LCSseq
 from rich.text import Text
 
 _WORDS = re.compile(r"\s*(?:\w+|[^\w\s])|\s+")
@@ -38,9 +40,33 @@ def diff(answer: str, corrected: str) -> list[Segment]:
     return segments
 
 
+@dataclass(frozen=True, slots=True)
+class Edits:
+    """What a correction did to an answer.
+
+    `identical`: nothing. `copied`: the share of the corrected text kept from the answer, 0 to 1. `similarity`: 1 less the
+    characters taken out or put in over those of both texts, 0 to 1. `length_ratio`: characters after over before.
+    """
+
+    identical: bool
+    copied: float
+    similarity: float
+    length_ratio: float
+
+
+def edits(answer: str, corrected: str) -> Edits:
+    """The figures of one correction."""
+    ratio = len(corrected) / len(answer) if answer else float(len(corrected) > 0)
+    return Edits(
+        answer == corrected, copied_share(answer, corrected), Indel.normalized_similarity(answer, corrected), ratio
+    )
+
+
 def copied_share(answer: str, corrected: str) -> float:
-    """The share of the corrected answer's characters that were kept from the answer, 0 to 1."""
-    kept = sum(len(s.text) for s in diff(answer, corrected) if s.kind == "=")
+    """The share of the corrected answer's characters in words that stand in the answer in the same order, 0 to 1."""
+    after = words(corrected)
+    blocks = LCSseq.opcodes(words(answer), after)
+    kept = sum(len(word) for o in blocks if o.tag == "equal" for word in after[o.dest_start : o.dest_end])
     return kept / len(corrected) if corrected else 1.0 - bool(answer)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from aligner.inference.correct import Corrector
-from aligner.quality.edits import copied_share, diff, show
+from aligner.inference.corrector import Corrector, Request, Settings
+from aligner.quality.edits import diff, show
 from aligner.records import Correction
 from aligner.training.datasets.mixture import normalised
 from aligner.training.datasets.supervised import Tokens
@@ -78,16 +78,15 @@ def example_input(data: StageData) -> str:
 def show_corrections(screen: Console, folder: Path, records: Sequence[Correction], trust_remote_code: bool) -> None:
     """Generate corrections of held-out answers and show each as a diff against its answer."""
     screen.print("\ncorrecting a few held-out answers ...", style="dim")
-    corrector = Corrector.load(str(folder), trust_remote_code=trust_remote_code)
-    pairs = [(record.question, record.answer) for record in records]
-    made = corrector.correct(pairs, batch_size=len(pairs), max_new_tokens=LONGEST)
+    settings = Settings(batch_size=len(records), max_new_tokens=LONGEST)
+    corrector = Corrector.load(str(folder), settings=settings, trust_remote_code=trust_remote_code)
+    made = corrector.correct([Request(record.question, record.answer, record.feedback) for record in records])
     screen.print("Held-out answers as the new Aligner corrects them (taken out, put in)")
     for record, corrected in zip(records, made, strict=True):
-        share = copied_share(record.answer, corrected.text)
         ended = "" if corrected.finished else f"; cut off at {LONGEST} tokens"
         screen.print(Text(f"\n{record.question}", style="bold"))
         screen.print(show(diff(record.answer, corrected.text), screen.is_terminal))
-        screen.print(f"({share:.0%} of it copied{ended})", style="dim")
+        screen.print(f"({corrected.edits.copied:.0%} of it copied{ended})", style="dim")
 
 
 def command_line() -> list[str]:

@@ -39,7 +39,10 @@ def name_of(
     digest = hashlib.sha256(CODE.encode())
     digest.update(json.dumps([encoder.fingerprint(), template.text, max_length, overlength]).encode())
     for r in records:
-        parts = [part.encode("utf-8", "surrogatepass") for part in (r.question, r.answer, r.correction, r.origin.file)]
+        parts = [
+            part.encode("utf-8", "surrogatepass")
+            for part in (r.question, r.answer, r.correction, r.feedback, r.origin.file)
+        ]
         digest.update(f"{r.origin.row}:{','.join(str(len(part)) for part in parts)}:".encode() + b"".join(parts))
     return digest.hexdigest()
 

@@ -114,9 +114,12 @@ def split(records: Sequence[Correction], ratio: float, seed: int) -> tuple[list[
 
 
 def identity(records: Sequence[Correction], proportion: float, seed: int) -> list[Correction]:
-    """A seeded share of the records with the answer as the target: the identity (Q-A-A) warm-up (paper, section 2)."""
+    """A seeded share of the records with the answer as the target: the identity (Q-A-A) warm-up (paper, section 2).
+
+    Without their feedback: to copy an answer whatever was asked for would teach not to listen.
+    """
     size = identity_size(len(records), proportion)
-    return [replace(r, correction=r.answer) for r in sample(records, size, f"{seed}:identity")]
+    return [replace(r, correction=r.answer, feedback="") for r in sample(records, size, f"{seed}:identity")]
 
 
 def identity_size(records: int, proportion: float) -> int:

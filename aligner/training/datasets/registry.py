@@ -202,11 +202,11 @@ def _record(dataset: RawDataset, row: Row, chosen: dict[str, Any]) -> Read:
         return replace(record, origin=origin)
     if not isinstance(record, Correction):
         return _fault(origin, f"{dataset.name} returns {_kind(record)} and no Correction", "Mend its function")
-    for field in ("question", "answer", "correction"):
+    for field in ("question", "answer", "correction", "feedback"):
         text = getattr(record, field)
         if not isinstance(text, str):
             return _fault(origin, f"'{field}' is {_kind(text)} and not text", "Write text in quotation marks")
-        if not text.strip():
+        if not text.strip() and field != "feedback":
             return _fault(origin, f"'{field}' is empty", "Remove the row")
         if bad := _NO_TEXT.search(text):
             what = "a NUL character" if bad[0] == "\0" else "half a surrogate pair, which is no text"

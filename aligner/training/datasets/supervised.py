@@ -52,6 +52,7 @@ class Tally:
     CUT = "cut: the correction ends without end-of-text"
     MERGED = "border: the tokenizer merges prompt and correction"
     SPECIAL = "special: a field holds a special token's string, kept as text"
+    UNREAD = "feedback: the prompt has no slot for it"
 
     def add(self, reason: str, origin: Origin) -> None:
         """Count one row under a reason."""
@@ -88,12 +89,14 @@ def tokenise(
     tally, kept = Tally(rows=len(records)), []
     for start in progress(range(0, len(records), BATCH)):
         batch = records[start : start + BATCH]
-        prompts = [template.render(record.question, record.answer) for record in batch]
+        prompts = [template.render(record.question, record.answer, record.feedback) for record in batch]
         pairs = encoder.pairs(prompts, [record.correction for record in batch])
         for record, (prompt, target, merged) in zip(batch, pairs, strict=True):
             row = Tokens(np.array(prompt + target, dtype=np.int32), len(prompt), record.origin, False, merged)
             if encoder.holds_special(record):
                 tally.add(Tally.SPECIAL, record.origin)
+            if record.feedback and not template.takes_feedback:
+                tally.add(Tally.UNREAD, record.origin)
             if fitted := _fit(row, max_length, overlength, tally):
                 kept.append(fitted)
     tally.kept = len(kept)

@@ -1,10 +1,12 @@
 """`correction-json`: rows with the fields question, answer and correction, as in template-dataset.json.
 
-Source: the authors' code, raw/correction.py. Other fields may stand in a row; they are not read.
+Source: the authors' code, raw/correction.py. A field `feedback` says what the correction was asked to mind, for prompts with a
+slot for it. Other fields may stand in a row; they are not read.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from aligner.records import Correction
@@ -15,4 +17,5 @@ from aligner.training.datasets.registry import register
 @register("correction-json")
 def correction_json(row: dict[str, Any], *, columns: Columns = QAC) -> Correction:
     """`--columns` names the fields where they are called otherwise."""
-    return Correction(*(row[name] for name in columns))
+    feedback = row.get("feedback")
+    return replace(Correction(*(row[name] for name in columns)), feedback="" if feedback is None else feedback)

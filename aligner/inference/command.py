@@ -1,0 +1,70 @@
+"""The flags of `aligner correct` -> the work they ask for, and the drift table it ends with."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from aligner.card import prompt_of
+from aligner.demo import locate
+from aligner.encoder import Encoder
+from aligner.inference.correct_file import Drift, Stage, Work
+from aligner.inference.corrector import Corrector, Settings
+from aligner.inference.sampling import Sampling
+from aligner.inference.servers import ServedAligner, Server, Upstream
+from aligner.models import fingerprint, load_tokenizer
+from aligner.records import UserError
+
+
+def work_of(args: argparse.Namespace) -> Work:
+    """The work that a command line asks for. UserError where its flags do not go together."""
+    for name, needs in (
+        ("upstream_url", "upstream_model"),
+        ("upstream_model", "upstream_url"),
+        ("aligner_model", "aligner_url"),
+    ):
+        if getattr(args, name) and not getattr(args, needs):
+            raise UserError(f"--{name} needs --{needs}.")
+    if args.aligner_url and args.stack:
+        raise UserError("--aligner_url serves one Aligner: give --model, and run again for the next of a stack.")
+    sampling = Sampling(seed=args.seed) if args.sample else None
+    settings = Settings(args.batch_size, args.max_new_tokens, sampling)
+    folders = [locate(folder) for folder in args.stack or [args.model]]
+    about = {
+        "model": [fingerprint(folder, args.trust_remote_code) for folder in folders],
+        "prompt": [prompt_of(folder, args.prompt_template).text for folder in folders],
+        "max_new_tokens": args.max_new_tokens, "dtype": args.dtype, "aligner_url": args.aligner_url,
+        "upstream": [args.upstream_url, args.upstream_model, args.upstream_max_tokens, args.upstream_temperature],
+        **({"sampling": asdict(sampling)} if sampling else {}),
+    }  # fmt: skip
+    stack = [Stage(Path(folder).name, partial(_open, args, folder, settings)) for folder in folders]
+    upstream = None
+    if args.upstream_url:
+        server = Server(args.upstream_url, args.upstream_model, args.key, args.concurrency)
+        upstream = Upstream(server, args.upstream_max_tokens, args.upstream_temperature)
+    return Work(args.input, args.output, stack, args.rounds, args.feedback, upstream, about)
+
+
+def _open(args: argparse.Namespace, folder: str, settings: Settings) -> Corrector | ServedAligner:
+    """An Aligner here, or the one that is served; of that one the prompt and the tokenizer are here."""
+    if not args.aligner_url:
+        return Corrector.load(folder, args.prompt_template, settings, args.trust_remote_code, args.dtype)
+    server = Server(args.aligner_url, args.aligner_model or args.model, args.key, args.concurrency)
+    encoder = Encoder(load_tokenizer(folder, args.trust_remote_code))
+    return ServedAligner(server, prompt_of(folder, args.prompt_template), encoder, settings)
+
+
+def drift_lines(drift: Sequence[Drift]) -> list[str]:
+    """A table of what each pass changed; none for a single one."""
+    if len(drift) < 2:
+        return []
+    width = max(len(each.name) for each in drift)
+    lines = [f"{'':<{width}}  unchanged  like its input  like the answer  length"]
+    for each in drift:
+        lines.append(
+            f"{each.name:<{width}}{each.unchanged:>11.0%}{each.to_input:>15.2f}{each.to_answer:>17.2f}{each.length:>8.2f}"
+        )
+    return lines

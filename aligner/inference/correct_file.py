@@ -1,0 +1,247 @@
+"""A file of answers -> a file of corrected ones: in order, killed at any time without losing or redoing a row.
+
+First the upstream is asked for the answers that are missing. Then come the passes: every Aligner of the stack corrects what the
+one before it made, and that as many rounds as asked for. All of it stands in a journal beside the output until the output does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aligner.files import read_rows, sha256_of, write_lines
+from aligner.inference.corrector import Aligner, Corrected, Request
+from aligner.inference.journal import Journal
+from aligner.inference.servers import Upstream
+from aligner.prompts import FEEDBACKS
+from aligner.quality.edits import Edits, edits
+from aligner.records import DataError, Origin, UserError
+
+ADDED = ("corrected", "finished", "edits", "passes", "error")
+Progress = Callable[..., Any]  # as tqdm: progress(iterable, total=..., desc=...)
+
+
+@dataclass
+class Item:
+    """A row on its way: its fields as they were read, and what is wrong with it, if anything is."""
+
+    origin: Origin
+    fields: dict[str, Any]
+    fault: DataError | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One Aligner of a stack: its name and how to open it. It is opened when its pass begins and let go at its end."""
+
+    name: str
+    open: Callable[[], Aligner]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done. `about`: everything that decides the result, by name; work that is gone on with must agree."""
+
+    input: str
+    output: str
+    stack: Sequence[Stage]
+    rounds: int = 1
+    feedback: str | None = None
+    upstream: Upstream | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Report:
+    """What came of it: rows, faults in their order, corrections cut off, and per pass the drift."""
+
+    rows: int
+    asked: int
+    corrected: int
+    unfinished: int
+    faults: list[DataError]
+    drift: list[Drift]
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What a pass changed, as means over rows: the share it left alone, similarity to its input and to the first answer,
+    characters over the first answer's. A corrector should reach a fixed point: unchanged tends to 1."""
+
+    name: str
+    unchanged: float
+    to_input: float
+    to_answer: float
+    length: float
+
+
+def correct_file(work: Work, progress: Progress) -> Report:
+    """Do the work. UserError where none of the rows can be corrected, or a server is gone: run again, it goes on."""
+    items = read_items(work.input, work.upstream is not None)
+    if all(item.fault for item in items):
+        raise (
+            items[0].fault or UserError(f"{work.input}: has no rows.")
+            if items
+            else UserError(f"{work.input}: has no rows.")
+        )
+    about = {"input": sha256_of(work.input), "rounds": work.rounds, "feedback": work.feedback, **work.about}
+    journal = Journal(Path(f"{work.output}.journal"), about)
+    try:
+        asked = _ask(work.upstream, items, journal, progress) if work.upstream else 0
+        passes = work.rounds * len(work.stack)
+        for number in range(passes):
+            _pass(work, number, items, journal, progress)
+        report = _report(work, items, journal, asked, passes)
+        write_lines(work.output, (_output(item, row, journal, passes) for row, item in enumerate(items)))
+    except BaseException:
+        journal.close()
+        raise
+    journal.close(remove=True)
+    return report
+
+
+def read_items(path: str, may_ask: bool) -> list[Item]:
+    """The rows of a file; those that cannot be used know why. Without an answer is all right where one can be asked for."""
+    items = []
+    for row in read_rows(path):
+        if isinstance(row, DataError):
+            if row.row is None:
+                raise row
+            items.append(Item(Origin(row.file, row.row), {}, row))
+        else:
+            fields = row.value if isinstance(row.value, dict) else {}
+            items.append(Item(row.origin, fields, _fault(row.origin, row.value, may_ask)))
+    return items
+
+
+def _fault(origin: Origin, value: Any, may_ask: bool) -> DataError | None:
+    if not isinstance(value, dict):
+        return DataError(*origin, "is no object", "Each row needs question and answer")
+    for name in ("question", "answer", "feedback"):
+        text = value.get(name)
+        if text is None and (name == "feedback" or (name == "answer" and may_ask)):
+            continue
+        if not isinstance(text, str) or not (text or name == "feedback"):
+            remedy = "Each row needs question and answer; --upstream_url asks a model for answers"
+            return DataError(*origin, f"has no text in the field '{name}'", remedy)
+        if any("\ud800" <= sign <= "\udfff" for sign in text):
+            return DataError(*origin, f"'{name}' holds half a surrogate pair, which is no text", "Remove the character")
+    if taken := [name for name in ADDED if name in value]:
+        return DataError(*origin, f"has a field '{taken[0]}' already", "Rename it: this program writes one")
+    return None
+
+
+def _ask(upstream: Upstream, items: Sequence[Item], journal: Journal, progress: Progress) -> int:
+    """Ask for the missing answers and put all of them into their rows. Returns how many were asked for, now or before."""
+    missing = [row for row, item in enumerate(items) if not item.fault and item.fields.get("answer") is None]
+    left = [row for row in missing if ("answer", row) not in journal.done]
+    if left:
+        stream = upstream.stream([items[row].fields["question"] for row in left])
+        for place, answer in progress(stream, total=len(left), desc="asking"):
+            journal.add(
+                "answer", left[place], {"refused": str(answer)} if isinstance(answer, UserError) else {"text": answer}
+            )
+    for row in missing:
+        if not _refused(items[row], journal.done["answer", row]):
+            items[row].fields["answer"] = journal.done["answer", row]["text"]
+    return len(missing)
+
+
+def _refused(item: Item, outcome: dict[str, Any]) -> bool:
+    """Whether a row ended here: what was refused once is not asked for again."""
+    if "refused" in outcome:
+        item.fault = DataError(*item.origin, outcome["refused"].rstrip("."), "The other rows went on")
+    return item.fault is not None
+
+
+def _kind(number: int) -> str:
+    return f"pass {number + 1}"
+
+
+def _pass(work: Work, number: int, items: Sequence[Item], journal: Journal, progress: Progress) -> None:
+    """One Aligner over all rows. An input that it has had before, in an earlier round, has the same correction."""
+    stage, kind = work.stack[number % len(work.stack)], _kind(number)
+    left = []
+    for row, item in enumerate(items):
+        if item.fault or (kind, row) in journal.done:
+            continue
+        known = _known(work, number, row, item, journal)
+        if known is None:
+            left.append(row)
+        else:
+            journal.add(kind, row, known)
+    if left:
+        aligner = stage.open()
+        requests = [
+            Request(
+                items[row].fields["question"], _input(number, row, items[row], journal), _feedback(work, items[row])
+            )
+            for row in left
+        ]
+        name = "correcting" if work.rounds * len(work.stack) == 1 else f"{kind}, {stage.name}"
+        for place, outcome in progress(aligner.stream(requests), total=len(left), desc=name):
+            refused = {"refused": str(outcome)}
+            journal.add(kind, left[place], asdict(outcome) if isinstance(outcome, Corrected) else refused)
+    for row, item in enumerate(items):
+        if not item.fault:
+            _refused(item, journal.done[kind, row])
+
+
+def _feedback(work: Work, item: Item) -> str:
+    given = item.fields.get("feedback") or work.feedback or ""
+    return FEEDBACKS.get(given, given)
+
+
+def _input(number: int, row: int, item: Item, journal: Journal) -> str:
+    text: str = journal.done[_kind(number - 1), row]["text"] if number else item.fields["answer"]
+    return text
+
+
+def _known(work: Work, number: int, row: int, item: Item, journal: Journal) -> Any:
+    """What the same Aligner made of the same text in an earlier round, if decoding is greedy; else None."""
+    text = _input(number, row, item, journal)
+    for earlier in range(number % len(work.stack), number, len(work.stack)):
+        if _input(earlier, row, item, journal) == text and "sampling" not in work.about:
+            return journal.done[_kind(earlier), row]
+    return None
+
+
+def _output(item: Item, row: int, journal: Journal, passes: int) -> dict[str, Any]:
+    """A row of the output: its own fields, and the last correction with its figures against the answer."""
+    if item.fault:
+        return {**item.fields, "corrected": None, "error": str(item.fault)}
+    made = [journal.done[_kind(number), row] for number in range(passes)]
+    corrected = made[-1]["text"]
+    figures = asdict(edits(item.fields["answer"], corrected))
+    more = {"passes": [each["text"] for each in made]} if passes > 1 else {}
+    rounded = {name: value if isinstance(value, bool) else round(value, 4) for name, value in figures.items()}
+    return {**item.fields, "corrected": corrected, "finished": made[-1]["finished"], "edits": rounded, **more}
+
+
+def _report(work: Work, items: Sequence[Item], journal: Journal, asked: int, passes: int) -> Report:
+    good = [row for row, item in enumerate(items) if not item.fault]
+    drift = []
+    for number in range(passes):
+        inputs = [_input(number, row, items[row], journal) for row in good]
+        texts = [journal.done[_kind(number), row]["text"] for row in good]
+        step = [edits(before, after) for before, after in zip(inputs, texts, strict=True)]
+        whole = [edits(items[row].fields["answer"], text) for row, text in zip(good, texts, strict=True)]
+        drift.append(_drift(f"{_kind(number)}, {work.stack[number % len(work.stack)].name}", step, whole))
+    last = [journal.done[_kind(passes - 1), row] for row in good]
+    faults = [item.fault for item in items if item.fault]
+    return Report(len(items), asked, len(good), sum(not made["finished"] for made in last), faults, drift)
+
+
+def _drift(name: str, step: Sequence[Edits], whole: Sequence[Edits]) -> Drift:
+    return Drift(
+        name, _mean(e.identical for e in step), _mean(e.similarity for e in step), _mean(e.similarity for e in whole),
+        _mean(e.length_ratio for e in whole),
+    )  # fmt: skip
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return math.fsum(found) / len(found) if found else math.nan

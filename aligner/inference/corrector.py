@@ -1,0 +1,165 @@
+"""`Corrector`: an Aligner ready to use, on this machine. What it is asked and what it gives are here too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from transformers import PreTrainedModel
+
+from aligner.card import prompt_of
+from aligner.encoder import Encoder
+from aligner.inference.greedy import Decoder, Row, fits
+from aligner.inference.sampling import Sampling, generate
+from aligner.models import load_model, load_tokenizer
+from aligner.prompts import FEEDBACKS, PromptTemplate
+from aligner.quality.edits import Edits, edits
+from aligner.records import UserError
+
+CHUNK = 64  # prompts that are tokenised together
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Request(NamedTuple):
+    """An answer to correct. `feedback`: what to mind, for a prompt with a slot for it."""
+
+    question: str
+    answer: str
+    feedback: str = ""
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """A corrected answer. `finished`: the Aligner ended it by itself and was not cut off."""
+
+    text: str
+    finished: bool
+    edits: Edits
+
+
+Outcome = Corrected | UserError  # the error says why this one cannot be corrected
+
+
+class Aligner(Protocol):
+    """Whatever corrects answers: a model here, or one behind a server."""
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Outcome]]:
+        """Yield each request's place and outcome as it is known, in any order."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How corrections are made: rows at once, tokens at most, and how tokens are drawn (greedily without `sampling`)."""
+
+    batch_size: int = 8
+    max_new_tokens: int = 2048
+    sampling: Sampling | None = None
+
+
+@dataclass(frozen=True)
+class Corrector:
+    """An Aligner: its model, its tokenizer, and the prompt it was trained with.
+
+    >>> corrector = Corrector.load("output/sft")
+    >>> corrector.correct([("What is the moon made of?", "Cheese.")])[0].text
+    """
+
+    model: PreTrainedModel
+    encoder: Encoder
+    template: PromptTemplate
+    decoder: Decoder | None  # None: for this model only transformers' own generation is right
+    settings: Settings = Settings()
+
+    @classmethod
+    def load(
+        cls,
+        folder: str,
+        prompt_template: str | None = None,
+        settings: Settings = Settings(),
+        trust_remote_code: bool = False,
+        dtype: str | None = None,
+    ) -> Corrector:
+        """Open a folder or hub id on the GPUs there are, or on the CPU. `dtype`: bfloat16 on a GPU that has it, else float32.
+
+        UserError where it cannot be opened or nobody knows its prompt.
+        """
+        template = prompt_of(folder, prompt_template)
+        encoder = Encoder(load_tokenizer(folder, trust_remote_code))
+        gpu = torch.cuda.is_available()
+        options: dict[str, Any] = {"device_map": "auto"} if gpu else {}
+        best = torch.bfloat16 if gpu and torch.cuda.is_bf16_supported() else torch.float32
+        model = load_model(folder, DTYPES[dtype] if dtype else best, trust_remote_code, **options).eval()
+        return cls(model, encoder, template, Decoder(model, encoder.eos) if fits(model) else None, settings)
+
+    def correct(self, pairs: Iterable[tuple[str, str] | Request], feedback: str | None = None) -> list[Corrected]:
+        """The correction of each (question, answer), in order. `feedback` holds for all: a text, or a preset's name.
+
+        UserError where one cannot be corrected: its prompt is longer than the model's positions.
+        """
+        requests = [Request(*pair) for pair in pairs]
+        if feedback:
+            requests = [request._replace(feedback=FEEDBACKS.get(feedback, feedback)) for request in requests]
+        made = dict(self.stream(requests))
+        for index in range(len(requests)):
+            outcome = made[index]
+            if isinstance(outcome, UserError):
+                raise UserError(f"request {index + 1}: {outcome}")
+        return [made[index] for index in range(len(requests))]  # type: ignore[misc]
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Outcome]]:
+        """Yield each request's place and outcome as it is known: rows that end early come early."""
+        check_feedback(self.template, requests)
+        refused: list[tuple[int, UserError]] = []
+        rows = self._rows(requests, refused)
+        for row in self._decoded(rows):
+            finished = row.made[-1] == self.encoder.eos
+            text = str(self.encoder.tokenizer.decode(row.made[: len(row.made) - finished], skip_special_tokens=True))
+            yield row.index, Corrected(text, finished, edits(requests[row.index].answer, text))
+        yield from refused
+
+    def _decoded(self, rows: Iterator[Row]) -> Iterator[Row]:
+        if self.decoder and not self.settings.sampling:
+            yield from self.decoder.decode(rows, self.settings.batch_size)
+            return
+        for batch in in_batches(rows, self.settings.batch_size):
+            prompts, most = [row.prompt for row in batch], min(row.most for row in batch)
+            made = generate(self.model, prompts, self.encoder.eos, most, self.settings.sampling)
+            for row, tokens in zip(batch, made, strict=True):
+                row.made = tokens
+                yield row
+
+    def _rows(self, requests: Sequence[Request], refused: list[tuple[int, UserError]]) -> Iterator[Row]:
+        """The requests as tokens; those without room for a correction go to `refused`."""
+        config = self.model.config.get_text_config()
+        positions = getattr(config, "max_position_embeddings", None) or 10**9
+        for places in in_batches(range(len(requests)), CHUNK):
+            chunk = [requests[place] for place in places]
+            pairs = self.encoder.pairs([self.template.render(*r) for r in chunk], [r.answer for r in chunk])
+            for place, (prompt, answer, _) in zip(places, pairs, strict=True):
+                if len(prompt) >= positions:
+                    problem = (
+                        f"its prompt has {len(prompt):,} tokens and the model {positions:,} positions: shorten it."
+                    )
+                    refused.append((place, UserError(problem)))
+                else:
+                    most = min(self.settings.max_new_tokens, positions - len(prompt))
+                    yield Row(prompt, answer, most, place)
+
+
+def in_batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` items, the last one shorter."""
+    left = iter(items)
+    while batch := list(islice(left, size)):
+        yield batch
+
+
+def check_feedback(template: PromptTemplate, requests: Iterable[Request]) -> None:
+    """UserError where feedback is given and the prompt has no slot for it."""
+    if not template.takes_feedback and any(request.feedback for request in requests):
+        raise UserError(
+            f"the prompt '{template.name}' has no slot for feedback. Train an Aligner with --prompt_template feedback, or "
+            "try that prompt on this one."
+        )

@@ -1,0 +1,218 @@
+"""Greedy decoding that knows the answer: plain greedy decoding's tokens in fewer forward passes.
+
+A forward pass over one token reads every weight of the model, and over eight it often takes hardly longer. So the tokens that
+probably come next are drafted (`drafts.py`) and read in the same pass as the last real one. Behind each of them the model says
+which token *it* would put next: as long as that is the drafted one, it stands; the first that differs takes its place, and
+what was drafted behind it is dropped. Every pass makes at least the one token that plain decoding makes, from the same logits
+(Leviathan et al. 2023, with the answer in the place of the small model; Yang et al. 2023).
+
+Several rows are read together though each accepts another number of tokens: `RowCache` lets every row have its own length.
+A row that ends makes room for the next one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from aligner.inference.drafts import Drafter, Guess, Habits, draft_length
+from aligner.inference.row_cache import RowCache
+
+WIDTHS = (1, 2, 4, 8, 16, 32, 64, 128)  # tokens of the passes that are timed
+CONTEXT = 256  # tokens before them
+NOTHING = Guess(0, 0, [])
+
+
+@dataclass
+class Row:
+    """A correction in the making."""
+
+    prompt: list[int]
+    answer: list[int]  # as the correction would have it: end-of-text behind it
+    most: int  # tokens the correction may have
+    index: int = 0
+    made: list[int] = field(default_factory=list)
+    cached: int = 0  # tokens of prompt and correction whose keys and values are in the cache
+
+    def __post_init__(self) -> None:
+        self.drafter = Drafter(self.prompt, self.answer)
+
+    def pending(self) -> list[int]:
+        """The tokens that the model has not read: the prompt at first, later the last token made."""
+        behind = self.cached - len(self.prompt)
+        return self.made[behind:] if behind >= 0 else self.prompt[self.cached :] + self.made
+
+
+@dataclass
+class Cost:
+    """Seconds of a forward pass by its number of tokens, between and beyond the measured ones on straight lines."""
+
+    tokens: Sequence[int]
+    seconds: Sequence[float]
+
+    def __call__(self, tokens: np.ndarray) -> np.ndarray:
+        """Seconds for each number of tokens."""
+        slope = (self.seconds[-1] - self.seconds[-2]) / (self.tokens[-1] - self.tokens[-2])
+        return np.interp(tokens, self.tokens, self.seconds) + slope * np.maximum(tokens - self.tokens[-1], 0)
+
+
+class Decoder:
+    """A model with what was learned about decoding with it. `passes` counts forward passes, `tokens` what they made."""
+
+    def __init__(self, model: PreTrainedModel, eos: int, cost: Cost | None = None) -> None:
+        self.model, self.eos, self.habits = model, eos, Habits()
+        self.passes = self.tokens = 0
+        self.cost = cost or self._measure()
+
+    def decode(self, rows: Iterable[Row], batch_size: int) -> Iterator[Row]:
+        """Yield the rows as they end: `made` ends with end-of-text, or has as many tokens as it may."""
+        waiting, active, cache = iter(rows), list[Row](), RowCache()
+        while True:
+            new = list(islice(waiting, batch_size - len(active)))
+            first = len(active) if new else 0
+            active += new
+            if not active:
+                return
+            self._read(cache, first, active[first:])
+            for place in reversed(range(first, len(active))):
+                row = active[place]
+                if row.made[-1] == self.eos or len(row.made) == row.most:
+                    yield row
+                    last = active.pop()
+                    if last is not row:
+                        active[place] = last
+                        cache.move(len(active), place)
+
+    def _read(self, cache: RowCache, first: int, rows: Sequence[Row]) -> None:
+        """One forward pass over the pending tokens and a draft of every row; each keeps what the model agrees with."""
+        guesses = [row.drafter.guesses() for row in rows]
+        chosen = [self.habits.best(found) if found else NOTHING for found in guesses]
+        pending = [row.pending() for row in rows]
+        length = draft_length([self.habits.survival(g) for g in chosen], max(map(len, pending)), self.cost)
+        drafts = [g.tokens[: min(length, r.most - len(r.made) - 1)] for g, r in zip(chosen, rows, strict=True)]
+        inputs = [p + d for p, d in zip(pending, drafts, strict=True)]
+        said = self._forward(cache, first, inputs, [row.cached for row in rows], 1 + max(map(len, drafts)))
+        for row, draft, answer, found, read in zip(rows, drafts, said, guesses, pending, strict=True):
+            made = accepted(draft, answer[len(answer) - 1 - len(draft) :], self.eos)
+            row.cached += len(read) + len(made) - 1
+            row.made += made
+            row.drafter.extend(made)
+            for guess in found:
+                self.habits.learn(guess, made)
+            self.tokens += len(made)
+
+    def _forward(
+        self, cache: RowCache, first: int, inputs: Sequence[Sequence[int]], starts: Sequence[int], keep: int
+    ) -> list[list[int]]:
+        """The model's choice behind each of the last `keep` tokens of every row."""
+        self.passes += 1
+        chosen: list[list[int]] = forward(self.model, cache, first, inputs, starts, keep).argmax(-1).tolist()
+        return chosen
+
+    def _measure(self) -> Cost:
+        """Time passes over more and more tokens: the best of three each, or of fewer where they take long."""
+        cache, best = RowCache(), list[float]()
+        self._forward(cache, 0, [[0] * CONTEXT], [0], 1)
+        for width in WIDTHS:
+            taken = list[float]()
+            while len(taken) < 3 and sum(taken) < 1:
+                began = time.perf_counter()
+                self._forward(cache, 0, [[0] * width], [CONTEXT], width)
+                taken.append(time.perf_counter() - began)
+            best.append(max(min(taken), best[-1] if best else 0))
+        self.passes = 0
+        return Cost(WIDTHS, best)
+
+
+def accepted(draft: Sequence[int], said: Sequence[int], eos: int) -> list[int]:
+    """The tokens a row keeps: drafted ones while the model says the same, its own at the first difference, none behind
+    end-of-text. `said` has one token more than `draft`: the model's choice in its first place, ..., and behind its end."""
+    right = 0
+    while right < len(draft) and draft[right] == said[right]:
+        right += 1
+    made = list(said[: right + 1])
+    return made[: made.index(eos) + 1] if eos in made else made
+
+
+@torch.inference_mode()
+def forward(
+    model: PreTrainedModel,
+    cache: RowCache,
+    first: int,
+    inputs: Sequence[Sequence[int]],
+    starts: Sequence[int],
+    keep: int,
+) -> torch.Tensor:
+    """Read more tokens of the rows `first`, first + 1, ... of the cache; `starts` says how many each has already.
+
+    Returns the logits behind each row's last `keep` tokens, (B, keep, V). Rows end together: padding is in front.
+    """
+    width = max(map(len, inputs))
+    ids_BQ = torch.tensor([[0] * (width - len(ids)) + list(ids) for ids in inputs])
+    places_BQ = torch.tensor(
+        [
+            [-1] * (width - len(ids)) + list(range(start, start + len(ids)))
+            for ids, start in zip(inputs, starts, strict=True)
+        ]
+    )
+    length = int(places_BQ.max()) + 1
+    positions_BQ = places_BQ.clamp(min=0)
+    cache.open(first, places_BQ.to(model.device), length)
+    logits_BQV: torch.Tensor = model(
+        input_ids=ids_BQ.to(model.device), attention_mask=masks(model, positions_BQ, length),
+        position_ids=positions_BQ.to(model.device), past_key_values=cache, use_cache=True, logits_to_keep=keep,
+    ).logits  # fmt: skip
+    return logits_BQV[:, -keep:]
+
+
+def masks(model: PreTrainedModel, positions_BQ: torch.Tensor, length: int) -> Any:
+    """Who sees whom: every token the places up to its own, in layers with a sliding window only the nearest of them.
+
+    (B, 1, Q, length); for models whose layers differ one for each kind, as transformers takes them.
+    """
+    config = model.config.get_text_config()
+    distance_BQL = positions_BQ[..., None] - torch.arange(length)
+    kinds = {"full_attention": distance_BQL >= 0}
+    if window := window_of(config):
+        kinds["sliding_attention"] = kinds["full_attention"] & (distance_BQL < window)
+    made = {}
+    for kind, seen_BQL in kinds.items():
+        seen = seen_BQL[:, None].to(model.device)
+        if model.config._attn_implementation != "sdpa":  # the others add the mask to the scores
+            hidden = torch.finfo(model.dtype).min
+            seen = torch.zeros_like(seen, dtype=model.dtype).masked_fill(~seen, hidden)
+        made[kind] = seen
+    present = set(getattr(config, "layer_types", None) or [list(made)[-1]])
+    return made if len(present) > 1 else made[present.pop()]
+
+
+def window_of(config: Any) -> int | None:
+    """How far back layers with a sliding window look; None where no layer has one."""
+    layers = getattr(config, "layer_types", None)
+    slides = "sliding_attention" in layers if layers else getattr(config, "use_sliding_window", True)
+    return getattr(config, "sliding_window", None) if slides else None
+
+
+@torch.inference_mode()
+def fits(model: PreTrainedModel) -> bool:
+    """Whether a model gives the same logits with `RowCache` as without a cache: two short rows of unequal length, tried.
+
+    It does not where a model keeps another state than keys and values, or takes no positions.
+    """
+    rows = [list(range(3, 15)), list(range(5, 12))]
+    try:
+        cache = RowCache()
+        forward(model, cache, 0, [row[:-3] for row in rows], [0, 0], 1)
+        found = forward(model, cache, 0, [row[-3:] for row in rows], [len(row) - 3 for row in rows], 3).float()
+        plain = [model(input_ids=torch.tensor([row], device=model.device)).logits[0, -3:].float() for row in rows]
+    except (TypeError, ValueError, AttributeError, IndexError, KeyError, RuntimeError):
+        return False
+    expected = torch.stack([logits.to(found.device) for logits in plain])
+    return bool((found - expected).norm() < 0.05 * (expected - expected.mean(-1, keepdim=True)).norm())

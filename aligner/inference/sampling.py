@@ -1,0 +1,43 @@
+"""Generation by transformers itself: for sampling, and for models that `greedy.py` cannot decode with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. The defaults are the paper's (table 9) but for its frequency penalty of 1.2, which is vLLM's: it
+    counts how often a token was made, and transformers has nothing that does."""
+
+    temperature: float = 0.3
+    top_k: int = 10
+    top_p: float = 0.95
+    seed: int = 42
+
+
+@torch.inference_mode()
+def generate(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], eos: int, most: int, sampling: Sampling | None
+) -> list[list[int]]:
+    """What the model puts behind each prompt, with end-of-text where it came to that; greedily without `sampling`.
+
+    Prompts are padded in front, and masked by their lengths. The model folder's own generation settings are not used.
+    """
+    longest = max(map(len, prompts))
+    ids_BL = torch.tensor([[eos] * (longest - len(p)) + list(p) for p in prompts], device=model.device)
+    mask_BL = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+    drawn = {name: value for name, value in asdict(sampling).items() if name != "seed"} if sampling else {}
+    if sampling:
+        torch.manual_seed(sampling.seed)
+    config = GenerationConfig(
+        do_sample=sampling is not None, max_new_tokens=most, eos_token_id=eos, pad_token_id=eos, **drawn
+    )
+    made_BM: list[list[int]] = model.generate(  # type: ignore[operator]
+        input_ids=ids_BL, attention_mask=mask_BL, generation_config=config
+    )[:, longest:].tolist()
+    return [made[: made.index(eos) + 1] if eos in made else made for made in made_BM]

@@ -1,0 +1,228 @@
+"""`aligner correct`: a file in, a file out; killed, refused, stacked and repeated without losing or redoing a row."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TEMPLATE, environment, read_rows
+
+from aligner.cli import main
+from aligner.inference.correct_file import Stage, Work, correct_file
+from aligner.inference.corrector import Corrected, Request
+from aligner.inference.journal import Journal
+from aligner.quality.edits import edits
+from aligner.records import UserError
+
+QUIET = lambda items, **_: items  # noqa: E731
+
+
+class Rewriter:
+    """An Aligner that changes text by a rule, notes what it was asked, and answers in reverse order."""
+
+    def __init__(self, rule: Callable[[str], str], fail_after: int | None = None) -> None:
+        self.rule, self.fail_after, self.asked = rule, fail_after, list[Request]()
+
+    def stream(self, requests) -> Iterator[tuple[int, Any]]:
+        for place in reversed(range(len(requests))):
+            if self.fail_after == len(self.asked):
+                raise KeyboardInterrupt
+            self.asked.append(requests[place])
+            answer = requests[place].answer
+            if answer == "refused":
+                yield place, UserError("it is refused.")
+            else:
+                text = self.rule(answer)
+                yield place, Corrected(text, True, edits(answer, text))
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def write(path: Path, rows: list[Any]) -> str:
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+    return str(path)
+
+
+def work(tmp_path: Path, rows: list[Any], *aligners: Rewriter, **more: Any) -> Work:
+    stack = [Stage(f"aligner-{number}", lambda a=aligner: a) for number, aligner in enumerate(aligners)]
+    return Work(write(tmp_path / "in.jsonl", rows), str(tmp_path / "out.jsonl"), stack, **more)
+
+
+ROWS = [{"id": n, "question": f"Q{n}", "answer": f"a{n}", "extra": {"kept": [n]}} for n in range(5)]
+
+
+def test_rows_keep_their_order_and_their_fields(tmp_path):
+    report = correct_file(work(tmp_path, ROWS, Rewriter(str.upper)), QUIET)
+    assert [(row["id"], row["extra"], row["corrected"]) for row in lines(tmp_path / "out.jsonl")] == [
+        (n, {"kept": [n]}, f"A{n}") for n in range(5)
+    ]
+    assert (report.rows, report.corrected, report.faults) == (5, 5, [])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"], "no journal and no lock is left"
+
+
+def test_a_row_says_what_the_correction_did(tmp_path):
+    correct_file(
+        work(tmp_path, [{"question": "Q", "answer": "The moon is cheese."}], Rewriter(lambda _: "The moon is rock.")),
+        QUIET,
+    )
+    [row] = lines(tmp_path / "out.jsonl")
+    assert row["finished"] is True
+    assert row["edits"] == {"identical": False, "copied": 0.7059, "similarity": 0.7778, "length_ratio": 0.8947}
+
+
+def test_what_was_stopped_goes_on_without_redoing_a_row(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        correct_file(work(tmp_path, ROWS, first := Rewriter(str.upper, fail_after=3)), QUIET)
+    assert not (tmp_path / "out.jsonl").exists()
+    second = Rewriter(str.upper)
+    correct_file(work(tmp_path, ROWS, second), QUIET)
+    asked = [request.question for request in first.asked + second.asked]
+    assert sorted(asked) == ["Q0", "Q1", "Q2", "Q3", "Q4"], "each once"
+    assert [row["corrected"] for row in lines(tmp_path / "out.jsonl")] == ["A0", "A1", "A2", "A3", "A4"]
+
+
+def test_a_line_that_a_kill_cut_off_is_done_again(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        correct_file(work(tmp_path, ROWS, Rewriter(str.upper, fail_after=3)), QUIET)
+    journal = tmp_path / "out.jsonl.journal"
+    journal.write_bytes(journal.read_bytes()[:-9])
+    correct_file(work(tmp_path, ROWS, again := Rewriter(str.upper)), QUIET)
+    assert [request.question for request in again.asked] == ["Q2", "Q1", "Q0"]
+
+
+def test_other_work_is_not_gone_on_with(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        correct_file(work(tmp_path, ROWS, Rewriter(str.upper, fail_after=3), about={"model": "a"}), QUIET)
+    with pytest.raises(UserError, match="begun with another input, model"):
+        correct_file(work(tmp_path, ROWS[:4], Rewriter(str.upper), about={"model": "b"}), QUIET)
+
+
+def test_two_runs_do_not_write_one_output(tmp_path):
+    journal = Journal(tmp_path / "out.jsonl.journal", {})
+    with pytest.raises(UserError, match="another run is writing it"):
+        Journal(tmp_path / "out.jsonl.journal", {})
+    journal.close()
+
+
+def test_rows_that_fail_are_named_and_do_not_stop_the_rest(tmp_path):
+    rows = [
+        ROWS[0],
+        {"question": "Q"},
+        ["no object"],
+        {"question": "Q", "answer": "refused"},
+        ROWS[4],
+        {**ROWS[1], "corrected": "x"},
+    ]
+    report = correct_file(work(tmp_path, rows, Rewriter(str.upper)), QUIET)
+    said = [str(fault).removeprefix(str(tmp_path / "in.jsonl")) for fault in report.faults]
+    assert said[0].startswith(" row 2: has no text in the field 'answer'. Each row needs question and answer")
+    assert said[1] == " row 3: is no object. Each row needs question and answer"
+    assert said[2] == " row 4: it is refused. The other rows went on"
+    assert said[3] == " row 6: has a field 'corrected' already. Rename it: this program writes one"
+    made = lines(tmp_path / "out.jsonl")
+    assert [row["corrected"] for row in made] == ["A0", None, None, None, "A4", None]
+    assert "it is refused" in made[3]["error"]
+
+
+def test_a_refused_row_is_not_asked_for_again(tmp_path):
+    rows = [*ROWS, {"question": "Q", "answer": "refused"}]
+    with pytest.raises(KeyboardInterrupt):
+        correct_file(work(tmp_path, rows, Rewriter(str.upper, fail_after=2)), QUIET)
+    report = correct_file(work(tmp_path, rows, again := Rewriter(str.upper)), QUIET)
+    assert len(again.asked) == 4 and len(report.faults) == 1
+
+
+def test_a_stack_corrects_what_the_one_before_it_made(tmp_path):
+    chain = work(tmp_path, ROWS[:1], Rewriter(lambda text: text + "b"), Rewriter(lambda text: text + "c"))
+    report = correct_file(chain, QUIET)
+    [row] = lines(tmp_path / "out.jsonl")
+    assert (row["corrected"], row["passes"]) == ("a0bc", ["a0b", "a0bc"])
+    assert [drift.name for drift in report.drift] == ["pass 1, aligner-0", "pass 2, aligner-1"]
+
+
+def test_rounds_feed_corrections_back_and_report_the_drift(tmp_path):
+    """'aaaa' loses a sign a round until two are left, a fixed point: what was corrected once is not computed again."""
+    shorten = Rewriter(lambda text: text[:-1] if len(text) > 2 else text)
+    report = correct_file(work(tmp_path, [{"question": "Q", "answer": "aaaa"}], shorten, rounds=5), QUIET)
+    assert lines(tmp_path / "out.jsonl")[0]["passes"] == ["aaa", "aa", "aa", "aa", "aa"]
+    assert [drift.unchanged for drift in report.drift] == [0, 0, 1, 1, 1]
+    assert [drift.length for drift in report.drift] == [0.75, 0.5, 0.5, 0.5, 0.5]
+    assert [request.answer for request in shorten.asked] == ["aaaa", "aaa", "aa"]
+
+
+def test_with_sampling_every_round_is_computed(tmp_path):
+    same = Rewriter(lambda text: text)
+    correct_file(work(tmp_path, ROWS[:1], same, rounds=3, about={"sampling": {"seed": 1}}), QUIET)
+    assert len(same.asked) == 3
+
+
+def test_feedback_is_the_rows_own_or_the_one_for_all(tmp_path):
+    rows = [ROWS[0], {**ROWS[1], "feedback": "shorter"}]
+    correct_file(work(tmp_path, rows, seen := Rewriter(str.upper), feedback="empathy"), QUIET)
+    assert [request.feedback[:19] for request in reversed(seen.asked)] == ["Be more empathetic:", "shorter"]
+
+
+def test_parquet_is_read_too(tmp_path):
+    from datasets import Dataset
+
+    Dataset.from_list([{"question": "Q", "answer": "a"}]).to_parquet(tmp_path / "in.parquet")
+    stack = [Stage("upper", lambda: Rewriter(str.upper))]
+    correct_file(Work(str(tmp_path / "in.parquet"), str(tmp_path / "out.jsonl"), stack), QUIET)
+    assert lines(tmp_path / "out.jsonl")[0]["corrected"] == "A"
+
+
+def flags(model: Path, out: Path, *more: object) -> list[str]:
+    return ["correct", "--model", str(model), "--prompt_template", "correction", "--input", str(TEMPLATE), "--output", str(out),
+            "--max_new_tokens", "16", *map(str, more)]  # fmt: skip
+
+
+def test_a_killed_command_goes_on_and_ends_as_if_never_killed(tiny_model, tmp_path, capfd):
+    whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
+    assert main(flags(tiny_model, whole)) == 0
+    command = [sys.executable, "-m", "aligner", *flags(tiny_model, killed, "--batch_size", 1)]
+    process = subprocess.Popen(command, env=environment(1), stderr=subprocess.DEVNULL)
+    journal = Path(f"{killed}.journal")
+    while not (journal.exists() and journal.read_bytes().count(b"\n") > 10):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = journal.read_bytes().count(b"\n") - 1
+    assert 0 < kept < len(read_rows(TEMPLATE)) and not killed.exists()
+    capfd.readouterr()
+    assert main(flags(tiny_model, killed, "--batch_size", 1)) == 0
+    assert killed.read_bytes() == whole.read_bytes()
+    assert f"/{len(read_rows(TEMPLATE)) - kept} " in capfd.readouterr().err, "the bar counts what is left"
+    assert not list(tmp_path.glob("*.journal*"))
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--rounds", 0], "--rounds is 0: it must be at least 1."),
+        (["--upstream_url", "http://localhost:1/v1"], "--upstream_url needs --upstream_model."),
+        (["--aligner_model", "x"], "--aligner_model needs --aligner_url."),
+        (["--feedback", "empathy"], "the prompt 'correction' has no slot for feedback."),
+    ],
+)
+def test_flags_that_do_not_go_together_are_one_line(more, said, tiny_model, tmp_path, capsys):
+    assert main(flags(tiny_model, tmp_path / "out.jsonl", *more)) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"error: {said}")
+
+
+def test_a_file_none_of_whose_rows_can_be_used_opens_no_model(tmp_path, capsys):
+    path = write(tmp_path / "in.jsonl", [{"question": "Q"}])
+    command = ["correct", "--model", str(tmp_path), "--prompt_template", "correction", "--input", path]
+    assert main([*command, "--output", str(tmp_path / "o")]) == 2
+    assert "row 1: has no text in the field 'answer'" in capsys.readouterr().err

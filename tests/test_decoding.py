@@ -1,0 +1,175 @@
+"""Greedy decoding that knows the answer makes plain greedy decoding's tokens, for every family of models."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import TEMPLATE, read_rows
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+from aligner.inference.corrector import Corrector, Request, Settings
+from aligner.inference.greedy import Cost, Decoder, Row, fits, forward
+from aligner.inference.row_cache import RowCache
+from aligner.inference.sampling import Sampling
+from aligner.prompts import FEEDBACKS
+from aligner.records import UserError
+
+FREE = Cost((1, 128), (1.0, 1.1))  # drafts cost nothing: many tokens are verified, and many are wrong
+EOS, MOST = 2, 40
+COMMON = {
+    "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 48, "max_position_embeddings": 128, "pad_token_id": 0,
+}  # fmt: skip
+SLIDING = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8, "head_dim": 8}
+FAMILIES = {
+    "llama": {}, "mistral": {"sliding_window": 8}, "qwen2": {}, "qwen3": {"head_dim": 8}, "gemma": {"head_dim": 8},
+    "gemma2": SLIDING, "gemma3_text": SLIDING, "phi3": {"sliding_window": None}, "gpt_neox": {}, "gpt2": {}, "opt": {"ffn_dim": 48},
+}  # fmt: skip
+FALLING_BACK = {"bloom": {}, "mamba": {"state_size": 8}}
+
+
+def model_of(family: str) -> torch.nn.Module:
+    """A random model with sharp logits."""
+    torch.manual_seed(0)
+    own = {**FAMILIES, **FALLING_BACK}[family]
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **COMMON, **own)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, 0.3)
+    return model
+
+
+def plain(model, prompt: list[int], most: int = MOST) -> list[int]:
+    config = GenerationConfig(do_sample=False, max_new_tokens=most, eos_token_id=EOS, pad_token_id=0)
+    ids = torch.tensor([prompt])
+    return model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)[0, len(prompt) :].tolist()
+
+
+def decoded(decoder: Decoder, prompts: list[list[int]], answers: list[list[int]], batch_size: int) -> list[list[int]]:
+    rows = [
+        Row(prompt, answer, MOST, place) for place, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
+    ]
+    made = {row.index: row.made for row in decoder.decode(rows, batch_size)}
+    return [made[place] for place in range(len(rows))]
+
+
+def prompts_of(lengths: tuple[int, ...]) -> list[list[int]]:
+    torch.manual_seed(1)
+    return [torch.randint(3, 64, (length,)).tolist() for length in lengths]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_tokens_are_plain_greedy_decodings(family, batch_size):
+    model, prompts = model_of(family), prompts_of((9, 20, 14, 5, 11))
+    assert fits(model)
+    expected = [plain(model, prompt) for prompt in prompts]
+    wrong_in_places = [[((t + 1) % 64 if i % 5 == 4 else t) for i, t in enumerate(e)] for e in expected]
+    assert decoded(Decoder(model, EOS, FREE), prompts, wrong_in_places, batch_size) == expected
+    assert decoded(Decoder(model, EOS, FREE), prompts, [p[::-1] for p in prompts], batch_size) == expected
+
+
+def test_the_drafts_that_are_right_save_their_passes():
+    model, prompts = model_of("llama"), prompts_of((9, 20, 14))
+    expected = [plain(model, prompt) for prompt in prompts]
+    knowing, ignorant = Decoder(model, EOS, FREE), Decoder(model, EOS, Cost((1, 128), (1.0, 128.0)))
+    assert decoded(knowing, prompts, expected, 1) == decoded(ignorant, prompts, expected, 1) == expected
+    tokens = sum(map(len, expected))
+    assert knowing.tokens == ignorant.tokens == tokens
+    assert ignorant.passes == tokens, "where verifying costs as much as decoding, a pass makes one token"
+    assert knowing.passes <= 6, "forty tokens are at most one draft of 64, behind a pass over the prompt"
+
+
+def test_end_of_text_is_drafted_too():
+    model = model_of("llama")
+    prompt, made = next((p, made) for p in prompts_of((9, 10, 11, 12)) if len(made := plain(model, p)) == MOST)
+    last = made.index(made[20])
+    decoder = Decoder(model, made[20], FREE)  # what comes there now ends a text
+    [row] = decoder.decode([Row(prompt, made[: last + 1], MOST)], 1)
+    assert row.made == made[: last + 1] and decoder.passes == 1
+
+
+def test_a_row_never_has_more_tokens_than_it_may():
+    model, prompts = model_of("llama"), prompts_of((9, 9))
+    rows = [Row(prompts[0], plain(model, prompts[0]), 5, 0), Row(prompts[1], plain(model, prompts[1]), 1, 1)]
+    assert {row.index: len(row.made) for row in Decoder(model, EOS, FREE).decode(rows, 2)} == {0: 5, 1: 1}
+
+
+@pytest.mark.parametrize("family", FALLING_BACK)
+def test_a_model_that_keeps_something_else_is_found_out(family):
+    assert not fits(model_of(family))
+
+
+def test_rows_of_unequal_length_do_not_see_each_other_or_what_was_dropped():
+    model, (short, long) = model_of("llama"), prompts_of((4, 11))
+    cache = RowCache()
+    forward(model, cache, 0, [short, long], [0, 0], 1)
+    forward(model, cache, 0, [[60, 61, 62], [63]], [4, 11], 1)  # as drafts that turn out wrong
+    found = forward(model, cache, 0, [[7], [8, 9]], [4, 11], 2)
+    alone = [model(torch.tensor([row])).logits[0] for row in ([*short, 7], [*long, 8, 9])]
+    assert torch.allclose(found[0, 1], alone[0][-1], atol=1e-5)
+    assert torch.allclose(found[1], alone[1][-2:], atol=1e-5)
+
+
+def test_a_row_keeps_its_keys_when_it_moves():
+    model, (first, second) = model_of("llama"), prompts_of((6, 9))
+    cache = RowCache()
+    forward(model, cache, 0, [first, second], [0, 0], 1)
+    cache.move(1, 0)
+    found = forward(model, cache, 0, [[7]], [9], 1)[0, 0]
+    assert torch.allclose(found, model(torch.tensor([[*second, 7]])).logits[0, -1], atol=1e-5)
+
+
+def test_cost_lies_on_straight_lines_between_and_beyond_what_was_measured():
+    cost = Cost((1, 2, 4), (10.0, 12.0, 20.0))
+    assert [float(cost(n)) for n in (1, 2, 3, 4, 8)] == [10, 12, 16, 20, 36]
+
+
+@pytest.fixture(scope="module")
+def corrector(tiny_model) -> Corrector:
+    return Corrector.load(str(tiny_model), "correction", Settings(batch_size=3, max_new_tokens=12))
+
+
+def test_corrections_come_in_order_with_their_figures(corrector):
+    pairs = [(row["question"], row["answer"]) for row in read_rows(TEMPLATE, 7)]
+    together = corrector.correct(pairs)
+    assert together == [corrector.correct([pair])[0] for pair in pairs]
+    assert all(not made.finished and made.edits.identical is False for made in together)
+    assert together[0].edits.length_ratio == pytest.approx(len(together[0].text) / len(pairs[0][1]))
+
+
+def test_sampling_is_transformers_own_and_seeded(tiny_model):
+    pairs = [(row["question"], row["answer"]) for row in read_rows(TEMPLATE, 4)]
+
+    def texts(seed: int) -> list[str]:
+        settings = Settings(2, 12, Sampling(temperature=1.0, top_k=0, top_p=1.0, seed=seed))
+        return [made.text for made in Corrector.load(str(tiny_model), "correction", settings).correct(pairs)]
+
+    assert texts(1) == texts(1) != texts(2)
+
+
+def test_the_papers_values_are_the_preset():
+    assert (Sampling().temperature, Sampling().top_k, Sampling().top_p) == (0.3, 10, 0.95)
+
+
+def test_feedback_needs_a_slot_and_reaches_the_prompt(tiny_model, corrector, monkeypatch):
+    pair = ("Why?", "Because.")
+    with pytest.raises(UserError, match="'correction' has no slot for feedback"):
+        corrector.correct([pair], feedback="empathy")
+    with_slot = Corrector.load(str(tiny_model), "feedback", Settings(1, 12))
+    assert "##Feedback: Be more empathetic" in with_slot.template.render(*Request("Q", "A", "Be more empathetic"))
+    assert with_slot.correct([pair], feedback="empathy")[0].text
+    seen = list[Request]()
+    monkeypatch.setattr(Corrector, "stream", lambda _, requests: seen.extend(requests) or iter([(0, None)]))
+    for feedback in ("harmlessness", "in rhymes"):
+        with_slot.correct([pair], feedback=feedback)
+    assert [request.feedback for request in seen] == [FEEDBACKS["harmlessness"], "in rhymes"]
+
+
+def test_a_prompt_that_is_too_long_is_refused_and_the_others_go_on(corrector):
+    outcomes = dict(corrector.stream([Request("Why?", "A."), Request("Why?", "word " * 3000), Request("Who?", "B.")]))
+    assert isinstance(outcomes[1], UserError) and "2,048 positions" in str(outcomes[1])
+    assert outcomes[0].text and outcomes[2].text
+    with pytest.raises(UserError, match="request 2: its prompt has"):
+        corrector.correct([("Why?", "A."), ("Why?", "word " * 3000)])

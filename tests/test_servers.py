@@ -1,0 +1,321 @@
+"""Models behind servers: real HTTP to a server that answers as it is told; slow, `transformers serve` itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TEMPLATE, environment, read_rows
+from test_correct_file import lines, write
+
+from aligner.cli import main
+from aligner.encoder import Encoder
+from aligner.inference.corrector import Corrector, Request, Settings
+from aligner.inference.servers import ServedAligner, Server, ServerGone, Upstream
+from aligner.models import load_tokenizer
+from aligner.prompts import CORRECTION
+from aligner.records import UserError
+from aligner.training.ranks import free_port
+
+
+class Told(ThreadingHTTPServer):
+    """A server that speaks OpenAI's protocol: answers a question by its upper case, after failing as often as told."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.failures: list[tuple[int, dict[str, str]]] = []  # status and headers of the next replies
+        self.asked: list[dict[str, Any]] = []
+        self.at_once = self.most_at_once = 0
+        self.keys: set[str] = set()
+        self.lock = threading.Lock()
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Told
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        told = self.server
+        with told.lock:
+            told.asked.append(body)
+            told.keys.add(self.headers["Authorization"])
+            told.at_once += 1
+            told.most_at_once = max(told.most_at_once, told.at_once)
+            failure = told.failures.pop(0) if told.failures else None
+        time.sleep(0.02)
+        text = body["prompt"] if "prompt" in body else body["messages"][-1]["content"]
+        refused = "forbidden" in text
+        choice = {
+            "index": 0,
+            "finish_reason": "stop",
+            "text": "made",
+            "message": {"role": "assistant", "content": str(text).upper()},
+        }
+        made = {"id": "1", "object": "x", "created": 1, "model": "m", "choices": [choice]}
+        with told.lock:
+            told.at_once -= 1
+        if failure:
+            self.reply(failure[0], {"error": {"message": "as told"}}, failure[1])
+        else:
+            self.reply(400 if refused else 200, {"error": {"message": "not that"}} if refused else made, {})
+
+    def reply(self, status: int, value: Any, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, content in headers.items():
+            self.send_header(name, content)
+        self.end_headers()
+        self.wfile.write(json.dumps(value).encode())
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def told() -> Iterator[Told]:
+    server = Told()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def command_of(model: Path, told: Told, questions: list[str], folder: Path, *more: str) -> list[str]:
+    path = write(folder / "in.jsonl", [{"question": question} for question in questions])
+    return ["correct", "--model", str(model), "--prompt_template", "correction", "--input", path, "--max_new_tokens", "4",
+            "--output", str(folder / "out.jsonl"), "--upstream_url", told.url, "--upstream_model", "m", *more]  # fmt: skip
+
+
+def ask(told: Told, questions: list[str], **more: Any) -> dict[int, Any]:
+    return dict(Upstream(Server(told.url, "m", **more)).stream(questions))
+
+
+def test_an_upstream_answers_with_bounded_concurrency(told):
+    answers = ask(told, [f"q{n}" for n in range(20)], concurrency=3)
+    assert answers == {n: f"Q{n}" for n in range(20)}
+    assert told.most_at_once == 3
+    assert told.asked[0] == {
+        "model": "m",
+        "messages": [{"role": "user", "content": told.asked[0]["messages"][0]["content"]}],
+    }
+
+
+def test_a_busy_or_failing_server_is_tried_again_when_it_says_so(told):
+    told.failures = [(429, {"retry-after": "1"}), (503, {}), (500, {})]
+    began = time.monotonic()
+    assert ask(told, ["q"], concurrency=1) == {0: "Q"}
+    assert time.monotonic() - began > 1, "it waited as long as the server asked"
+    assert len(told.asked) == 4
+
+
+def test_a_refused_row_is_a_row_and_the_others_go_on(told):
+    answers = ask(told, ["a", "forbidden", "b"])
+    assert (answers[0], answers[2]) == ("A", "B")
+    assert isinstance(answers[1], UserError) and "refuses it (status 400" in str(answers[1])
+    assert Counter(body["messages"][0]["content"] for body in told.asked)["forbidden"] == 1, (
+        "a refusal is not tried again"
+    )
+
+
+def test_a_wrong_key_ends_the_work_with_the_variable_to_set(told, monkeypatch):
+    monkeypatch.delenv("MY_KEY", raising=False)
+    told.failures = [(401, {})] * 9
+    with pytest.raises(ServerGone, match=r"status 401.*variable MY_KEY"):
+        ask(told, ["q"], key="MY_KEY")
+    assert len(told.asked) == 1
+
+
+def test_the_key_comes_from_its_variable_and_stands_nowhere(told, monkeypatch, tmp_path, tiny_model, capsys):
+    monkeypatch.setenv("MY_KEY", "planted-secret")
+    command = command_of(tiny_model, told, ["q"], tmp_path, "--key", "MY_KEY")
+    assert main(command) == 0
+    assert told.keys == {"Bearer planted-secret"}
+    assert not any(b"planted" in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    assert "planted" not in "".join(capsys.readouterr())
+    assert lines(tmp_path / "out.jsonl")[0]["answer"] == "Q", "the answer is kept"
+
+
+def test_a_server_that_cannot_be_reached_keeps_what_was_answered(told, tmp_path, tiny_model, monkeypatch, capsys):
+    monkeypatch.setattr("aligner.inference.servers.RETRIES", 0)
+    command = command_of(tiny_model, told, [f"q{n}" for n in range(6)], tmp_path, "--concurrency", "1")
+    original = Handler.do_POST
+
+    def goes_away(handler: Handler) -> None:
+        if len(handler.server.asked) >= 3:
+            handler.server.shutdown_request(handler.request)
+            return
+        original(handler)
+
+    monkeypatch.setattr(Handler, "do_POST", goes_away)
+    assert main(command) == 2
+    assert "cannot be reached" in capsys.readouterr().err.splitlines()[-1]
+    monkeypatch.setattr(Handler, "do_POST", original)
+    assert main(command) == 0
+    asked = Counter(body["messages"][0]["content"] for body in told.asked)
+    assert asked == {f"q{n}": 1 for n in range(6)}, "nothing was asked twice"
+    assert [row["answer"] for row in lines(tmp_path / "out.jsonl")] == [f"Q{n}" for n in range(6)]
+
+
+def test_a_served_aligner_gets_the_prompt_of_training(told, tiny_model):
+    encoder = Encoder(load_tokenizer(str(tiny_model)))
+    aligner = ServedAligner(Server(told.url, "m"), CORRECTION, encoder, Settings(max_new_tokens=9))
+    plain, special = Request("Why?", "So."), Request("Why?", "So <|end|> it is.")
+    made = dict(aligner.stream([plain, special]))
+    assert made[0].text == "made" and made[0].finished
+    prompts = {str(type(body["prompt"])): body for body in told.asked}
+    assert prompts["<class 'str'>"]["prompt"] == CORRECTION.render(*plain)
+    assert prompts["<class 'str'>"]["temperature"] == 0 and prompts["<class 'str'>"]["max_tokens"] == 9
+    assert prompts["<class 'list'>"]["prompt"] == encoder.prompts([CORRECTION.render(*special)])[0], "sent as ids"
+
+
+@contextmanager
+def serving(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """`transformers serve` on a model folder, ready."""
+    import httpx2
+
+    command = [
+        str(Path(sys.executable).with_name("transformers")),
+        "serve",
+        str(folder),
+        "--port",
+        str(port),
+        "--device",
+        "cpu",
+    ]
+    process = subprocess.Popen(command, env={**environment(1), "HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            assert process.poll() is None and time.monotonic() < deadline
+            try:
+                if httpx2.get(f"http://127.0.0.1:{port}/health").status_code == 200:
+                    break
+            except httpx2.HTTPError:
+                time.sleep(0.2)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+class Gate(ThreadingHTTPServer):
+    """Stands before `transformers serve`: notes every question and refuses one, as gateways with a filter do."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int) -> None:
+        super().__init__(("127.0.0.1", 0), Passing)
+        self.behind, self.asked, self.lock = f"http://127.0.0.1:{port}", list[str](), threading.Lock()
+
+
+class Passing(Handler):
+    server: Gate  # type: ignore[assignment]
+
+    def do_POST(self) -> None:
+        import httpx2
+
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        question = body["messages"][-1]["content"]
+        if "refuse me" in question:
+            with self.server.lock:
+                self.server.asked.append(question)
+            self.reply(400, {"error": {"message": "not that"}}, {})
+            return
+        try:
+            made = httpx2.post(self.server.behind + self.path, json=body, timeout=60)
+        except httpx2.HTTPError:
+            self.reply(502, {"error": {"message": "gone"}}, {})
+            return
+        with self.server.lock:
+            self.server.asked.append(question)
+        self.reply(made.status_code, made.json(), {})
+
+
+@pytest.fixture(scope="module")
+def chatting(tiny_model, tmp_path_factory) -> Path:
+    """The tiny model with a chat template."""
+    import shutil
+
+    folder = tmp_path_factory.mktemp("chatting") / "model"
+    shutil.copytree(tiny_model, folder)
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}:")
+    return folder
+
+
+@pytest.mark.slow
+def test_200_questions_survive_a_kill_a_restart_of_the_server_and_a_refusal(chatting, tmp_path):
+    questions = [f"{row['question']} ({n})" for n, row in enumerate((read_rows(TEMPLATE) * 2)[:200])]
+    questions[77] += " refuse me"
+    path, out, port = (
+        write(tmp_path / "in.jsonl", [{"question": q} for q in questions]),
+        tmp_path / "out.jsonl",
+        free_port(),
+    )
+    gate = Gate(port)
+    threading.Thread(target=gate.serve_forever, daemon=True).start()
+    command = [sys.executable, "-m", "aligner", "correct", "--model", str(chatting), "--prompt_template", "correction",
+               "--input", path, "--output", str(out), "--max_new_tokens", "8", "--concurrency", "4",
+               "--upstream_model", str(chatting), "--upstream_max_tokens", "8",
+               "--upstream_url", f"http://127.0.0.1:{gate.server_port}/v1"]  # fmt: skip
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(command, env=environment(1), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def answered() -> dict[str, str]:
+        journal = Path(f"{out}.journal")
+        found = [json.loads(line) for line in journal.read_text().splitlines()[1:]] if journal.exists() else []
+        return {questions[line["row"]]: line["value"].get("text") for line in found if line["kind"] == "answer"}
+
+    def until(count: int, process: subprocess.Popen[str]) -> None:
+        while len(answered()) < count:
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.02)
+
+    with serving(chatting, port):
+        until(40, killed := start())
+        os.kill(killed.pid, signal.SIGKILL)
+        killed.communicate()
+        kept, asked_before = answered(), len(gate.asked)
+        until(100, second := start())
+    assert second.poll() is None, "the server is gone, and it waits for it"
+    with serving(chatting, port):
+        said, errors = second.communicate(timeout=300)
+    gate.shutdown()
+    gate.server_close()
+    assert second.returncode == 1 and "199 of 200 answers, 200 of them asked for corrected" in said, said + errors
+    assert "in.jsonl row 78: http://127.0.0.1" in errors and "refuses it (status 400" in errors
+    made = lines(out)
+    assert [row["question"] for row in made] == questions
+    assert sum(row["corrected"] is not None for row in made) == 199 and made[77]["corrected"] is None
+    assert all(made[n]["answer"] == kept[q] for n, q in enumerate(questions) if kept.get(q) is not None)
+    assert not set(gate.asked[asked_before + 4 :]) & set(kept), "what was answered before the kill was not asked again"
+    twice = [question for question, count in Counter(gate.asked).items() if count > 1]
+    assert len(twice) <= 4, "only what was under way when the kill came"
+
+
+@pytest.mark.slow
+def test_an_aligner_behind_transformers_serve_corrects_as_it_does_here(chatting, tmp_path):
+    requests = [Request(row["question"], row["answer"]) for row in read_rows(TEMPLATE, 8)]
+    settings = Settings(max_new_tokens=16)
+    here = dict(Corrector.load(str(chatting), "correction", settings).stream(requests))
+    port = free_port()
+    encoder = Encoder(load_tokenizer(str(chatting)))
+    server = Server(f"http://127.0.0.1:{port}/v1", str(chatting), concurrency=2)
+    with serving(chatting, port):
+        there = dict(ServedAligner(server, CORRECTION, encoder, settings).stream(requests))
+    assert {place: made.text for place, made in there.items()} == {place: made.text for place, made in here.items()}
