@@ -134,10 +134,16 @@ def _correct_flags(parser: argparse.ArgumentParser) -> None:
     add("--upstream_max_tokens", type=int, metavar="N", help="longest answer in tokens (the server's)")
     add("--upstream_temperature", type=float, metavar="X", help="of the answers (the server's)")
     add(
-        "--key",
+        "--upstream_key",
         default="OPENAI_API_KEY",
         metavar="VARIABLE",
-        help="the variable with the servers' key (OPENAI_API_KEY)",
+        help="the variable with its key (OPENAI_API_KEY)",
+    )
+    add(
+        "--aligner_key",
+        default="ALIGNER_API_KEY",
+        metavar="VARIABLE",
+        help="the variable with its key (ALIGNER_API_KEY)",
     )
     add("--concurrency", type=int, default=8, metavar="N", help="requests to a server at once (8)")
 
@@ -158,7 +164,11 @@ def _correct(args: argparse.Namespace) -> int:
     asked = f", {report.asked:,} of them asked for" if report.asked else ""
     print(f"{report.corrected:,} of {report.rows:,} answers{asked} corrected: {args.output}")
     if report.unfinished:
-        print(f"{report.unfinished:,} of them did not end within {args.max_new_tokens:,} tokens and were cut off")
+        print(
+            f"{report.unfinished:,} of them did not end within {args.max_new_tokens:,} tokens (or the model's) and were cut off"
+        )
+    if report.unread:
+        print(f"{report.unread:,} rows have feedback, which the Aligner's prompt has no slot for: it was not read")
     for line in drift_lines(report.drift):
         print(line)
     return 1 if report.faults else 0

@@ -219,7 +219,17 @@ def write_lines(path: str | os.PathLike[str], values: Iterable[Any]) -> None:
 def line_writer(path: str | os.PathLike[str]) -> Iterator[Callable[[Any], None]]:
     """A function that adds a line of JSON; the file is in its place when the block ends without an error."""
     with whole_file(path) as stream:
-        yield lambda value: print(json.dumps(value, ensure_ascii=False), file=stream)
+        yield lambda value: print(json_line(value), file=stream)
+
+
+def json_line(value: Any) -> str:
+    """A value as one line of JSON, readable; escaped where it holds what UTF-8 cannot. Dates and the like become text."""
+    line = json.dumps(value, ensure_ascii=False, default=str)
+    return (
+        line
+        if line.isascii() or not any("\ud800" <= sign <= "\udfff" for sign in line)
+        else json.dumps(value, default=str)
+    )
 
 
 def read_text(path: str | os.PathLike[str]) -> str:

@@ -32,3 +32,22 @@ def test_a_whole_run_has_the_originals_losses():
     last = printed("tests.benchmarks.whole_run", TEMPLATE, "--rows", 12, "--ranks", 1).splitlines()[-1]
     assert float(re.search(r"losses differ by (\S+);", last)[1]) < 1e-5
     assert float(re.search(r"ours: (\S+) in CPU seconds", last)[1]) > 1
+
+
+def test_decoding_is_compared_and_equal(tiny_model):
+    lines = printed(
+        "tests.benchmarks.decoding",
+        tiny_model,
+        TEMPLATE,
+        "--rows",
+        6,
+        "--max_new_tokens",
+        24,
+        "--prompt_template",
+        "correction",
+    ).splitlines()
+    assert lines[0].split()[:3] == ["copied", "rows", "tokens"]
+    everything = lines[1].split()
+    assert everything[:4] == ["all", "6", "144", "144"], "rows, tokens, passes of plain decoding"
+    assert int(everything[5]) < 144, "ours"
+    assert [line for line in lines if "6 of 6 rows are plain greedy decoding's" in line] == lines[-2:]

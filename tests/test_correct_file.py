@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,9 @@ def write(path: Path, rows: list[Any]) -> str:
 
 
 def work(tmp_path: Path, rows: list[Any], *aligners: Rewriter, **more: Any) -> Work:
-    stack = [Stage(f"aligner-{number}", lambda a=aligner: a) for number, aligner in enumerate(aligners)]
+    stack = [
+        Stage(f"aligner-{number}", lambda a=aligner: a, takes_feedback=True) for number, aligner in enumerate(aligners)
+    ]
     return Work(write(tmp_path / "in.jsonl", rows), str(tmp_path / "out.jsonl"), stack, **more)
 
 
@@ -107,6 +111,16 @@ def test_other_work_is_not_gone_on_with(tmp_path):
         correct_file(work(tmp_path, ROWS[:4], Rewriter(str.upper), about={"model": "b"}), QUIET)
 
 
+@pytest.mark.parametrize("line", ["[]", '{"kind": "answer"}', "no JSON"])
+def test_a_damaged_journal_is_named_and_lets_go(line, tmp_path):
+    journal = tmp_path / "out.jsonl.journal"
+    journal.write_text(f"{{}}\n{line}\n")
+    for _ in range(2):
+        with pytest.raises(UserError, match="is damaged"):
+            Journal(journal, {})
+    assert list(tmp_path.iterdir()) == [journal]
+
+
 def test_two_runs_do_not_write_one_output(tmp_path):
     journal = Journal(tmp_path / "out.jsonl.journal", {})
     with pytest.raises(UserError, match="another run is writing it"):
@@ -121,17 +135,31 @@ def test_rows_that_fail_are_named_and_do_not_stop_the_rest(tmp_path):
         ["no object"],
         {"question": "Q", "answer": "refused"},
         ROWS[4],
-        {**ROWS[1], "corrected": "x"},
     ]
     report = correct_file(work(tmp_path, rows, Rewriter(str.upper)), QUIET)
     said = [str(fault).removeprefix(str(tmp_path / "in.jsonl")) for fault in report.faults]
     assert said[0].startswith(" row 2: has no text in the field 'answer'. Each row needs question and answer")
     assert said[1] == " row 3: is no object. Each row needs question and answer"
     assert said[2] == " row 4: it is refused. The other rows went on"
-    assert said[3] == " row 6: has a field 'corrected' already. Rename it: this program writes one"
     made = lines(tmp_path / "out.jsonl")
-    assert [row["corrected"] for row in made] == ["A0", None, None, None, "A4", None]
+    assert [row["corrected"] for row in made] == ["A0", None, None, None, "A4"]
     assert "it is refused" in made[3]["error"]
+
+
+def test_a_field_that_this_program_writes_is_refused_at_once(tmp_path):
+    with pytest.raises(UserError, match="row 2: has a field 'corrected', which this program writes"):
+        correct_file(work(tmp_path, [ROWS[0], {**ROWS[1], "corrected": "x"}], untouched := Rewriter(str.upper)), QUIET)
+    assert not untouched.asked
+
+
+def test_what_utf8_cannot_write_is_carried_along_all_the_same(tmp_path):
+    half = "\ud83d"
+    rows = [{**ROWS[0], "id": half}, {**ROWS[1], "answer": f"a{half}"}]
+    report = correct_file(work(tmp_path, rows, Rewriter(str.upper)), QUIET)
+    first, second = lines(tmp_path / "out.jsonl")
+    assert (first["id"], first["corrected"]) == (half, "A0")
+    assert (second["answer"], second["corrected"]) == (f"a{half}", None)
+    assert "half a surrogate pair" in str(report.faults[0])
 
 
 def test_a_refused_row_is_not_asked_for_again(tmp_path):
@@ -172,13 +200,22 @@ def test_feedback_is_the_rows_own_or_the_one_for_all(tmp_path):
     assert [request.feedback[:19] for request in reversed(seen.asked)] == ["Be more empathetic:", "shorter"]
 
 
-def test_parquet_is_read_too(tmp_path):
+def test_feedback_that_no_prompt_takes_is_counted_and_not_read(tmp_path):
+    chain = work(tmp_path, [ROWS[0], {**ROWS[1], "feedback": "shorter"}], seen := Rewriter(str.upper))
+    report = correct_file(replace(chain, stack=[replace(chain.stack[0], takes_feedback=False)]), QUIET)
+    assert report.unread == 1 and {request.feedback for request in seen.asked} == {""}
+
+
+def test_parquet_is_read_too_and_its_dates_become_text(tmp_path):
     from datasets import Dataset
 
-    Dataset.from_list([{"question": "Q", "answer": "a"}]).to_parquet(tmp_path / "in.parquet")
+    Dataset.from_list([{"question": "Q", "answer": "a", "at": datetime(2026, 1, 2)}]).to_parquet(
+        tmp_path / "in.parquet"
+    )
     stack = [Stage("upper", lambda: Rewriter(str.upper))]
     correct_file(Work(str(tmp_path / "in.parquet"), str(tmp_path / "out.jsonl"), stack), QUIET)
     assert lines(tmp_path / "out.jsonl")[0]["corrected"] == "A"
+    assert lines(tmp_path / "out.jsonl")[0]["at"].startswith("2026-01-02")
 
 
 def flags(model: Path, out: Path, *more: object) -> list[str]:
@@ -212,7 +249,15 @@ def test_a_killed_command_goes_on_and_ends_as_if_never_killed(tiny_model, tmp_pa
         (["--rounds", 0], "--rounds is 0: it must be at least 1."),
         (["--upstream_url", "http://localhost:1/v1"], "--upstream_url needs --upstream_model."),
         (["--aligner_model", "x"], "--aligner_model needs --aligner_url."),
-        (["--feedback", "empathy"], "the prompt 'correction' has no slot for feedback."),
+        (["--feedback", "empathy"], "--feedback: the prompt 'correction' has no slot for it."),
+        (
+            ["--upstream_url", "host:1/v1", "--upstream_model", "m"],
+            "'host:1/v1' is no address of a server. Write it as http://",
+        ),
+        (
+            ["--upstream_url", "http://me:hidden@host/v1", "--upstream_model", "m"],
+            "the address of host holds a secret.",
+        ),
     ],
 )
 def test_flags_that_do_not_go_together_are_one_line(more, said, tiny_model, tmp_path, capsys):

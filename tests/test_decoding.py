@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import TEMPLATE, read_rows
@@ -70,6 +72,23 @@ def test_the_tokens_are_plain_greedy_decodings(family, batch_size):
     assert decoded(Decoder(model, EOS, FREE), prompts, [p[::-1] for p in prompts], batch_size) == expected
 
 
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_cache_that_grows_and_rows_that_reach_the_models_end(batch_size, monkeypatch):
+    monkeypatch.setattr("aligner.inference.row_cache.ROOM", 16)
+    model, prompts = model_of("gpt2"), prompts_of((9, 100, 14, 120, 5))  # of 128 learned positions
+    room = [min(MOST, 128 - len(prompt)) for prompt in prompts]
+    expected = [plain(model, prompt, most) for prompt, most in zip(prompts, room, strict=True)]
+    rows = [Row(p, e, most, i) for i, (p, e, most) in enumerate(zip(prompts, expected, room, strict=True))]
+    made = {row.index: row.made for row in Decoder(model, EOS, FREE).decode(rows, batch_size)}
+    assert [made[i] for i in range(5)] == expected
+
+
+def test_measuring_stays_within_the_models_positions():
+    decoder, prompts = Decoder(model_of("gpt2"), EOS), prompts_of((9,))
+    assert [len(row.made) for row in decoder.decode([Row(prompts[0], prompts[0], 5)], 1)] == [5]
+    assert decoder.cost.tokens[-1] == 64, "half of 128 positions"
+
+
 def test_the_drafts_that_are_right_save_their_passes():
     model, prompts = model_of("llama"), prompts_of((9, 20, 14))
     expected = [plain(model, prompt) for prompt in prompts]
@@ -94,6 +113,12 @@ def test_a_row_never_has_more_tokens_than_it_may():
     model, prompts = model_of("llama"), prompts_of((9, 9))
     rows = [Row(prompts[0], plain(model, prompts[0]), 5, 0), Row(prompts[1], plain(model, prompts[1]), 1, 1)]
     assert {row.index: len(row.made) for row in Decoder(model, EOS, FREE).decode(rows, 2)} == {0: 5, 1: 1}
+
+
+def test_rotations_that_depend_on_the_longest_row_are_known_by_name():
+    model = model_of("llama")
+    model.config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0}
+    assert not fits(model)
 
 
 @pytest.mark.parametrize("family", FALLING_BACK)
@@ -149,6 +174,22 @@ def test_sampling_is_transformers_own_and_seeded(tiny_model):
     assert texts(1) == texts(1) != texts(2)
 
 
+def test_decoded_by_transformers_a_row_with_little_room_does_not_cut_its_neighbours(corrector):
+    plain_one = replace(corrector, decoder=None, settings=Settings(batch_size=3, max_new_tokens=12))
+    rows = [Row([5] * length, [0], most, place) for place, (length, most) in enumerate([(9, 12), (9, 3), (7, 12)])]
+    assert {row.index: len(row.made) for row in plain_one._decoded(iter(rows))} == {0: 12, 1: 3, 2: 12}
+
+
+def test_the_models_own_generation_settings_are_not_used(tiny_model, corrector, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    (folder / "generation_config.json").write_text('{"repetition_penalty": 9.0, "eos_token_id": 0}')
+    penalised = Corrector.load(str(folder), "correction", corrector.settings)
+    pairs = [(row["question"], row["answer"]) for row in read_rows(TEMPLATE, 3)]
+    assert replace(penalised, decoder=None).correct(pairs) == corrector.correct(pairs)
+
+
 def test_the_papers_values_are_the_preset():
     assert (Sampling().temperature, Sampling().top_k, Sampling().top_p) == (0.3, 10, 0.95)
 
@@ -158,13 +199,18 @@ def test_feedback_needs_a_slot_and_reaches_the_prompt(tiny_model, corrector, mon
     with pytest.raises(UserError, match="'correction' has no slot for feedback"):
         corrector.correct([pair], feedback="empathy")
     with_slot = Corrector.load(str(tiny_model), "feedback", Settings(1, 12))
-    assert "##Feedback: Be more empathetic" in with_slot.template.render(*Request("Q", "A", "Be more empathetic"))
-    assert with_slot.correct([pair], feedback="empathy")[0].text
-    seen = list[Request]()
-    monkeypatch.setattr(Corrector, "stream", lambda _, requests: seen.extend(requests) or iter([(0, None)]))
+    read = list[str]()
+    decode = Decoder.decode
+
+    def reading(decoder, rows, batch_size):
+        rows = list(rows)
+        read.extend(with_slot.encoder.tokenizer.decode(row.prompt) for row in rows)
+        return decode(decoder, rows, batch_size)
+
+    monkeypatch.setattr(Decoder, "decode", reading)
     for feedback in ("harmlessness", "in rhymes"):
         with_slot.correct([pair], feedback=feedback)
-    assert [request.feedback for request in seen] == [FEEDBACKS["harmlessness"], "in rhymes"]
+    assert f"##Feedback: {FEEDBACKS['harmlessness']}\n" in read[0] and "##Feedback: in rhymes\n" in read[1]
 
 
 def test_a_prompt_that_is_too_long_is_refused_and_the_others_go_on(corrector):

@@ -39,6 +39,10 @@ def test_the_place_in_the_answer_is_found_again(what, made, goes_on_with):
     assert after(made)[ANSWER] == Guess(ANSWER, 1, goes_on_with)
 
 
+def test_behind_a_replacement_of_equal_length_it_is_no_longer_a_whole_copy():
+    assert after([11, 91, 13, 14]) == {ANSWER: Guess(ANSWER, 2, [15, 16, 17, 18, EOS])}
+
+
 def test_where_nothing_is_found_nothing_is_guessed():
     assert after([11, 99]) == {}
 

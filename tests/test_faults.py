@@ -173,7 +173,7 @@ def test_twenty_kills_at_random_moments_change_nothing(bpe_folder, tmp_path, cap
             and (made_in_all(run.out) < most or (pattern == EXPORT and not caught))
             and not caught
         ):
-            caught = pattern and [str(p.relative_to(run.out)) for p in run.out.glob(f"**/{pattern}")]
+            caught = present(run.out, pattern)
             time.sleep(0.001)
         time.sleep(draw.uniform(0, 8 if updates == 0 else 0.5) * (not caught))
         kill_all(run)
@@ -191,8 +191,20 @@ def test_twenty_kills_at_random_moments_change_nothing(bpe_folder, tmp_path, cap
 
 
 def made_in_all(out: Path) -> int:
-    """Updates of all stages in the logs."""
-    return sum(log.read_text().count('"loss"') for log in out.glob("**/train_log.jsonl"))
+    """Updates of both stages in the logs."""
+    logs = [log for log in (out / "train_log.jsonl", out / "identity" / "train_log.jsonl") if log.exists()]
+    return sum(log.read_text().count('"loss"') for log in logs)
+
+
+def present(out: Path, pattern: str) -> list[str]:
+    """What there is now of folders that are being written or removed, in both stages."""
+    with suppress(FileNotFoundError):  # gone while it was looked at
+        return (
+            [str(p.relative_to(out)) for folder in (out, out / "identity") for p in folder.glob(pattern)]
+            if pattern
+            else []
+        )
+    return []
 
 
 def kill_all(run: Run) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ class Told(ThreadingHTTPServer):
         self.asked: list[dict[str, Any]] = []
         self.at_once = self.most_at_once = 0
         self.keys: set[str] = set()
+        self.delay = 0.02  # seconds of an answer to what is slow
         self.lock = threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 
@@ -57,9 +59,10 @@ class Handler(BaseHTTPRequestHandler):
             told.at_once += 1
             told.most_at_once = max(told.most_at_once, told.at_once)
             failure = told.failures.pop(0) if told.failures else None
-        time.sleep(0.02)
         text = body["prompt"] if "prompt" in body else body["messages"][-1]["content"]
         refused = "forbidden" in text
+        failure = (500, {}) if "breaks it" in text else failure
+        time.sleep(told.delay if "slow" in text else 0.02)
         choice = {
             "index": 0,
             "finish_reason": "stop",
@@ -73,6 +76,9 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(failure[0], {"error": {"message": "as told"}}, failure[1])
         else:
             self.reply(400 if refused else 200, {"error": {"message": "not that"}} if refused else made, {})
+
+    def do_GET(self) -> None:
+        self.reply(200, {"object": "list", "data": []}, {})  # the models there are
 
     def reply(self, status: int, value: Any, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -141,7 +147,11 @@ def test_a_wrong_key_ends_the_work_with_the_variable_to_set(told, monkeypatch):
 
 def test_the_key_comes_from_its_variable_and_stands_nowhere(told, monkeypatch, tmp_path, tiny_model, capsys):
     monkeypatch.setenv("MY_KEY", "planted-secret")
-    command = command_of(tiny_model, told, ["q"], tmp_path, "--key", "MY_KEY")
+    command = command_of(tiny_model, told, ["q"], tmp_path, "--upstream_key", "MY_KEY")
+    told.failures = [(404, {})]  # a first run ends and leaves its journal
+    assert main(command) == 2
+    assert list(tmp_path.glob("*.journal"))
+    assert not any(b"planted" in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
     assert main(command) == 0
     assert told.keys == {"Bearer planted-secret"}
     assert not any(b"planted" in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
@@ -172,7 +182,7 @@ def test_a_server_that_cannot_be_reached_keeps_what_was_answered(told, tmp_path,
 
 def test_a_served_aligner_gets_the_prompt_of_training(told, tiny_model):
     encoder = Encoder(load_tokenizer(str(tiny_model)))
-    aligner = ServedAligner(Server(told.url, "m"), CORRECTION, encoder, Settings(max_new_tokens=9))
+    aligner = ServedAligner(Server(told.url, "m"), CORRECTION, encoder, 2048, Settings(max_new_tokens=9))
     plain, special = Request("Why?", "So."), Request("Why?", "So <|end|> it is.")
     made = dict(aligner.stream([plain, special]))
     assert made[0].text == "made" and made[0].finished
@@ -182,10 +192,48 @@ def test_a_served_aligner_gets_the_prompt_of_training(told, tiny_model):
     assert prompts["<class 'list'>"]["prompt"] == encoder.prompts([CORRECTION.render(*special)])[0], "sent as ids"
 
 
+def test_a_served_aligner_is_asked_for_no_more_than_its_positions_leave(told, tiny_model):
+    encoder = Encoder(load_tokenizer(str(tiny_model)))
+    short, long = Request("Why?", "So."), Request("Why?", "So. " * 60)
+    room = len(encoder.prompts([CORRECTION.render(*short)])[0]) + 5
+    made = dict(ServedAligner(Server(told.url, "m"), CORRECTION, encoder, room).stream([short, long]))
+    assert [body["max_tokens"] for body in told.asked] == [5]
+    assert made[0].finished and "leaves no room" in str(made[1])
+
+
+def test_a_row_that_a_server_fails_on_does_not_stop_the_others(told, monkeypatch):
+    monkeypatch.setattr("aligner.inference.servers.RETRIES", 1)
+    answers = ask(told, ["a", "this breaks it", "b"], concurrency=1)
+    assert (answers[0], answers[2]) == ("A", "B") and "fails on it (status 500" in str(answers[1])
+
+
+def test_what_is_no_such_server_is_said(monkeypatch):
+    class Page(Handler):
+        def do_POST(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>It works!</html>")
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with pytest.raises(ServerGone, match="does not answer as an OpenAI-compatible server"):
+        dict(Upstream(Server(f"http://127.0.0.1:{server.server_port}", "m")).stream(["q"]))
+    server.shutdown()
+    server.server_close()
+
+
+def test_who_stops_does_not_wait_for_what_is_under_way(told):
+    told.delay = 30
+    stream = Upstream(Server(told.url, "m")).stream(["fast", "slow"])
+    assert next(stream)[1] == "FAST"
+    began = time.monotonic()
+    stream.close()
+    assert time.monotonic() - began < 5
+
+
 @contextmanager
 def serving(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """`transformers serve` on a model folder, ready."""
-    import httpx2
 
     command = [
         str(Path(sys.executable).with_name("transformers")),
@@ -203,9 +251,9 @@ def serving(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
         while True:
             assert process.poll() is None and time.monotonic() < deadline
             try:
-                if httpx2.get(f"http://127.0.0.1:{port}/health").status_code == 200:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health"):
                     break
-            except httpx2.HTTPError:
+            except OSError:
                 time.sleep(0.2)
         yield process
     finally:
@@ -227,23 +275,22 @@ class Passing(Handler):
     server: Gate  # type: ignore[assignment]
 
     def do_POST(self) -> None:
-        import httpx2
-
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         question = body["messages"][-1]["content"]
-        if "refuse me" in question:
-            with self.server.lock:
-                self.server.asked.append(question)
-            self.reply(400, {"error": {"message": "not that"}}, {})
-            return
+        refused = "refuse me" in question
+        made: Any = {"error": {"message": "not that"}}
         try:
-            made = httpx2.post(self.server.behind + self.path, json=body, timeout=60)
-        except httpx2.HTTPError:
+            if not refused:
+                request = urllib.request.Request(self.server.behind + self.path, json.dumps(body).encode())
+                request.add_header("Content-Type", "application/json")
+                with urllib.request.urlopen(request, timeout=60) as reply:
+                    made = json.load(reply)
+        except OSError:  # whatever is wrong with the server behind
             self.reply(502, {"error": {"message": "gone"}}, {})
             return
         with self.server.lock:
             self.server.asked.append(question)
-        self.reply(made.status_code, made.json(), {})
+        self.reply(400 if refused else 200, made, {})
 
 
 @pytest.fixture(scope="module")
@@ -317,5 +364,5 @@ def test_an_aligner_behind_transformers_serve_corrects_as_it_does_here(chatting,
     encoder = Encoder(load_tokenizer(str(chatting)))
     server = Server(f"http://127.0.0.1:{port}/v1", str(chatting), concurrency=2)
     with serving(chatting, port):
-        there = dict(ServedAligner(server, CORRECTION, encoder, settings).stream(requests))
+        there = dict(ServedAligner(server, CORRECTION, encoder, 2048, settings).stream(requests))
     assert {place: made.text for place, made in there.items()} == {place: made.text for place, made in here.items()}

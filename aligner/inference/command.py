@@ -12,10 +12,10 @@ from aligner.card import prompt_of
 from aligner.demo import locate
 from aligner.encoder import Encoder
 from aligner.inference.correct_file import Drift, Stage, Work
-from aligner.inference.corrector import Corrector, Settings
+from aligner.inference.corrector import Corrector, Settings, best_dtype
 from aligner.inference.sampling import Sampling
 from aligner.inference.servers import ServedAligner, Server, Upstream
-from aligner.models import fingerprint, load_tokenizer
+from aligner.models import fingerprint, load_config, load_tokenizer
 from aligner.records import UserError
 
 
@@ -33,17 +33,28 @@ def work_of(args: argparse.Namespace) -> Work:
     sampling = Sampling(seed=args.seed) if args.sample else None
     settings = Settings(args.batch_size, args.max_new_tokens, sampling)
     folders = [locate(folder) for folder in args.stack or [args.model]]
-    about = {
+    templates = [prompt_of(folder, args.prompt_template) for folder in folders]
+    if args.feedback and not any(template.takes_feedback for template in templates):
+        raise UserError(
+            f"--feedback: the prompt '{templates[0].name}' has no slot for it. Train an Aligner with --prompt_template feedback, "
+            "or try that prompt on this one."
+        )
+    about = {  # not where a server is: it may come back elsewhere
         "model": [fingerprint(folder, args.trust_remote_code) for folder in folders],
-        "prompt": [prompt_of(folder, args.prompt_template).text for folder in folders],
-        "max_new_tokens": args.max_new_tokens, "dtype": args.dtype, "aligner_url": args.aligner_url,
-        "upstream": [args.upstream_url, args.upstream_model, args.upstream_max_tokens, args.upstream_temperature],
+        "prompt": [template.text for template in templates],
+        "max_new_tokens": args.max_new_tokens,
+        "dtype": "the server's" if args.aligner_url else args.dtype or best_dtype(),
+        "served model": args.aligner_model,
+        "upstream": [args.upstream_model, args.upstream_max_tokens, args.upstream_temperature],
         **({"sampling": asdict(sampling)} if sampling else {}),
-    }  # fmt: skip
-    stack = [Stage(Path(folder).name, partial(_open, args, folder, settings)) for folder in folders]
+    }
+    stack = [
+        Stage(Path(folder).name, partial(_open, args, folder, settings), template.takes_feedback)
+        for folder, template in zip(folders, templates, strict=True)
+    ]
     upstream = None
     if args.upstream_url:
-        server = Server(args.upstream_url, args.upstream_model, args.key, args.concurrency)
+        server = Server(args.upstream_url, args.upstream_model, args.upstream_key, args.concurrency)
         upstream = Upstream(server, args.upstream_max_tokens, args.upstream_temperature)
     return Work(args.input, args.output, stack, args.rounds, args.feedback, upstream, about)
 
@@ -52,9 +63,11 @@ def _open(args: argparse.Namespace, folder: str, settings: Settings) -> Correcto
     """An Aligner here, or the one that is served; of that one the prompt and the tokenizer are here."""
     if not args.aligner_url:
         return Corrector.load(folder, args.prompt_template, settings, args.trust_remote_code, args.dtype)
-    server = Server(args.aligner_url, args.aligner_model or args.model, args.key, args.concurrency)
+    server = Server(args.aligner_url, args.aligner_model or args.model, args.aligner_key, args.concurrency)
     encoder = Encoder(load_tokenizer(folder, args.trust_remote_code))
-    return ServedAligner(server, prompt_of(folder, args.prompt_template), encoder, settings)
+    config = load_config(folder, args.trust_remote_code).get_text_config()
+    positions = getattr(config, "max_position_embeddings", None) or 10**9
+    return ServedAligner(server, prompt_of(folder, args.prompt_template), encoder, positions, settings)
 
 
 def drift_lines(drift: Sequence[Drift]) -> list[str]:

@@ -6,9 +6,10 @@ one before it made, and that as many rounds as asked for. All of it stands in a 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class Stage:
 
     name: str
     open: Callable[[], Aligner]
+    takes_feedback: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,13 @@ class Work:
 
 @dataclass
 class Report:
-    """What came of it: rows, faults in their order, corrections cut off, and per pass the drift."""
+    """What came of it: rows, faults in their order, corrections cut off, feedback nobody read, and per pass the drift."""
 
     rows: int
     asked: int
     corrected: int
     unfinished: int
+    unread: int
     faults: list[DataError]
     drift: list[Drift]
 
@@ -92,6 +95,8 @@ def correct_file(work: Work, progress: Progress) -> Report:
     try:
         asked = _ask(work.upstream, items, journal, progress) if work.upstream else 0
         passes = work.rounds * len(work.stack)
+        if len(work.stack) == 1:  # the same in every round: opened once
+            work = replace(work, stack=[replace(work.stack[0], open=functools.cache(work.stack[0].open))])
         for number in range(passes):
             _pass(work, number, items, journal, progress)
         report = _report(work, items, journal, asked, passes)
@@ -113,6 +118,10 @@ def read_items(path: str, may_ask: bool) -> list[Item]:
             items.append(Item(Origin(row.file, row.row), {}, row))
         else:
             fields = row.value if isinstance(row.value, dict) else {}
+            if taken := [name for name in ADDED if name in fields]:
+                raise DataError(
+                    *row.origin, f"has a field '{taken[0]}', which this program writes", "Rename it in all rows"
+                )
             items.append(Item(row.origin, fields, _fault(row.origin, row.value, may_ask)))
     return items
 
@@ -122,21 +131,19 @@ def _fault(origin: Origin, value: Any, may_ask: bool) -> DataError | None:
         return DataError(*origin, "is no object", "Each row needs question and answer")
     for name in ("question", "answer", "feedback"):
         text = value.get(name)
-        if text is None and (name == "feedback" or (name == "answer" and may_ask)):
+        if text in (None, "") and (name == "feedback" or (name == "answer" and may_ask)):
             continue
-        if not isinstance(text, str) or not (text or name == "feedback"):
+        if not isinstance(text, str) or not text:
             remedy = "Each row needs question and answer; --upstream_url asks a model for answers"
             return DataError(*origin, f"has no text in the field '{name}'", remedy)
         if any("\ud800" <= sign <= "\udfff" for sign in text):
             return DataError(*origin, f"'{name}' holds half a surrogate pair, which is no text", "Remove the character")
-    if taken := [name for name in ADDED if name in value]:
-        return DataError(*origin, f"has a field '{taken[0]}' already", "Rename it: this program writes one")
     return None
 
 
 def _ask(upstream: Upstream, items: Sequence[Item], journal: Journal, progress: Progress) -> int:
     """Ask for the missing answers and put all of them into their rows. Returns how many were asked for, now or before."""
-    missing = [row for row, item in enumerate(items) if not item.fault and item.fields.get("answer") is None]
+    missing = [row for row, item in enumerate(items) if not item.fault and not item.fields.get("answer")]
     left = [row for row in missing if ("answer", row) not in journal.done]
     if left:
         stream = upstream.stream([items[row].fields["question"] for row in left])
@@ -176,10 +183,8 @@ def _pass(work: Work, number: int, items: Sequence[Item], journal: Journal, prog
     if left:
         aligner = stage.open()
         requests = [
-            Request(
-                items[row].fields["question"], _input(number, row, items[row], journal), _feedback(work, items[row])
-            )
-            for row in left
+            Request(item.fields["question"], _input(number, row, item, journal), _feedback(work, stage, item))
+            for row, item in ((row, items[row]) for row in left)
         ]
         name = "correcting" if work.rounds * len(work.stack) == 1 else f"{kind}, {stage.name}"
         for place, outcome in progress(aligner.stream(requests), total=len(left), desc=name):
@@ -190,8 +195,9 @@ def _pass(work: Work, number: int, items: Sequence[Item], journal: Journal, prog
             _refused(item, journal.done[kind, row])
 
 
-def _feedback(work: Work, item: Item) -> str:
-    given = item.fields.get("feedback") or work.feedback or ""
+def _feedback(work: Work, stage: Stage, item: Item) -> str:
+    """What this Aligner is asked to mind: the row's own feedback, else the one for all, if its prompt has a slot for it."""
+    given = (item.fields.get("feedback") or work.feedback or "") if stage.takes_feedback else ""
     return FEEDBACKS.get(given, given)
 
 
@@ -232,7 +238,9 @@ def _report(work: Work, items: Sequence[Item], journal: Journal, asked: int, pas
         drift.append(_drift(f"{_kind(number)}, {work.stack[number % len(work.stack)].name}", step, whole))
     last = [journal.done[_kind(passes - 1), row] for row in good]
     faults = [item.fault for item in items if item.fault]
-    return Report(len(items), asked, len(good), sum(not made["finished"] for made in last), faults, drift)
+    deaf = not any(stage.takes_feedback for stage in work.stack)
+    unread = sum(bool(items[row].fields.get("feedback")) for row in good) if deaf else 0
+    return Report(len(items), asked, len(good), sum(not made["finished"] for made in last), unread, faults, drift)
 
 
 def _drift(name: str, step: Sequence[Edits], whole: Sequence[Edits]) -> Drift:

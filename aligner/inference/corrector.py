@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from aligner.card import prompt_of
 from aligner.encoder import Encoder
@@ -19,6 +20,7 @@ from aligner.prompts import FEEDBACKS, PromptTemplate
 from aligner.quality.edits import Edits, edits
 from aligner.records import UserError
 
+log = logging.getLogger("aligner")
 CHUNK = 64  # prompts that are tokenised together
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -88,11 +90,15 @@ class Corrector:
         """
         template = prompt_of(folder, prompt_template)
         encoder = Encoder(load_tokenizer(folder, trust_remote_code))
-        gpu = torch.cuda.is_available()
-        options: dict[str, Any] = {"device_map": "auto"} if gpu else {}
-        best = torch.bfloat16 if gpu and torch.cuda.is_bf16_supported() else torch.float32
-        model = load_model(folder, DTYPES[dtype] if dtype else best, trust_remote_code, **options).eval()
-        return cls(model, encoder, template, Decoder(model, encoder.eos) if fits(model) else None, settings)
+        options: dict[str, Any] = {"device_map": "auto"} if torch.cuda.is_available() else {}
+        model = load_model(folder, DTYPES[dtype or best_dtype()], trust_remote_code, **options).eval()
+        model.generation_config = (
+            GenerationConfig()
+        )  # a folder's own would fill in what is not said, penalties for instance
+        decoder = Decoder(model, encoder.eos) if fits(model) else None
+        if decoder is None:
+            log.info("%s is decoded by transformers: it keeps something else than keys and values", folder)
+        return cls(model, encoder, template, decoder, settings)
 
     def correct(self, pairs: Iterable[tuple[str, str] | Request], feedback: str | None = None) -> list[Corrected]:
         """The correction of each (question, answer), in order. `feedback` holds for all: a text, or a preset's name.
@@ -114,7 +120,7 @@ class Corrector:
         check_feedback(self.template, requests)
         refused: list[tuple[int, UserError]] = []
         rows = self._rows(requests, refused)
-        for row in self._decoded(rows):
+        for row in _named(self._decoded(rows)):
             finished = row.made[-1] == self.encoder.eos
             text = str(self.encoder.tokenizer.decode(row.made[: len(row.made) - finished], skip_special_tokens=True))
             yield row.index, Corrected(text, finished, edits(requests[row.index].answer, text))
@@ -125,11 +131,14 @@ class Corrector:
             yield from self.decoder.decode(rows, self.settings.batch_size)
             return
         for batch in in_batches(rows, self.settings.batch_size):
-            prompts, most = [row.prompt for row in batch], min(row.most for row in batch)
-            made = generate(self.model, prompts, self.encoder.eos, most, self.settings.sampling)
-            for row, tokens in zip(batch, made, strict=True):
-                row.made = tokens
-                yield row
+            for most in sorted({row.most for row in batch}):  # a row with little room does not cut its neighbours
+                group = [row for row in batch if row.most == most]
+                sampling = self.settings.sampling
+                drawn = sampling and replace(sampling, seed=sampling.seed + group[0].index)  # every batch draws anew
+                made = generate(self.model, [row.prompt for row in group], self.encoder.eos, most, drawn)
+                for row, tokens in zip(group, made, strict=True):
+                    row.made = tokens
+                    yield row
 
     def _rows(self, requests: Sequence[Request], refused: list[tuple[int, UserError]]) -> Iterator[Row]:
         """The requests as tokens; those without room for a correction go to `refused`."""
@@ -147,6 +156,19 @@ class Corrector:
                 else:
                     most = min(self.settings.max_new_tokens, positions - len(prompt))
                     yield Row(prompt, answer, most, place)
+
+
+def best_dtype() -> str:
+    """bfloat16 on a GPU that has it, else float32."""
+    return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
+
+
+def _named(rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows; UserError with the remedy where a GPU's memory does not suffice."""
+    try:
+        yield from rows
+    except torch.OutOfMemoryError:
+        raise UserError("the GPU's memory is full. Lower --batch_size or --max_new_tokens.") from None
 
 
 def in_batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

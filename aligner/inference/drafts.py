@@ -75,6 +75,7 @@ class Drafter:
         self.answer, self.text = Source(answer), Source(prompt)
         self.made: list[int] = []
         self.place = 0  # in the answer, where the correction is expected to go on
+        self.whole = True  # so far the correction is the answer's beginning
 
     def extend(self, tokens: Sequence[int]) -> None:
         """Take the tokens that the model really made."""
@@ -82,12 +83,13 @@ class Drafter:
             follows = self.place < len(self.answer.ids) and self.answer.ids[self.place] == token
             self.made.append(token)
             self.place += follows
+            self.whole &= follows
         self.text.extend(tokens)
 
     def guesses(self) -> list[Guess]:
         """How each source would go on."""
         found = []
-        if self.place == len(self.made):
+        if self.whole:
             found.append(Guess(WHOLE, min(self.place, SUFFIX), self.answer.ids[self.place : self.place + LONGEST]))
         else:
             run, place = self.answer.find(self.made, self.place)

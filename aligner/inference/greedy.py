@@ -69,10 +69,11 @@ class Decoder:
     def __init__(self, model: PreTrainedModel, eos: int, cost: Cost | None = None) -> None:
         self.model, self.eos, self.habits = model, eos, Habits()
         self.passes = self.tokens = 0
-        self.cost = cost or self._measure()
+        self.cost = cost  # measured when it is first needed
 
     def decode(self, rows: Iterable[Row], batch_size: int) -> Iterator[Row]:
         """Yield the rows as they end: `made` ends with end-of-text, or has as many tokens as it may."""
+        self.cost = self.cost or self._measure()
         waiting, active, cache = iter(rows), list[Row](), RowCache()
         while True:
             new = list(islice(waiting, batch_size - len(active)))
@@ -80,7 +81,7 @@ class Decoder:
             active += new
             if not active:
                 return
-            self._read(cache, first, active[first:])
+            self._read(cache, first, active[first:], self.cost)
             for place in reversed(range(first, len(active))):
                 row = active[place]
                 if row.made[-1] == self.eos or len(row.made) == row.most:
@@ -90,12 +91,12 @@ class Decoder:
                         active[place] = last
                         cache.move(len(active), place)
 
-    def _read(self, cache: RowCache, first: int, rows: Sequence[Row]) -> None:
+    def _read(self, cache: RowCache, first: int, rows: Sequence[Row], cost: Cost) -> None:
         """One forward pass over the pending tokens and a draft of every row; each keeps what the model agrees with."""
         guesses = [row.drafter.guesses() for row in rows]
         chosen = [self.habits.best(found) if found else NOTHING for found in guesses]
         pending = [row.pending() for row in rows]
-        length = draft_length([self.habits.survival(g) for g in chosen], max(map(len, pending)), self.cost)
+        length = draft_length([self.habits.survival(g) for g in chosen], max(map(len, pending)), cost)
         drafts = [g.tokens[: min(length, r.most - len(r.made) - 1)] for g, r in zip(chosen, rows, strict=True)]
         inputs = [p + d for p, d in zip(pending, drafts, strict=True)]
         said = self._forward(cache, first, inputs, [row.cached for row in rows], 1 + max(map(len, drafts)))
@@ -119,16 +120,18 @@ class Decoder:
     def _measure(self) -> Cost:
         """Time passes over more and more tokens: the best of three each, or of fewer where they take long."""
         cache, best = RowCache(), list[float]()
-        self._forward(cache, 0, [[0] * CONTEXT], [0], 1)
-        for width in WIDTHS:
+        half = (getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2 * CONTEXT) // 2
+        context, widths = min(CONTEXT, half), [width for width in WIDTHS if width <= half]
+        self._forward(cache, 0, [[0] * context], [0], 1)
+        for width in widths:
             taken = list[float]()
             while len(taken) < 3 and sum(taken) < 1:
                 began = time.perf_counter()
-                self._forward(cache, 0, [[0] * width], [CONTEXT], width)
+                self._forward(cache, 0, [[0] * width], [context], width)
                 taken.append(time.perf_counter() - began)
             best.append(max(min(taken), best[-1] if best else 0))
         self.passes = 0
-        return Cost(WIDTHS, best)
+        return Cost(widths, best)
 
 
 def accepted(draft: Sequence[int], said: Sequence[int], eos: int) -> list[int]:
@@ -178,13 +181,13 @@ def masks(model: PreTrainedModel, positions_BQ: torch.Tensor, length: int) -> An
     (B, 1, Q, length); for models whose layers differ one for each kind, as transformers takes them.
     """
     config = model.config.get_text_config()
-    distance_BQL = positions_BQ[..., None] - torch.arange(length)
-    kinds = {"full_attention": distance_BQL >= 0}
+    positions_BQ1, places_L = positions_BQ.to(model.device)[..., None], torch.arange(length, device=model.device)
+    kinds = {"full_attention": places_L <= positions_BQ1}
     if window := window_of(config):
-        kinds["sliding_attention"] = kinds["full_attention"] & (distance_BQL < window)
+        kinds["sliding_attention"] = kinds["full_attention"] & (places_L > positions_BQ1 - window)
     made = {}
     for kind, seen_BQL in kinds.items():
-        seen = seen_BQL[:, None].to(model.device)
+        seen = seen_BQL[:, None]
         if model.config._attn_implementation != "sdpa":  # the others add the mask to the scores
             hidden = torch.finfo(model.dtype).min
             seen = torch.zeros_like(seen, dtype=model.dtype).masked_fill(~seen, hidden)
@@ -204,14 +207,21 @@ def window_of(config: Any) -> int | None:
 def fits(model: PreTrainedModel) -> bool:
     """Whether a model gives the same logits with `RowCache` as without a cache: two short rows of unequal length, tried.
 
-    It does not where a model keeps another state than keys and values, or takes no positions.
+    It does not where a model keeps another state than keys and values, or takes no positions. What so short rows cannot show is
+    known by name: rotations that depend on the longest row of a pass, and local attention that counts from its end.
     """
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if config.model_type == "gpt_neo" or any(kind in str(rope) for kind in ("dynamic", "longrope")):
+        return False
     rows = [list(range(3, 15)), list(range(5, 12))]
     try:
         cache = RowCache()
         forward(model, cache, 0, [row[:-3] for row in rows], [0, 0], 1)
         found = forward(model, cache, 0, [row[-3:] for row in rows], [len(row) - 3 for row in rows], 3).float()
         plain = [model(input_ids=torch.tensor([row], device=model.device)).logits[0, -3:].float() for row in rows]
+    except torch.OutOfMemoryError:
+        raise
     except (TypeError, ValueError, AttributeError, IndexError, KeyError, RuntimeError):
         return False
     expected = torch.stack([logits.to(found.device) for logits in plain])

@@ -9,6 +9,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from aligner.files import json_line
 from aligner.records import UserError
 
 
@@ -26,32 +27,39 @@ class Journal:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise UserError(f"{file}: another run is writing it. Wait for it, or name another output.") from None
-        lines = self._whole_lines()
-        if lines and (different := [k for k in lines[0].keys() | work.keys() if lines[0].get(k) != work.get(k)]):
-            self._lock.release()
-            raise UserError(
-                f"{file}: was begun with another {', '.join(sorted(different))}. Say the same as then to go on, or remove it to "
-                "start over."
-            )
-        self.done: dict[tuple[str, int], Any] = {(line["kind"], line["row"]): line["value"] for line in lines[1:]}
+        except NotImplementedError:
+            raise UserError(f"{file}: its file system has no locks. Name an output on another one.") from None
+        try:
+            begun, self.done = self._read()
+            if begun and (
+                different := [name for name in begun.keys() | work.keys() if begun.get(name) != work.get(name)]
+            ):
+                raise UserError(
+                    f"{file}: was begun with another {', '.join(sorted(different))}. Say the same as then to go on, or remove "
+                    "it to start over."
+                )
+        except BaseException:
+            self._release()
+            raise
         self._stream = file.open("a", encoding="utf-8")
-        if not lines:
+        if not begun:
             self._write(work)
 
-    def _whole_lines(self) -> list[dict[str, Any]]:
-        """The lines of an earlier run; a last one that a kill cut off is cut off for good."""
+    def _read(self) -> tuple[dict[str, Any], dict[tuple[str, int], Any]]:
+        """What an earlier run was and what it did; a last line that a kill cut off is cut off for good."""
         if not self.file.exists():
-            return []
+            return {}, {}
         text = self.file.read_bytes()
         whole = text[: text.rfind(b"\n") + 1]
         try:
             lines = [json.loads(line) for line in whole.splitlines()]
-        except ValueError:
-            self._lock.release()
+            done = {(line["kind"], line["row"]): line["value"] for line in lines[1:]}
+            begun = dict(lines[0]) if lines else {}
+        except (ValueError, KeyError, TypeError):
             raise UserError(f"{self.file}: is damaged. Remove it to start over.") from None
         if len(whole) < len(text):
             os.truncate(self.file, len(whole))
-        return lines
+        return begun, done
 
     def add(self, kind: str, row: int, value: Any) -> None:
         """Keep what was done for a row."""
@@ -59,7 +67,7 @@ class Journal:
         self._write({"kind": kind, "row": row, "value": value})
 
     def _write(self, line: dict[str, Any]) -> None:
-        self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._stream.write(json_line(line) + "\n")
         self._stream.flush()
 
     def close(self, remove: bool = False) -> None:
@@ -67,5 +75,8 @@ class Journal:
         self._stream.close()
         if remove:
             self.file.unlink()
+        self._release()
+
+    def _release(self) -> None:
+        Path(self._lock.lock_file).unlink(missing_ok=True)  # while it is held: nobody else can have taken it
         self._lock.release()
-        Path(self._lock.lock_file).unlink(missing_ok=True)

@@ -26,7 +26,7 @@ def generate(
 ) -> list[list[int]]:
     """What the model puts behind each prompt, with end-of-text where it came to that; greedily without `sampling`.
 
-    Prompts are padded in front, and masked by their lengths. The model folder's own generation settings are not used.
+    Prompts are padded in front, and masked by their lengths.
     """
     longest = max(map(len, prompts))
     ids_BL = torch.tensor([[eos] * (longest - len(p)) + list(p) for p in prompts], device=model.device)

@@ -1,17 +1,20 @@
 """Models behind OpenAI-compatible servers, through the official client: an upstream that answers, an Aligner that corrects.
 
 The client itself waits and tries again where a server is busy, fails or cannot be reached, and as long as the server asks
-(Retry-After). What is left after that is of two kinds: a request that the server refuses, which concerns one row; and a server
-that is not there, refuses the key or does not know the model, which ends the work (`ServerGone`); run again, it goes on.
+(Retry-After, up to two minutes). What is left after that is of two kinds: a row that the server refuses or fails on while it
+answers others; and a server that is not there, refuses the key or does not know the model, which ends the work
+(`ServerGone`): run again, it goes on.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from queue import Queue
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
 
@@ -23,7 +26,15 @@ from aligner.records import UserError
 
 RETRIES = 12  # with the client's waits of 0.5, 1, 2, 4, 8, 8, ... seconds: more than a minute
 NO_KEY = "none"  # the client insists on one
-ROW_REFUSED = (400, 413, 422)  # the request itself; any other status speaks of the server
+REFUSED = (400, 413)  # the request itself; any other status speaks of the server
+BROKEN = (
+    openai.OpenAIError,
+    AttributeError,
+    IndexError,
+    TypeError,
+    ValueError,
+)  # an answer that is not of the protocol
+Call = Callable[[openai.OpenAI, Any], Any]
 
 
 class ServerGone(UserError):
@@ -34,7 +45,8 @@ class ServerGone(UserError):
 class Server:
     """Where a model is served. `key`: the environment variable that holds the key, never the key itself.
 
-    `concurrency`: requests under way at once. `timeout`: seconds that one may take.
+    `concurrency`: requests under way at once. `timeout`: seconds that one may take. UserError where the address or the key
+    cannot be one.
     """
 
     url: str
@@ -43,51 +55,94 @@ class Server:
     concurrency: int = 8
     timeout: float = 600
 
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UserError(
+                f"'{parts.hostname or self.url}' is no address of a server. Write it as http://HOST:PORT/v1."
+            )
+        if parts.username or parts.query:
+            raise UserError(
+                f"the address of {parts.hostname} holds a secret. Put the key into the variable {self.key}."
+            )
+
     def client(self) -> openai.OpenAI:
         """The official client for it."""
-        key = os.environ.get(self.key) or NO_KEY
+        key = os.environ.get(self.key, "").strip() or NO_KEY
+        if not (key.isascii() and key.isprintable()):
+            raise UserError(f"the variable {self.key} holds what cannot be a key.")
         return openai.OpenAI(base_url=self.url, api_key=key, max_retries=RETRIES, timeout=self.timeout)
 
-    def each(self, call: Callable[[openai.OpenAI, Any], Any], items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """Yield the place and result of `call(client, item)` as each is there; a refused row's is its UserError.
+    def each(self, call: Call, items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """Yield the place and result of `call(client, item)` as each is there; of a row that cannot be had, its UserError.
 
-        Raises ServerGone after what was under way has ended and was yielded.
+        Raises ServerGone after what was under way has ended and was yielded. The threads are not waited for when the caller
+        stops: Ctrl-C ends at once.
         """
-        client, gone = self.client(), None
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            running: dict[Future[Any], int] = {}
-            left = iter(range(len(items)))
-            try:
-                while True:
-                    while gone is None and len(running) < self.concurrency and (place := next(left, None)) is not None:
-                        running[pool.submit(self._call, call, client, items[place])] = place
-                    if not running:
-                        break
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        place, result = running.pop(future), future.result()
-                        if isinstance(result, ServerGone):
-                            gone = result
-                        else:
-                            yield place, result
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
-                client.close()
+        client, done, gone = self.client(), Queue[tuple[int, Any]](), None
+        places, lock, stopped = iter(range(len(items))), threading.Lock(), threading.Event()
+
+        def work() -> None:
+            while not stopped.is_set():
+                with lock:
+                    place = next(places, None)
+                if place is None:
+                    break
+                done.put((place, self._call(call, client, items[place])))
+            done.put((-1, None))
+
+        threads = min(self.concurrency, len(items))
+        for _ in range(threads):
+            threading.Thread(target=work, daemon=True).start()
+        try:
+            while threads:
+                place, result = done.get()
+                if place < 0:
+                    threads -= 1
+                elif isinstance(result, ServerGone):
+                    gone = result
+                    stopped.set()
+                else:
+                    yield place, result
+        finally:
+            stopped.set()
         if gone:
             raise gone
 
-    def _call(self, call: Callable[[openai.OpenAI, Any], Any], client: openai.OpenAI, item: Any) -> Any:
+    def _call(self, call: Call, client: openai.OpenAI, item: Any) -> Any:
         """The result, or what went wrong in one line."""
         try:
             return call(client, item)
         except openai.APIStatusError as error:
-            said = f"status {error.status_code}: {' '.join(str(error.message).split())[:200]}"
-            if error.status_code in ROW_REFUSED:
+            said = f"status {error.status_code}: {_line(error.message)}"
+            if error.status_code in REFUSED:
                 return UserError(f"{self.url} refuses it ({said}).")
+            if error.status_code >= 500 and self._answers(client):
+                return UserError(f"{self.url} fails on it ({said}).")
             hint = f" Put a key into the variable {self.key}." if error.status_code in (401, 403) else ""
             return ServerGone(f"{self.url} cannot be used ({said}).{hint}")
         except openai.APIConnectionError as error:
-            why = " ".join(str(error.__cause__ or error).split())[:200]
+            if isinstance(error, openai.APITimeoutError) and self._answers(client):
+                return UserError(f"{self.url} does not answer it within {self.timeout:g} seconds.")
+            why = _line(error.__cause__ or error)
             return ServerGone(f"{self.url} cannot be reached ({why}). Start it, and run this again to go on.")
+        except BROKEN as error:
+            return ServerGone(
+                f"{self.url} does not answer as an OpenAI-compatible server does ({type(error).__name__}). Does its address end "
+                "in /v1?"
+            )
+
+    def _answers(self, client: openai.OpenAI) -> bool:
+        """Whether the server answers something else, so that it was the row."""
+        try:
+            client.with_options(max_retries=1, timeout=10).models.list()
+        except openai.OpenAIError:
+            return False
+        return True
+
+
+def _line(error: object) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 @dataclass(frozen=True)
@@ -109,7 +164,7 @@ class Upstream:
             messages=[{"role": "user", "content": question}],
             **{name: value for name, value in given.items() if value is not None},
         )
-        text = answer.choices[0].message.content if answer.choices else None
+        text = answer.choices[0].message.content
         return text if text else UserError(f"{self.server.url} gave no text for it.")
 
 
@@ -117,36 +172,44 @@ class Upstream:
 class ServedAligner:
     """An Aligner behind a server (`vllm serve FOLDER`): the prompt is made here, and completed there.
 
-    With `encoder`, the Aligner's own tokenizer, a prompt is sent as text only where the server will see the ids of training
-    in it; one that holds a special token's string is sent as ids.
+    A prompt is sent as text where the server will see the ids of training in it; one that holds a special token's string is sent
+    as ids. `positions`: how many tokens the model can have in all.
     """
 
     server: Server
     template: PromptTemplate
-    encoder: Encoder | None
+    encoder: Encoder
+    positions: int
     settings: Settings = Settings()
 
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Outcome]]:
         """Yield each request's place and outcome as it is known."""
         check_feedback(self.template, requests)
-        yield from self.server.each(self._correct, requests)
+        # All in this thread: a tokenizer must not be used by several at once.
+        prompts = [(place, *self._prompt(request)) for place, request in enumerate(requests)]
+        for place, outcome in self.server.each(self._complete, prompts):
+            if isinstance(outcome, UserError):
+                yield place, outcome
+            else:
+                text, finished = outcome
+                yield place, Corrected(text, finished, edits(requests[place].answer, text))
 
-    def _prompt(self, request: Request) -> str | list[int]:
+    def _prompt(self, request: Request) -> tuple[str | list[int], int]:
+        """The prompt as it is sent, and the tokens that are left for the correction."""
         text = self.template.render(*request)
-        if self.encoder is None:
-            return text
         ids = self.encoder.prompts([text])[0]
-        return text if self.encoder.tokenizer(text)["input_ids"] == ids else ids
+        same = self.encoder.tokenizer(text)["input_ids"] == ids
+        return text if same else ids, min(self.settings.max_new_tokens, self.positions - len(ids))
 
-    def _correct(self, client: openai.OpenAI, request: Request) -> Corrected | UserError:
-        drawn = self.settings.sampling
-        more: dict[str, Any] = {"temperature": 0}
+    def _complete(
+        self, client: openai.OpenAI, prompt: tuple[int, str | list[int], int]
+    ) -> tuple[str, bool] | UserError:
+        place, sent, most = prompt
+        if most < 1:
+            return UserError(f"its prompt leaves no room in the model's {self.positions:,} positions: shorten it.")
+        drawn, more = self.settings.sampling, dict[str, Any](temperature=0)
         if drawn:
-            more = {"temperature": drawn.temperature, "top_p": drawn.top_p, "seed": drawn.seed}
+            more = {"temperature": drawn.temperature, "top_p": drawn.top_p, "seed": drawn.seed + place}
             more["extra_body"] = {"top_k": drawn.top_k}
-        made = client.completions.create(
-            model=self.server.model, prompt=self._prompt(request), max_tokens=self.settings.max_new_tokens, **more
-        )
-        choice = made.choices[0]
-        text = choice.text or ""
-        return Corrected(text, choice.finish_reason == "stop", edits(request.answer, text))
+        choice = client.completions.create(model=self.server.model, prompt=sent, max_tokens=most, **more).choices[0]
+        return choice.text or "", choice.finish_reason == "stop"
