@@ -158,7 +158,13 @@ def _correct(args: argparse.Namespace) -> int:
         if getattr(args, name) < 1:
             raise UserError(f"--{name} is {getattr(args, name)}: it must be at least 1.")
     refuse_overwriting(args.output, args.input)
-    report = correct_file(work_of(args), partial(tqdm, unit=" rows"))
+    work, journal = work_of(args), Path(f"{args.output}.journal")
+    try:
+        report = correct_file(work, partial(tqdm, unit=" rows"))
+    except KeyboardInterrupt:
+        if journal.exists():
+            print(f"what was done is kept in {journal}: the same command goes on", file=sys.stderr)
+        raise
     for fault in report.faults:
         print(f"error: {fault}", file=sys.stderr)
     asked = f", {report.asked:,} of them asked for" if report.asked else ""

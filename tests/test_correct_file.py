@@ -243,6 +243,17 @@ def test_a_killed_command_goes_on_and_ends_as_if_never_killed(tiny_model, tmp_pa
     assert not list(tmp_path.glob("*.journal*"))
 
 
+def test_ctrl_c_says_how_to_go_on(tiny_model, tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        yield 0, Corrected("x", True, edits("a", "x"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("aligner.inference.corrector.Corrector.stream", interrupted)
+    assert main(flags(tiny_model, tmp_path / "out.jsonl")) == 130
+    said = capsys.readouterr().err.splitlines()[-2:]
+    assert said == [f"what was done is kept in {tmp_path / 'out.jsonl.journal'}: the same command goes on", "stopped"]
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
