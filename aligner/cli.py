@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -95,7 +96,7 @@ def _tokens(args: argparse.Namespace, report: Report) -> tuple[list[str], Tally 
 
 def refuse_overwriting(output: str, *inputs: str) -> None:
     """UserError where an output would replace an input, or is a folder."""
-    if Path(output).is_dir():
+    if Path(output).is_dir() or output.endswith("/"):
         raise UserError(f"{output}: is a folder. Name a file.")
     if Path(output).resolve() in {Path(path).resolve() for path in inputs}:
         raise UserError(f"{output}: would be written over what is read. Name another file.")
@@ -158,6 +159,7 @@ def _correct(args: argparse.Namespace) -> int:
         if getattr(args, name) < 1:
             raise UserError(f"--{name} is {getattr(args, name)}: it must be at least 1.")
     refuse_overwriting(args.output, args.input)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is Ctrl-C
     work, journal = work_of(args), Path(f"{args.output}.journal")
     try:
         report = correct_file(work, partial(tqdm, unit=" rows"))

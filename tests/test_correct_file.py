@@ -121,6 +121,12 @@ def test_a_damaged_journal_is_named_and_lets_go(line, tmp_path):
     assert list(tmp_path.iterdir()) == [journal]
 
 
+def test_a_run_that_had_done_nothing_stands_in_nobodys_way(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        correct_file(work(tmp_path, ROWS, Rewriter(str.upper, fail_after=0), about={"model": "wrong"}), QUIET)
+    assert correct_file(work(tmp_path, ROWS, Rewriter(str.upper), about={"model": "right"}), QUIET).corrected == 5
+
+
 def test_two_runs_do_not_write_one_output(tmp_path):
     journal = Journal(tmp_path / "out.jsonl.journal", {})
     with pytest.raises(UserError, match="another run is writing it"):
@@ -135,14 +141,16 @@ def test_rows_that_fail_are_named_and_do_not_stop_the_rest(tmp_path):
         ["no object"],
         {"question": "Q", "answer": "refused"},
         ROWS[4],
+        {"question": "Q", "answer": 7},
     ]
     report = correct_file(work(tmp_path, rows, Rewriter(str.upper)), QUIET)
     said = [str(fault).removeprefix(str(tmp_path / "in.jsonl")) for fault in report.faults]
     assert said[0].startswith(" row 2: has no text in the field 'answer'. Each row needs question and answer")
     assert said[1] == " row 3: is no object. Each row needs question and answer"
     assert said[2] == " row 4: it is refused. The other rows went on"
+    assert said[3] == " row 6: 'answer' is no text. Write text in quotation marks"
     made = lines(tmp_path / "out.jsonl")
-    assert [row["corrected"] for row in made] == ["A0", None, None, None, "A4"]
+    assert [row["corrected"] for row in made] == ["A0", None, None, None, "A4", None]
     assert "it is refused" in made[3]["error"]
 
 
@@ -260,6 +268,7 @@ def test_ctrl_c_says_how_to_go_on(tiny_model, tmp_path, monkeypatch, capsys):
         (["--rounds", 0], "--rounds is 0: it must be at least 1."),
         (["--upstream_url", "http://localhost:1/v1"], "--upstream_url needs --upstream_model."),
         (["--aligner_model", "x"], "--aligner_model needs --aligner_url."),
+        (["--output", "folder/"], "folder/: is a folder. Name a file."),
         (["--feedback", "empathy"], "--feedback: the prompt 'correction' has no slot for it."),
         (
             ["--upstream_url", "host:1/v1", "--upstream_model", "m"],

@@ -134,7 +134,11 @@ def _fault(origin: Origin, value: Any, may_ask: bool) -> DataError | None:
         if text in (None, "") and (name == "feedback" or (name == "answer" and may_ask)):
             continue
         if not isinstance(text, str) or not text:
-            remedy = "Each row needs question and answer; --upstream_url asks a model for answers"
+            if text not in (None, ""):
+                return DataError(*origin, f"'{name}' is no text", "Write text in quotation marks")
+            remedy = "Each row needs question and answer" + (
+                "; --upstream_url asks a model for answers" * (name == "answer")
+            )
             return DataError(*origin, f"has no text in the field '{name}'", remedy)
         if any("\ud800" <= sign <= "\udfff" for sign in text):
             return DataError(*origin, f"'{name}' holds half a surrogate pair, which is no text", "Remove the character")

@@ -31,6 +31,8 @@ class Journal:
             raise UserError(f"{file}: its file system has no locks. Name an output on another one.") from None
         try:
             begun, self.done = self._read()
+            if not self.done:  # nothing to lose: another model may have been named by mistake
+                begun = {}
             if begun and (
                 different := [name for name in begun.keys() | work.keys() if begun.get(name) != work.get(name)]
             ):
@@ -41,7 +43,7 @@ class Journal:
         except BaseException:
             self._release()
             raise
-        self._stream = file.open("a", encoding="utf-8")
+        self._stream = file.open("a" if begun else "w", encoding="utf-8")
         if not begun:
             self._write(work)
 

@@ -113,5 +113,5 @@ def another_run(folder: Path, found: Standing) -> UserError:
     kind = "finished" if found.finished else "stopped"
     return UserError(
         f"{folder} holds a {kind} run that differs in {', '.join(found.changed)}. "
-        "Give another --output_dir, or --resume never to start over."
+        "Give another --output_dir, --resume never to start over, or --resume force to go on all the same."
     )
