@@ -101,6 +101,11 @@ def load_model(name: str, dtype: torch.dtype, trust_remote_code: bool = False, *
     return checked
 
 
+def positions_of(config: Any) -> int | None:
+    """How many tokens a model can have in all; None where nothing limits them."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
 def fit_embedding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Grow the embedding where the tokenizer has more tokens than it has rows; never shrink it."""
     rows = model.config.get_text_config().vocab_size

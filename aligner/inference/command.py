@@ -15,7 +15,7 @@ from aligner.inference.correct_file import Drift, Stage, Work
 from aligner.inference.corrector import Corrector, Settings, best_dtype
 from aligner.inference.sampling import Sampling
 from aligner.inference.servers import ServedAligner, Server, Upstream
-from aligner.models import fingerprint, load_config, load_tokenizer
+from aligner.models import fingerprint, load_config, load_tokenizer, positions_of
 from aligner.records import UserError
 
 
@@ -65,8 +65,7 @@ def _open(args: argparse.Namespace, folder: str, settings: Settings) -> Correcto
         return Corrector.load(folder, args.prompt_template, settings, args.trust_remote_code, args.dtype)
     server = Server(args.aligner_url, args.aligner_model or args.model, args.aligner_key, args.concurrency)
     encoder = Encoder(load_tokenizer(folder, args.trust_remote_code))
-    config = load_config(folder, args.trust_remote_code).get_text_config()
-    positions = getattr(config, "max_position_embeddings", None) or 10**9
+    positions = positions_of(load_config(folder, args.trust_remote_code)) or 10**9
     return ServedAligner(server, prompt_of(folder, args.prompt_template), encoder, positions, settings)
 
 

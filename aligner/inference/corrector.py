@@ -15,7 +15,7 @@ from aligner.card import prompt_of
 from aligner.encoder import Encoder
 from aligner.inference.greedy import Decoder, Row, fits
 from aligner.inference.sampling import Sampling, generate
-from aligner.models import load_model, load_tokenizer
+from aligner.models import load_model, load_tokenizer, positions_of
 from aligner.prompts import FEEDBACKS, PromptTemplate
 from aligner.quality.edits import Edits, edits
 from aligner.records import UserError
@@ -142,8 +142,7 @@ class Corrector:
 
     def _rows(self, requests: Sequence[Request], refused: list[tuple[int, UserError]]) -> Iterator[Row]:
         """The requests as tokens; those without room for a correction go to `refused`."""
-        config = self.model.config.get_text_config()
-        positions = getattr(config, "max_position_embeddings", None) or 10**9
+        positions = positions_of(self.model.config) or 10**9
         for places in in_batches(range(len(requests)), CHUNK):
             chunk = [requests[place] for place in places]
             pairs = self.encoder.pairs([self.template.render(*r) for r in chunk], [r.answer for r in chunk])

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 
 from aligner.inference.drafts import Drafter, Guess, Habits, draft_length
 from aligner.inference.row_cache import RowCache
+from aligner.models import positions_of
 
 WIDTHS = (1, 2, 4, 8, 16, 32, 64, 128)  # tokens of the passes that are timed
 CONTEXT = 256  # tokens before them
@@ -120,7 +121,7 @@ class Decoder:
     def _measure(self) -> Cost:
         """Time passes over more and more tokens: the best of three each, or of fewer where they take long."""
         cache, best = RowCache(), list[float]()
-        half = (getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2 * CONTEXT) // 2
+        half = (positions_of(self.model.config) or 2 * CONTEXT) // 2
         context, widths = min(CONTEXT, half), [width for width in WIDTHS if width <= half]
         self._forward(cache, 0, [[0] * context], [0], 1)
         for width in widths:
