@@ -100,8 +100,10 @@ def test_a_line_that_a_kill_cut_off_is_done_again(tmp_path):
         correct_file(work(tmp_path, ROWS, Rewriter(str.upper, fail_after=3)), QUIET)
     journal = tmp_path / "out.jsonl.journal"
     journal.write_bytes(journal.read_bytes()[:-9])
-    correct_file(work(tmp_path, ROWS, again := Rewriter(str.upper)), QUIET)
-    assert [request.question for request in again.asked] == ["Q2", "Q1", "Q0"]
+    with pytest.raises(KeyboardInterrupt):
+        correct_file(work(tmp_path, ROWS, again := Rewriter(str.upper, fail_after=1)), QUIET)
+    correct_file(work(tmp_path, ROWS, last := Rewriter(str.upper)), QUIET)
+    assert [request.question for request in again.asked + last.asked] == ["Q2", "Q1", "Q0"]
 
 
 def test_other_work_is_not_gone_on_with(tmp_path):
