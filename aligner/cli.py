@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from aligner import __version__
-from aligner.commands import calibrate, check, correct, evaluate, plan, serve
+from aligner.commands import calibrate, check, correct, evaluate, export, plan, serve
 from aligner.records import UserError, system_error
 
 Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
@@ -25,6 +25,7 @@ COMMANDS: dict[str, Command] = {
         evaluate.add_flags,
         evaluate.run,
     ),
+    "export": ("write what a resume state holds as a model folder", export.add_flags, export.run),
     "serve": ("stand in front of a model's server and correct its answers", serve.add_flags, serve.run),
     "calibrate": (
         "choose from which confidence on the server leaves an answer alone",

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from aligner.records import UserError
@@ -100,6 +107,17 @@ def load_model(name: str, dtype: torch.dtype, trust_remote_code: bool = False, *
         raise UserError(f"{name}: {len(missing)} weights are missing, {missing[0]} among them: the model is not whole.")
     checked: PreTrainedModel = model
     return checked
+
+
+def placement() -> dict[str, Any]:
+    """How a model to use, not to train, is put on the GPUs there are, as an option of `from_pretrained`."""
+    return {"device_map": "auto"} if torch.cuda.is_available() else {}
+
+
+def greedy_settings(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """Greedy unless asked: a base's own settings (sampling, a repetition penalty) would get in the way of copying."""
+    special = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    return GenerationConfig(bos_token_id=special[0], eos_token_id=special[1], pad_token_id=special[2])
 
 
 def positions_of(config: Any) -> int | None:

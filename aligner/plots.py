@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from aligner.files import whole_file
+
+SIDES = {"answers": "#dd8452", "corrections": "#4c72b0"}
 
 
 def draw_loss(lines: Sequence[dict[str, Any]], title: str, path: str | Path | BinaryIO) -> None:
@@ -37,6 +39,18 @@ def draw_gate(points: Sequence[Any], chosen: Any, path: str | Path) -> None:
     _save(figure, axes, path)
 
 
+def draw_course(
+    names: Sequence[str], series: Mapping[str, Sequence[float | None]], path: str | Path | BinaryIO
+) -> None:
+    """Figures of several Aligners, one after another, such as the checkpoints of a run, as a PNG."""
+    figure, axes = _canvas()
+    for name, values in series.items():
+        axes.plot(range(len(names)), [float("nan") if value is None else value for value in values], "o-", label=name)
+    axes.set(title="Along the Aligners", ylabel="nats per token, or share")
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    _save(figure, axes, path)
+
+
 def draw_histogram(counts: Sequence[int], path: str | Path | BinaryIO) -> None:
     """How many corrections are how similar to their answers, from equal bins of 0 to 1, as a PNG."""
     figure, axes = _canvas()
@@ -46,14 +60,34 @@ def draw_histogram(counts: Sequence[int], path: str | Path | BinaryIO) -> None:
     _save(figure, axes, path)
 
 
-def draw_shift(before: Sequence[float], after: Sequence[float], path: str | Path | BinaryIO) -> None:
-    """The distribution of a judge's scores before and after, with their means (the paper's figure 2, for one score), as a PNG."""
+def draw_shift(before: Sequence[float], after: Sequence[float], name: str, path: str | Path | BinaryIO) -> None:
+    """The distribution of a judge's scores of changed answers and of their corrections, with their means, as a PNG."""
     figure, axes = _canvas()
     low, high = min(*before, *after), max(*before, *after)
-    for name, scores, colour in (("answers", before, "#dd8452"), ("corrections", after, "#4c72b0")):
-        axes.hist(scores, bins=40, range=(low, high if high > low else low + 1), alpha=0.55, color=colour, label=name)
-        axes.axvline(sum(scores) / len(scores), color=colour, linestyle="--", linewidth=1.2)
-    axes.set(title="Scores before and after", xlabel="score", ylabel="responses")
+    for label, scores in (("answers", before), ("corrections", after)):
+        mean, colour = sum(scores) / len(scores), SIDES[label]
+        bins = {"bins": 40, "range": (low, high if high > low else low + 1)}
+        axes.hist(scores, alpha=0.55, color=colour, label=f"{label}, mean {mean:.2f}", **bins)
+        axes.axvline(mean, color=colour, linestyle="--", linewidth=1.2)
+    axes.set(title="Scores before and after", xlabel=f"score, {name}", ylabel="changed answers")
+    _save(figure, axes, path)
+
+
+def draw_plane(
+    before: Sequence[tuple[float, float]], after: Sequence[tuple[float, float]], path: str | Path | BinaryIO
+) -> None:
+    """Changed answers and their corrections by helpfulness and harmlessness, and how their mean moved (the paper's figure 2), as a
+    PNG."""
+    figure, axes = _canvas()
+    means = []
+    for label, points in (("answers", before), ("corrections", after)):
+        across, up = zip(*points, strict=True)
+        means.append((sum(across) / len(across), sum(up) / len(up)))
+        axes.scatter(across, up, s=9, alpha=0.35, linewidths=0, color=SIDES[label])
+        axes.scatter(*means[-1], s=90, edgecolors="white", color=SIDES[label], zorder=3,
+                     label=f"{label}, mean ({means[-1][0]:.2f}, {means[-1][1]:.2f})")  # fmt: skip
+    axes.annotate("", means[1], means[0], arrowprops={"arrowstyle": "->", "linewidth": 1.5}, zorder=4)
+    axes.set(title="Scores before and after", xlabel="helpfulness (reward)", ylabel="harmlessness (minus cost)")
     _save(figure, axes, path)
 
 

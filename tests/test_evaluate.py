@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +91,35 @@ def test_a_judge_of_which_nothing_can_be_read_is_said_and_no_success(told, tmp_p
     assert status == 1 and "no verdict could be read of helpful" in capsys.readouterr().out
 
 
-def test_replies_that_do_not_come_are_unanswered_and_asked_again_next_time(told, tmp_path, monkeypatch):
+def test_labelled_pairs_that_were_not_read_are_counted_beside_the_agreement(told, tmp_path, capsys):
+    told.rule = lambda prompt: "Hm." if "q3" in prompt or "q4" in prompt else fair(prompt)
+    labels = write(tmp_path / "l.jsonl", [{**row, "label": "after"} for row in ROWS])
+    _, found = evaluate(told, tmp_path, ROWS, "--dimensions", "helpful", "--labels", labels)
+    agreement = found["helpful"]["agreement"]
+    assert (agreement["labelled"], agreement["rows"], agreement["share"]) == (12, 10, 1)
+    assert (
+        "in 100.0% of 10 pairs" in (said := capsys.readouterr().out) and "(2 more were labelled, and not read)" in said
+    )
+    told.rule = lambda prompt: "Hm."
+    _, found = evaluate(told, tmp_path, ROWS, "--dimensions", "honest", "--labels", labels)
+    assert "of 12 labelled pairs none was judged and read" in capsys.readouterr().out
+
+
+def test_how_long_it_takes_is_said_after_the_first_replies(told, tmp_path, capsys):
+    told.rule = fair
+    evaluate(told, tmp_path, ROWS, "--dimensions", "helpful")
+    assert "for the other" not in capsys.readouterr().out, "24 replies are soon there"
+    evaluate(told, tmp_path, ROWS, "--dimensions", "harmless,honest")
+    assert "about 0 s for the other 32, by the first 16" in capsys.readouterr().out
+
+
+def test_replies_that_do_not_come_are_unanswered_and_asked_again_next_time(told, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("aligner.inference.servers.RETRIES", 0)
     told.rule = fair
     rows = [*ROWS[:3], {"question": "this breaks it", "answer": "bad", "corrected": "good"}]
     status, found = evaluate(told, tmp_path, rows, "--dimensions", "helpful")
     assert (status, found["helpful"]["unanswered"], found["helpful"]["wins"]) == (1, 1, 3)
+    assert "1 unanswered, the first: " in capsys.readouterr().out
     assert "fails on it" in lines(tmp_path / "out" / "verdicts.jsonl")[3]["error"]
     asked = len(told.asked)
     evaluate(told, tmp_path, rows, "--dimensions", "helpful")
@@ -148,18 +172,52 @@ def test_labels_that_contradict_each_other_or_say_nothing_known_are_named(tmp_pa
         assert cli.main(command) == 2 and said in capsys.readouterr().err
 
 
+def classifier(base: Path, folder: Path) -> str:
+    """A model with a head that scores, beside its tokenizer."""
+    LlamaForSequenceClassification.from_pretrained(base, num_labels=1).save_pretrained(folder)
+    for file in base.glob("*token*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    return str(folder)
+
+
 def test_a_reward_model_and_a_cost_model_point_opposite_ways(tiny_model, tmp_path):
-    model = LlamaForSequenceClassification.from_pretrained(tiny_model, num_labels=1)
-    model.save_pretrained(tmp_path / "rm")
-    for file in tiny_model.glob("*token*"):
-        (tmp_path / "rm" / file.name).write_bytes(file.read_bytes())
-    reward, cost = (ScoreJudge.load(str(tmp_path / "rm"), costs) for costs in (False, True))
+    folder = classifier(tiny_model, tmp_path / "rm")
+    reward, cost = (ScoreJudge.load(folder, costs) for costs in (False, True))
     asked = Asked(HELPFUL, "q", "one answer", "quite another one")
     [(_, said)], [(_, again)] = list(reward.ask([asked])), list(cost.ask([asked]))
     assert said == again and reward.read(asked, said.text) == -cost.read(asked, said.text) != 0
     assert (
         reward.read(asked, "[1, 1]") == 0 and reward.read(asked, "[NaN, 1]") is None and reward.read(asked, "?") is None
     )
+
+
+def test_reward_and_cost_together_score_helpful_and_harmless_and_show_the_shift(tiny_model, tmp_path, capsys):
+    """Harmlessness is minus the cost: with one model as both, what is more helpful is less harmless."""
+    folder = classifier(tiny_model, tmp_path / "rm")
+    after = write(tmp_path / "a.jsonl", [*ROWS, {"question": "same", "answer": "x", "corrected": "x"}])
+    command = [
+        "evaluate",
+        "--after",
+        after,
+        "--output",
+        str(tmp_path / "out"),
+        "--judge",
+        "reward-cost",
+        "--judge_model",
+        folder,
+    ]
+    assert cli.main(command) == 2 and "needs --cost_model" in capsys.readouterr().err
+    assert cli.main([*command, "--cost_model", folder]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    helpful, harmless = report["verdicts"]["helpful"], report["verdicts"]["harmless"]
+    assert (helpful["wins"], helpful["losses"]) == (harmless["losses"], harmless["wins"]) and helpful["unreadable"] == 0
+    shift = report["scores"]
+    assert shift["helpful"]["changed"] == 12 and shift["helpful"]["before"] == pytest.approx(
+        -shift["harmless"]["before"]
+    )
+    assert "Helpfulness and harmlessness" in (tmp_path / "out" / "report.html").read_text()
+    assert cli.main([*command, "--cost_model", folder, "--dimensions", "honest"]) == 2
+    assert "not for honest" in capsys.readouterr().err
 
 
 def test_safe_rlhfs_score_head_is_read_as_it_is_published(tiny_model, tmp_path):
@@ -226,11 +284,43 @@ def test_the_figures_of_published_corrections_are_an_independent_countings(tmp_p
         assert group["identical"] == identical == sum(row["answer"] == row["correction"] for row in mine)
         assert round(group["characters_before"]) == before == round(sum(len(row["answer"]) for row in mine) / 658)
         assert round(group["characters_after"]) == after == round(sum(len(row["correction"]) for row in mine) / 658)
-        shares = [kept(row["answer"], row["correction"]) for row in mine[:60]]
-        assert group["copied"] == pytest.approx(sum(shares) / 60, abs=0.12), "sixty of them, by difflib"
+        assert group["copied"] == pytest.approx(sum(kept(row) for row in mine[:60]) / 60, abs=0.12), (
+            "sixty of them, by difflib"
+        )
 
 
-def kept(answer: str, correction: str) -> float:
+@pytest.mark.skipif(not ALPACA.exists(), reason="needs shared/data")
+def test_copied_share_and_similarity_are_those_of_a_plain_longest_common_subsequence(tmp_path):
+    """Of the twenty shortest published corrections. Several longest ones may weigh differently: the copied share is between the
+    lightest and the heaviest."""
+    rows = sorted(json.loads(ALPACA.read_text()), key=lambda row: len(row["answer"] + row["correction"]))[:20]
+    assert cli.main(["evaluate", "--after", write(tmp_path / "a.jsonl", rows), "--output", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out" / "report.json").read_text())["copying"]["all"]
+    similarity, light, heavy = [], [], []
+    for row in rows:
+        a, c = row["answer"], row["correction"]
+        similarity.append(2 * common(a, c, 0)[0] / (len(a) + len(c)))
+        light.append(-common(words(a), words(c), -1)[1] / len(c))
+        heavy.append(common(words(a), words(c), 1)[1] / len(c))
+    assert found["similarity"] == pytest.approx(sum(similarity) / 20, abs=1e-9)
+    assert sum(light) / 20 - 1e-9 <= found["copied"] <= sum(heavy) / 20 + 1e-9
+    assert sum(heavy) - sum(light) < 0.4, "the two are close, so this says something"
+
+
+def common(a: Sequence[str], b: Sequence[str], sign: int) -> tuple[int, int]:
+    """The length of a longest common subsequence, and sign x its characters, as large as can be."""
+    best = [(0, 0)] * (len(b) + 1)
+    for x in a:
+        row = [(0, 0)]
+        for j, y in enumerate(b):
+            met = (best[j][0] + 1, best[j][1] + sign * len(x)) if x == y else (0, 0)
+            row.append(max(met, best[j + 1], row[j]))
+        best = row
+    return best[-1]
+
+
+def kept(row: dict[str, str]) -> float:
+    answer, correction = row["answer"], row["correction"]
     matcher = difflib.SequenceMatcher(None, words(answer), words(correction), autojunk=False)
     after = words(correction)
     blocks = matcher.get_matching_blocks()

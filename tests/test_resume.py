@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, launch_program, save_llama, sft
+from safetensors.torch import load_file
+
+from aligner.training.export import export_state
 
 
 def losses(folder: Path) -> list[tuple[int, float]]:
@@ -27,6 +30,11 @@ def norms(folder: Path) -> list[float]:
 
 def weights(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
+
+
+def tensors(folder: Path) -> dict[str, tuple[str, list[float]]]:
+    loaded = load_file(folder / "model.safetensors")
+    return {name: (str(tensor.dtype), tensor.float().flatten().tolist()) for name, tensor in loaded.items()}
 
 
 @pytest.fixture
@@ -63,6 +71,8 @@ def test_two_ranks_resume_exactly_and_refuse_infinite_gradients(rows23, bpe_fold
         assert [update for update, _ in losses(stopped)] == list(range(1, len(losses(whole)) + 1))
         assert weights(stopped) == weights(whole), name
         assert all(norm > 0.05 for norm in norms(whole)), name
+        export_state(next((stopped / "checkpoints").iterdir()), tmp_path / f"{name}-exported", False, iter)
+        assert tensors(tmp_path / f"{name}-exported") == tensors(stopped), "the last state is the run's own model"
         left = {p.name for p in (stopped / "checkpoints").iterdir()}
         assert left == {max(left, key=lambda n: int(n.split("-")[1]))}, "rotation keeps one, and no half of another"
     trajectories = [[loss for _, loss in losses(tmp_path / f"bf16-zero{stage}-whole")] for stage in (0, 1, 2, 3)]

@@ -12,9 +12,13 @@ from aligner.records import UserError
 
 if TYPE_CHECKING:
     from aligner.evaluation.alpaca_eval import AlpacaEval
+    from aligner.evaluation.course import Course
     from aligner.evaluation.judges.judge import Judge
 
-JUDGES = ("none", "served", "local", "reward", "cost", "human")
+JUDGES = ("none", "served", "local", "reward", "cost", "reward-cost", "human")
+NEEDS: dict[str, tuple[str, ...]] = {
+    "served": ("judge_url", "judge_model"), "reward-cost": ("judge_model", "cost_model"), "human": ("labels",), "none": (),
+}  # fmt: skip
 FORMS = ("helpful", "harmless", "honest", "empathy")
 
 
@@ -26,12 +30,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "pair has a reply; 1: some have none, or rows could not be used; 2: the command cannot be carried out, or a server is gone."
     )
     add = parser.add_argument
-    add(
-        "--after",
-        required=True,
-        metavar="FILE",
-        help="rows as 'aligner correct' writes them: question, answer, corrected",
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--after", metavar="FILE", help="rows as 'aligner correct' writes them: question, answer, corrected"
     )
+    what.add_argument(
+        "--systems", nargs="+", default=[], metavar="NAME=FILE",
+        help="several systems' answers to the same questions in order, each judged against each, with one Elo table; "
+        "NAME=FILE:FIELD says which of a row's answers is meant (answer, corrected)",
+    )  # fmt: skip
     add(
         "--before",
         metavar="FILE",
@@ -43,11 +50,27 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder for report.html, report.json, verdicts.jsonl, replies.jsonl",
     )
+    add("--limit", type=int, metavar="N", help="pairs to use at most, the first ones")
+    add("--run_folder", metavar="DIR", help="a training run's folder: its curves go into the report")
+    add("--models", nargs="+", default=[], metavar="DIR",
+        help="Aligners, or resume states of a run (RUN/checkpoints/update-*): what each loses on copied and on edited tokens of "
+        "these corrections, and what each copies when it corrects these answers")  # fmt: skip
+    add("--max_new_tokens", type=int, default=2048, metavar="N", help="longest correction of --models in tokens (2048)")
+    add("--prompt_template", metavar="NAME", help="of --models without aligner.json")
+    add("--trust_remote_code", action="store_true", help="run Python code that comes with the judge or --models")
+    add_judge_flags(parser)
+
+
+def add_judge_flags(parser: argparse.ArgumentParser) -> None:
+    """Who judges, and how it is asked."""
+    add = parser.add_argument
     add("--dimensions", default="helpful,harmless", metavar="NAMES", help=f"of {', '.join(FORMS)} (helpful,harmless)")
     add("--judge", choices=JUDGES, default="none",
-        help="served: an OpenAI-compatible server; local: a model here; reward, cost: a model that scores; human: --labels; "
+        help="served: an OpenAI-compatible server; local: a model here; reward, cost: a model that scores; reward-cost: two, "
+        "--judge_model and --cost_model, for helpful and harmless; human: --labels; "
         "none: only what was copied (none)")  # fmt: skip
     add("--judge_model", metavar="NAME|DIR", help="the judge: its name there, or its folder or hub id")
+    add("--cost_model", metavar="DIR", help="of --judge reward-cost: its folder or hub id")
     add("--judge_url", metavar="URL", help="of --judge served")
     add("--judge_key", default="OPENAI_API_KEY", metavar="VARIABLE", help="the variable with its key (OPENAI_API_KEY)")
     add(
@@ -58,11 +81,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--max_tokens", type=int, default=1024, metavar="N", help="longest reply of a judge that writes (1024)")
     add("--concurrency", type=int, default=8, metavar="N", help="requests at once (8)")
     add("--price", nargs=2, type=float, metavar=("IN", "OUT"), help="of a million tokens, to say what it costs")
-    add("--limit", type=int, metavar="N", help="pairs to use at most, the first ones")
-    add("--run_folder", metavar="DIR", help="a training run's folder: its curves go into the report")
     add("--alpaca_eval", metavar="PROGRAM", help="run AlpacaEval too: its program, 'alpaca_eval' or the path of one")
     add("--alpaca_eval_judge", metavar="NAME|DIR", help="its annotators config (asks --judge_model at --judge_url)")
-    add("--trust_remote_code", action="store_true", help="run Python code that comes with the judge")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -71,10 +91,13 @@ def run(args: argparse.Namespace) -> int:
     for name in names:
         if name not in FORMS:
             raise UserError(f"--dimensions {name}: there are {', '.join(FORMS)}.")
+    if args.judge == "reward-cost" and (other := [name for name in names if name not in FORMS[:2]]):
+        raise UserError(f"--judge reward-cost has scores for helpful and harmless, not for {other[0]}.")
+    if args.systems and (args.before or args.models or args.alpaca_eval):
+        raise UserError("--systems does not go with --before, --models or --alpaca_eval.")
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit is {args.limit}: it must be at least 1.")
-    needs = {"served": ("judge_url", "judge_model"), "human": ("labels",), "none": ()}.get(args.judge, ("judge_model",))
-    for flag in needs:
+    for flag in NEEDS.get(args.judge, ("judge_model",)):
         if not getattr(args, flag):
             raise UserError(f"--judge {args.judge} needs --{flag}.")
     if args.alpaca_eval and not (args.alpaca_eval_judge or args.judge_model):
@@ -82,15 +105,28 @@ def run(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is Ctrl-C
     from aligner.console import speak
     from aligner.evaluation.evaluate import Work, evaluate
+    from aligner.evaluation.systems import parse
     from aligner.models import quiet_libraries
 
     quiet_libraries()
     speak()
     work = Work(
-        args.after, args.before, Path(args.output), tuple(names), None if args.judge == "none" else judge(args), args.labels,
-        tuple(args.price) if args.price else None, args.limit, args.run_folder, alpaca(args),
+        args.after, args.before, tuple(map(parse, args.systems)), Path(args.output), tuple(names),
+        None if args.judge == "none" else judge(args), args.labels, tuple(args.price) if args.price else None, args.limit,
+        args.run_folder, alpaca(args), course(args),
     )  # fmt: skip
     return evaluate(work)
+
+
+def course(args: argparse.Namespace) -> Course | None:
+    """The Aligners to measure, if there are any."""
+    from aligner.evaluation.course import Course
+    from aligner.models import check_place
+
+    for model in args.models:
+        check_place(model)
+    flags = {name: getattr(args, name) for name in ("max_new_tokens", "prompt_template", "trust_remote_code")}
+    return Course(tuple(args.models), {name: value for name, value in flags.items() if value}) if args.models else None
 
 
 def alpaca(args: argparse.Namespace) -> AlpacaEval | None:
@@ -119,8 +155,13 @@ def judge(args: argparse.Namespace) -> Judge:
     from aligner.demo import locate
     from aligner.models import check_place
 
-    folder = locate(args.judge_model)
+    folder, costs = locate(args.judge_model), locate(args.cost_model or args.judge_model)
     check_place(folder)
+    check_place(costs)
+    if args.judge == "reward-cost":
+        from aligner.evaluation.judges.reward_and_cost import RewardAndCost
+
+        return RewardAndCost.load(folder, costs, args.trust_remote_code)
     if args.judge == "local":
         from aligner.evaluation.judges.local import LocalJudge
 

@@ -8,10 +8,8 @@ main one (table 1): a row for each upstream, a column for each set and dimension
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +18,9 @@ import yaml
 
 from aligner.evaluation.dimensions import DIMENSIONS
 from aligner.evaluation.prompt_sets import SETS, write_questions
+from aligner.evaluation.steps import Flags, command, the_same
 from aligner.files import read_json, read_text, sha256_of, write_json
 from aligner.records import UserError
-
-Flags = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -104,34 +101,9 @@ def _one(campaign: Campaign, upstream: Upstream, questions: Questions, asked: Pa
     corrected, status = folder / "corrected.jsonl", 0
     the_same(folder / "settings.json", {"aligner": campaign.aligner, "upstream": upstream.flags})
     if not corrected.exists():
-        status = _command("correct", {"input": asked, "output": corrected, **campaign.aligner, **upstream.flags})
+        status = command("correct", {"input": asked, "output": corrected, **campaign.aligner, **upstream.flags})
     flags = {"after": corrected, "output": folder, "dimensions": ",".join(questions.dimensions), **campaign.judge}
-    return max(status, _command("evaluate", flags))
-
-
-def the_same(file: Path, settings: Mapping[str, Any]) -> None:
-    """Keep what a folder's results are made with. UserError where they were made with something else."""
-    if file.exists() and (before := read_json(file)) != json.loads(json.dumps(settings)):
-        changed = min(name for name in settings if before.get(name) != settings[name])
-        raise UserError(
-            f"{file.parent}: was made with another {changed} ({file.name} says which). Name another output, or remove it."
-        )
-    write_json(file, settings)
-
-
-def _command(name: str, flags: Flags) -> int:
-    """Run a command as a person would. Its own exit status 1 (some rows failed) goes on; another one ends everything."""
-    words = [word for flag, value in flags.items() for word in _words(flag, value)]
-    status = subprocess.run([sys.executable, "-m", "aligner", name, *words], check=False).returncode
-    if status not in (0, 1):
-        raise UserError(f"aligner {name} ended with {status}: see above. The same command goes on from there.")
-    return status
-
-
-def _words(flag: str, value: Any) -> list[str]:
-    if isinstance(value, bool):
-        return [f"--{flag}"] if value else []
-    return [f"--{flag}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+    return max(status, command("evaluate", flags))
 
 
 def main_table(campaign: Campaign) -> list[str]:

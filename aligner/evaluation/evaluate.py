@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,26 +13,35 @@ from typing import Any
 from tqdm import tqdm
 
 from aligner.evaluation.alpaca_eval import AlpacaEval, run
+from aligner.evaluation.course import Course
+from aligner.evaluation.course import lines as course_lines
 from aligner.evaluation.dimensions import DIMENSIONS
 from aligner.evaluation.figures import copying, lines, verdicts
 from aligner.evaluation.judges.human import HumanJudge
 from aligner.evaluation.judges.judge import Asked, Judge
 from aligner.evaluation.judging import SAME, Judged, judge_pairs, to_ask
-from aligner.evaluation.pairs import read_pairs
+from aligner.evaluation.pairs import Pair, read_pairs
 from aligner.evaluation.replies import Replies
-from aligner.evaluation.report import curves_of, write_report
+from aligner.evaluation.report import curves_of, scores_of, write_report
+from aligner.evaluation.systems import System, matches, standings
+from aligner.evaluation.systems import lines as systems_lines
 from aligner.files import write_json, write_lines
 from aligner.records import UserError
 
 CHARACTERS = 4.0  # a token, about, in English
+FIRST = 16  # replies after which it is said how long the others take
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be evaluated. `price`: of a million tokens in and out; `labels`: people's, to agree with."""
+    """What is to be evaluated: the corrections in `after`, or `systems` against each other.
 
-    after: str
+    `price`: of a million tokens in and out; `labels`: people's, to agree with; `course`: Aligners to measure on the same rows.
+    """
+
+    after: str | None
     before: str | None
+    systems: tuple[System, ...]
     output: Path
     dimensions: tuple[str, ...]
     judge: Judge | None
@@ -41,50 +50,94 @@ class Work:
     limit: int | None = None
     run_folder: str | None = None
     alpaca: AlpacaEval | None = None
+    course: Course | None = None
 
 
 def evaluate(work: Work) -> int:
     """Do the work and print its table. Returns the exit status: 1 where rows could not be used or replies are missing."""
-    pairs, faults = read_pairs(work.after, work.before)
-    pairs = pairs[: work.limit]
+    pairs, faults = matches(work.systems, work.limit) if work.systems else read_pairs(work.after or "", work.before)
+    pairs = pairs if work.systems else pairs[: work.limit]
+    curves = curves_of(work.run_folder) if work.run_folder else None
     people = HumanJudge.load(work.labels) if work.labels and not isinstance(work.judge, HumanJudge) else None
     if work.output.exists() and not work.output.is_dir():
         raise UserError(f"{work.output}: is a file. Name a folder.")
     work.output.mkdir(parents=True, exist_ok=True)
-    judged: list[Judged] = []
-    if work.judge:
-        replies = Replies(str(work.output / "replies.jsonl"))
-        try:
-            dimensions = [DIMENSIONS[name] for name in work.dimensions]
-            asked = to_ask(pairs, dimensions, work.judge, replies)
-            print(*estimate(asked, work.judge, work.price), sep="\n", flush=True)
-            began = time.monotonic()
-            judged = judge_pairs(pairs, dimensions, work.judge, replies, partial(tqdm, delay=2))
-            print(*spent(asked, work.judge, replies, work.price, time.monotonic() - began), sep="\n")
-        finally:
-            replies.close()
-    figures = {"verdicts": verdicts(judged, people), "copying": copying(pairs)}
+    judged = _judged(work, work.judge, pairs) if work.judge else []
+    figures: dict[str, Any] = {"verdicts": verdicts(judged, people), "copying": copying(pairs)}
+    if scores := scores_of(judged):
+        figures["scores"] = {name: shift(before, after) for name, (before, after) in scores.items()}
+    if work.systems:
+        figures["elo"] = standings(work.systems, judged)
+    if work.course:
+        figures["course"] = work.course.run(pairs, work.output / "models", partial(tqdm, delay=2))
     if work.alpaca:
         figures["alpaca_eval"] = run(work.alpaca, pairs, work.output / "alpaca_eval")
-        print("AlpacaEval: " + ", ".join(f"{name} {value:g}" for name, value in figures["alpaca_eval"].items()))
     write_lines(work.output / "verdicts.jsonl", (_line(each) for each in judged))
-    report = {"after": work.after, "before": work.before, "judge": work.judge.identity if work.judge else None,
-              "faults": [str(fault) for fault in faults], **figures}  # fmt: skip
+    report = {
+        "after": work.after, "before": work.before, "systems": [asdict(system) for system in work.systems],
+        "judge": work.judge.identity if work.judge else None, "faults": [str(fault) for fault in faults], **figures,
+    }  # fmt: skip
     write_json(work.output / "report.json", report)
-    write_report(
-        work.output / "report.html", report, pairs, judged, curves_of(work.run_folder) if work.run_folder else None
-    )
-    for fault in faults[:5]:
-        print(f"left out: {fault}")
-    if faults:
-        print(f"{len(faults):,} of {len(faults) + len(pairs):,} rows were left out")
-    print(*lines(figures["verdicts"], figures["copying"]), f"report: {work.output / 'report.html'}", sep="\n")
+    write_report(work.output / "report.html", report, pairs, judged, curves)
+    print(*_said(report, len(pairs)), f"report: {work.output / 'report.html'}", sep="\n")
     mute = [name for name in work.dimensions if judged and nothing_read(name, judged)]
     if mute:
-        print(
-            f"no verdict could be read of {', '.join(mute)}: the judge does not do what it is asked; see the replies in the report"
-        )
+        print(f"no verdict could be read of {', '.join(mute)}: the judge does not do what it is asked; see the replies in the "
+              "report")  # fmt: skip
     return 1 if faults or mute or any(each.error for each in judged) else 0
+
+
+def _judged(work: Work, judge: Judge, pairs: Sequence[Pair]) -> list[Judged]:
+    """Have the pairs judged, and say what it takes before and after."""
+    replies = Replies(str(work.output / "replies.jsonl"))
+    try:
+        dimensions = [DIMENSIONS[name] for name in work.dimensions]
+        asked = to_ask(pairs, dimensions, judge, replies)
+        print(*estimate(asked, judge, work.price), sep="\n", flush=True)
+        began = time.monotonic()
+        judged = judge_pairs(pairs, dimensions, judge, replies, watched)
+        print(*spent(asked, judge, replies, work.price, time.monotonic() - began), sep="\n")
+        return judged
+    finally:
+        replies.close()
+
+
+def watched(replies: Iterable[Any], total: int, **bar: Any) -> Iterator[Any]:
+    """The replies as they come, behind a bar; after the first ones it is said how long the others will take."""
+    began = time.monotonic()
+    for count, reply in enumerate(tqdm(replies, total=total, delay=2, **bar), 1):
+        yield reply
+        if count == FIRST and total >= 2 * FIRST:
+            rest = (time.monotonic() - began) / FIRST * (total - FIRST)
+            tqdm.write(f"about {duration(rest)} for the other {total - FIRST:,}, by the first {FIRST}")
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, for a person."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def shift(before: Sequence[float], after: Sequence[float]) -> dict[str, float]:
+    """The mean scores of changed answers and of their corrections."""
+    return {"changed": len(before), "before": statistics.fmean(before), "after": statistics.fmean(after)}
+
+
+def _said(report: dict[str, Any], pairs: int) -> Iterator[str]:
+    """The tables for a terminal."""
+    faults = report["faults"]
+    yield from (f"left out: {fault}" for fault in faults[:5])
+    if faults:
+        yield f"{len(faults):,} of {len(faults) + pairs:,} rows were left out"
+    yield from lines(report["verdicts"], report["copying"])
+    for name, moved in report.get("scores", {}).items():
+        means = f"{moved['before']:.3f} before and {moved['after']:.3f} after"
+        yield f"scores, {name}: {means}, of {moved['changed']:,} changed answers"
+    yield from systems_lines(report.get("elo", {}))
+    yield from course_lines(report.get("course", []))
+    if found := report.get("alpaca_eval"):
+        yield "AlpacaEval: " + ", ".join(f"{name} {value:g}" for name, value in found.items())
 
 
 def nothing_read(name: str, judged: Sequence[Judged]) -> bool:

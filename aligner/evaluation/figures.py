@@ -23,7 +23,8 @@ BINS = np.linspace(0, 1, 11)
 
 
 def verdicts(judged: Sequence[Judged], people: HumanJudge | None = None) -> dict[str, Any]:
-    """The figures of each dimension: all, only changed answers, by upstream, by category."""
+    """The figures of each dimension: all, only changed answers, by upstream, by category. Elo is of the corrected answers where
+    the same upstream's own are 1500; of several systems against each other it is in systems.py."""
     found = {}
     for name in dict.fromkeys(each.dimension for each in judged):
         rows = [each for each in judged if each.dimension == name]
@@ -31,8 +32,8 @@ def verdicts(judged: Sequence[Judged], people: HumanJudge | None = None) -> dict
             **_counted(rows), "changed": _counted([each for each in rows if each.replies[0] != SAME]), **_fairness(rows),
             "agreement": _agreement(rows, people), "by_upstream": _by(rows, lambda each: each.pair.upstream),
             "by_category": _by(rows, lambda each: each.pair.category),
+            "first_error": next((each.error for each in rows if each.error), None),
         }  # fmt: skip
-        found[name]["elo"] = _elo(rows)
     return found
 
 
@@ -41,10 +42,11 @@ def _counted(rows: Sequence[Judged]) -> dict[str, Any]:
     found = rate([each.outcome for each in read if each.outcome is not None])
     missing = sum(bool(each.error) for each in rows)
     counts = {"pairs": len(rows), "unreadable": len(rows) - len(read) - missing, "unanswered": missing}
-    return {
-        **counts,
-        **(asdict(found) if found else {"wins": 0, "losses": 0, "ties": 0, "rate": None, "low": None, "high": None}),
-    }
+    if found is None:
+        return {**counts, "wins": 0, "losses": 0, "ties": 0, "rate": None, "low": None, "high": None, "elo": None}
+    ahead = found.wins + found.ties / 2
+    rating = elo({("after", "before"): (ahead, found.judged - ahead)}, "before")["after"]
+    return {**counts, **asdict(found), "elo": rating}
 
 
 def _fairness(rows: Sequence[Judged]) -> dict[str, Any]:
@@ -64,31 +66,22 @@ def _fairness(rows: Sequence[Judged]) -> dict[str, Any]:
 
 
 def _agreement(rows: Sequence[Judged], people: HumanJudge | None) -> dict[str, Any] | None:
+    if people is None:
+        return None
+    labels = [people.outcome(each.dimension, each.pair.question, each.pair.before, each.pair.after) for each in rows]
     both = [
         (each.outcome, label)
-        for each in rows
-        if people and each.outcome is not None
-        and (label := people.outcome(each.dimension, each.pair.question, each.pair.before, each.pair.after)) is not None
-    ]  # fmt: skip
+        for each, label in zip(rows, labels, strict=True)
+        if label is not None and each.outcome is not None
+    ]
     found = agreement([ours for ours, _ in both], [theirs for _, theirs in both])
-    return asdict(found) if found else None
+    labelled = sum(label is not None for label in labels)
+    return {"labelled": labelled, **(asdict(found) if found else {"rows": 0, "share": None, "kappa": None})}
 
 
 def _by(rows: Sequence[Judged], group: Callable[[Judged], str]) -> dict[str, Any]:
     names = list(dict.fromkeys(map(group, rows)))
     return {name: _counted([each for each in rows if group(each) == name]) for name in names} if len(names) > 1 else {}
-
-
-def _elo(rows: Sequence[Judged]) -> dict[str, float]:
-    """Of every upstream alone and corrected; each is only compared with itself, so each pair has its own anchor, the upstream."""
-    found = {}
-    for name in dict.fromkeys(each.pair.upstream for each in rows):
-        outcomes = [each.outcome for each in rows if each.pair.upstream == name and each.outcome is not None]
-        if outcomes:
-            points = sum((outcome + 1) / 2 for outcome in outcomes)
-            label = f"{name or 'the upstream'} + Aligner"
-            found[label] = elo({(label, name): (points, len(outcomes) - points)}, name)[label]
-    return found
 
 
 def copying(pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -151,10 +144,10 @@ def lines(dimensions: dict[str, Any], copied: dict[str, Any]) -> list[str]:
         made.append(
             f"{name:<10}" + "  ".join(f"{cell:>{width}}" for cell, width in zip([*counts, *rates], widths, strict=True))
         )
+        if found["first_error"]:
+            made.append(f"  {found['unanswered']:,} unanswered, the first: {found['first_error']}")
         if agreed := found["agreement"]:
-            made.append(
-                f"  agrees with people in {agreed['share']:.1%} of {agreed['rows']:,} pairs, kappa {agreed['kappa']:.2f}"
-            )
+            made.append(f"  {agreed_line(agreed)}")
         if found["order_bias"] is not None:
             minds = f"{found['changed_minds']:.1%}"
             made.append(f"  order bias {_percent(found['order_bias'])}; mind changed with the order in {minds}")
@@ -167,6 +160,15 @@ def lines(dimensions: dict[str, Any], copied: dict[str, Any]) -> list[str]:
             f"similarity {found['similarity']:.2f}; {lengths}{settled}"
         )
     return made
+
+
+def agreed_line(agreed: dict[str, Any]) -> str:
+    """How far the judge agrees with people, and of how many labelled pairs nothing can be said."""
+    if not agreed["rows"]:
+        return f"agreement with people: of {agreed['labelled']:,} labelled pairs none was judged and read"
+    unread = agreed["labelled"] - agreed["rows"]
+    more = f" ({unread:,} more were labelled, and not read)" if unread else ""
+    return f"agrees with people in {agreed['share']:.1%} of {agreed['rows']:,} pairs, kappa {agreed['kappa']:.2f}{more}"
 
 
 def _percent(share: float | None) -> str:

@@ -26,12 +26,18 @@ class Pair:
     settled: bool | None = None
 
 
-def read_pairs(after: str, before: str | None = None) -> tuple[list[Pair], list[DataError]]:
+def read_pairs(
+    after: str,
+    before: str | None = None,
+    after_fields: tuple[str, ...] | None = None,
+    before_fields: tuple[str, ...] = BEFORE,
+) -> tuple[list[Pair], list[DataError]]:
     """The pairs of a file as `aligner correct` writes it, and the rows that cannot be used.
 
-    `before`: a file of its own for the answers, row for row with the same questions. UserError where the two do not belong
-    together, or no row can be used.
+    `before`: a file of its own for the answers, row for row with the same questions. `after_fields`, `before_fields`: where
+    the texts are, the first that is there. UserError where the two files do not belong together, or no row can be used.
     """
+    fields = after_fields or (AFTER + BEFORE if before else AFTER), before_fields
     pairs, faults = [], []
     rows, others = _rows(after), _rows(before) if before else None
     if others is not None and len(others) != len(rows):
@@ -39,7 +45,7 @@ def read_pairs(after: str, before: str | None = None) -> tuple[list[Pair], list[
             f"{before} has {len(others):,} rows and {after} {len(rows):,}: they must be the same questions in order."
         )
     for place, row in enumerate(rows):
-        found = _pair(row, others[place] if others else None)
+        found = _pair(row, others[place] if others else None, *fields)
         if isinstance(found, Pair):
             pairs.append(found)
         else:
@@ -66,7 +72,9 @@ def _rows(path: str) -> list[Read]:
     return found
 
 
-def _pair(row: Read, other: Read | None) -> Pair | DataError:
+def _pair(
+    row: Read, other: Read | None, after_fields: tuple[str, ...], before_fields: tuple[str, ...]
+) -> Pair | DataError:
     for read in (row, other):
         if isinstance(read, DataError):
             return read
@@ -77,10 +85,11 @@ def _pair(row: Read, other: Read | None) -> Pair | DataError:
         raise DataError(
             *origin, f"has another question than {place}", "Give two files with the same questions in order"
         )
-    if fields.get("corrected") is None and fields.get("error"):
-        return DataError(*origin, "was not corrected", str(fields["error"]))
-    before, after = _first(earlier, BEFORE), _first(fields, AFTER if other is None else AFTER + BEFORE)
-    for name, text in (("question", question), ("answer", before), ("corrected", after)):
+    for where, texts, names in ((origin, fields, after_fields), (place, earlier, before_fields)):
+        if "corrected" in names and texts.get("corrected") is None and texts.get("error"):
+            return DataError(*where, "was not corrected", str(texts["error"]))
+    before, after = _first(earlier, before_fields), _first(fields, after_fields)
+    for name, text in (("question", question), (before_fields[0], before), (after_fields[0], after)):
         if text is None:
             return DataError(*origin, f"the field '{name}' is missing", "Write question, answer and corrected")
         if fault := text_fault(origin, name, text, may_be_empty=name == "corrected"):

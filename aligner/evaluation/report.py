@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from aligner.evaluation.judging import Judged
+from aligner.evaluation.losses import KINDS
 from aligner.evaluation.pairs import Pair
 from aligner.files import read_rows, write_text
-from aligner.plots import draw_histogram, draw_loss, draw_shift
+from aligner.plots import draw_course, draw_histogram, draw_loss, draw_plane, draw_shift
 from aligner.quality.edits import diff, edits
 from aligner.records import DataError, UserError
 
@@ -51,30 +52,59 @@ def _as_script(value: Any) -> str:
 
 
 def _pictures(report: dict[str, Any], judged: Sequence[Judged], curves: list[dict[str, Any]] | None) -> dict[str, str]:
-    found = {}
+    found, scores = {}, scores_of(judged)
     histogram = BytesIO()
     draw_histogram(report["copying"]["all"]["similarity_histogram"], histogram)
     found["How much was changed"] = histogram
-    if scores := _scores(judged):
-        found["Scores before and after"] = shift = BytesIO()
-        draw_shift(*scores, shift)
+    for dimension, (before, after) in scores.items():
+        found[f"Scores, {dimension}"] = shift = BytesIO()
+        draw_shift(before, after, dimension, shift)
+    if scores.keys() == {"helpful", "harmless"}:
+        found["Helpfulness and harmlessness"] = plane = BytesIO()
+        draw_plane(*_points(judged), plane)
+    if len(course := report.get("course", [])) > 1:
+        found["Along the Aligners"] = along = BytesIO()
+        draw_course([each["model"] for each in course], _lines_of(course), along)
     if curves:
         found["Training"] = loss = BytesIO()
         draw_loss(curves, "Training", loss)
     return {name: base64.b64encode(picture.getvalue()).decode() for name, picture in found.items()}
 
 
-def _scores(judged: Sequence[Judged]) -> tuple[list[float], list[float]] | None:
-    """The scores of answers and corrections, where the judge gave scores (paper, figure 2)."""
-    before, after = [], []
+def _lines_of(course: Sequence[dict[str, Any]]) -> dict[str, list[float | None]]:
+    return {f"loss on {kind}": [each["loss"]["all"][kind]["loss"] for each in course] for kind in KINDS} | {
+        "share left as it was": [each["copying"]["all"]["identical"] / each["copying"]["all"]["pairs"] for each in course],
+    }  # fmt: skip
+
+
+def scores_of(judged: Sequence[Judged]) -> dict[str, tuple[list[float], list[float]]]:
+    """By dimension the scores of answers and of corrections, of those that changed, where the judge gave scores."""
+    found: dict[str, tuple[list[float], list[float]]] = {}
     for each in judged:
-        try:
-            first, second = json.loads(each.replies[0])
-            before.append(float(first))
-            after.append(float(second))
-        except (ValueError, TypeError):
-            continue
-    return (before, after) if before else None
+        if score := _score(each):
+            before, after = found.setdefault(each.dimension, ([], []))
+            before.append(score[0])
+            after.append(score[1])
+    return found
+
+
+def _score(judged: Judged) -> tuple[float, float] | None:
+    try:
+        first, second = json.loads(judged.replies[0])
+        return float(first), float(second)
+    except (ValueError, TypeError):
+        return None
+
+
+def _points(judged: Sequence[Judged]) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+    """(helpful, harmless) of each answer and of each correction."""
+    scores = {(id(each.pair), each.dimension): score for each in judged if (score := _score(each))}
+    both = [
+        (scores[pair, "helpful"], scores[pair, "harmless"])
+        for pair, dimension in scores
+        if dimension == "helpful" and (pair, "harmless") in scores
+    ]
+    return [(helpful[0], harmless[0]) for helpful, harmless in both], [(x[1], y[1]) for x, y in both]
 
 
 def curves_of(folder: str) -> list[dict[str, Any]]:

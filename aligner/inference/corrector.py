@@ -15,7 +15,7 @@ from aligner.card import prompt_of
 from aligner.encoder import Encoder
 from aligner.inference.greedy import Decoder, Row, fits
 from aligner.inference.sampling import Sampling, generate
-from aligner.models import load_model, load_tokenizer, positions_of
+from aligner.models import load_model, load_tokenizer, placement, positions_of
 from aligner.prompts import FEEDBACKS, PromptTemplate
 from aligner.quality.edits import Edits, edits
 from aligner.records import UserError
@@ -95,8 +95,7 @@ class Corrector:
         """
         template = prompt_of(folder, prompt_template)
         encoder = Encoder(load_tokenizer(folder, trust_remote_code))
-        options: dict[str, Any] = {"device_map": "auto"} if torch.cuda.is_available() else {}
-        model = load_model(folder, DTYPES[dtype or best_dtype()], trust_remote_code, **options).eval()
+        model = load_model(folder, DTYPES[dtype or best_dtype()], trust_remote_code, **placement()).eval()
         model.generation_config = (
             GenerationConfig()
         )  # a folder's own would fill in what is not said, penalties for instance

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aligner.evaluation.judges.judge import Asked, Said
 from aligner.inference.corrector import DTYPES, best_dtype, in_batches
 from aligner.inference.sampling import generate
-from aligner.models import fingerprint, load_model, load_tokenizer, positions_of
+from aligner.models import fingerprint, load_model, load_tokenizer, placement, positions_of
 from aligner.records import UserError
 
 
@@ -29,8 +27,7 @@ class LocalJudge:
     @classmethod
     def load(cls, folder: str, max_tokens: int, batch_size: int = 8, trust_remote_code: bool = False) -> LocalJudge:
         """Open a folder or hub id, on the GPUs there are or on the CPU."""
-        options: dict[str, Any] = {"device_map": "auto"} if torch.cuda.is_available() else {}
-        model = load_model(folder, DTYPES[best_dtype()], trust_remote_code, **options).eval()
+        model = load_model(folder, DTYPES[best_dtype()], trust_remote_code, **placement()).eval()
         name = fingerprint(folder, trust_remote_code)
         return cls(name, model, load_tokenizer(folder, trust_remote_code), max_tokens, batch_size)
 

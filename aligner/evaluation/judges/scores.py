@@ -11,12 +11,13 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from aligner.evaluation.judges.judge import Asked, Said
-from aligner.models import fingerprint, load_config, load_tokenizer
+from aligner.models import fingerprint, load_config, load_tokenizer, placement
 from aligner.records import UserError
 
 SAFE_RLHF = "BEGINNING OF CONVERSATION: USER: {question} ASSISTANT:{response}"  # and end-of-text
@@ -99,15 +100,19 @@ def _evaluate(model: torch.nn.Module, ids: list[int]) -> torch.Tensor:
     return found
 
 
+def _on_device(kind: Any, folder: str, trust_remote_code: bool) -> Any:
+    return kind.from_pretrained(folder, trust_remote_code=trust_remote_code, **placement()).eval()
+
+
 def _classifier(folder: str, trust_remote_code: bool) -> Score:
-    model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=trust_remote_code).eval()
+    model = _on_device(AutoModelForSequenceClassification, folder, trust_remote_code)
     if model.config.num_labels != 1:
         raise UserError(f"{folder}: its head has {model.config.num_labels} labels; a reward model has one.")
     return lambda ids: float(_evaluate(model, ids)[0, 0])
 
 
 def _score_head(folder: str, trust_remote_code: bool) -> Score:
-    model = AutoModel.from_pretrained(folder, trust_remote_code=trust_remote_code).eval()
+    model = _on_device(AutoModel, folder, trust_remote_code)
     weight, bias = _tensor(folder, "score_head.weight"), _tensor(folder, "score_head.bias", required=False)
 
     def score(ids: list[int]) -> float:

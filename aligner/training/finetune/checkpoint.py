@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from aligner.files import COMPLETED, read_json, remove_folder, sync, write_json, write_text
-from aligner.models import load_model
+from aligner.files import COMPLETED, remove_folder, sync, write_json, write_text
+from aligner.models import greedy_settings, load_model
 from aligner.records import UserError
 from aligner.training.finetune.engine import Engine, full_precision, gathered, numel, shape_of
-from aligner.training.finetune.partitions import Piece, flat_tensors, moments, moves, pieces, refresh_weights, set_moves
+from aligner.training.finetune.partitions import flat_tensors, moments, moves, pieces, refresh_weights, set_moves
+from aligner.training.pieces import Piece, saved_pieces
 from aligner.training.standing import read_state, states
 
 SHARD_BYTES = 4 << 30
@@ -109,11 +110,8 @@ def _shapes(engine: Engine) -> dict[str, list[int]]:
 
 def _read_pieces(engine: Engine, checkpoint: Path) -> None:
     """Fill this rank's flat tensors from the files that hold their numbers."""
-    saved: dict[str, list[tuple[Path, Piece]]] = {}
     try:
-        for folder in sorted(checkpoint.glob("rank-*")):
-            for piece in map(Piece._make, read_json(folder / "pieces.json")):
-                saved.setdefault(piece.name, []).append((folder, piece))
+        saved = saved_pieces(checkpoint)
         with ExitStack() as stack:
             opened = lru_cache(None)(lambda file: stack.enter_context(safe_open(file, framework="pt")))
             flats = flat_tensors(engine)
@@ -235,9 +233,7 @@ def _write_rest(
     config.dtype = torch.float32 if master else next(engine.model.parameters()).dtype
     config.use_cache = True
     config.save_pretrained(folder)
-    # The base's own settings (sampling, a repetition penalty) would get in the way of copying: greedy unless asked.
-    special = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
-    GenerationConfig(bos_token_id=special[0], eos_token_id=special[1], pad_token_id=special[2]).save_pretrained(folder)
+    greedy_settings(tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     if index is not None:
         write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": index})

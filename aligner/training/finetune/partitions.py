@@ -7,23 +7,14 @@ parameter is whole on every rank. Said as pieces, all four are alike, and a stat
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from aligner.training.finetune.engine import Engine, numel
+from aligner.training.pieces import Piece
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-class Piece(NamedTuple):
-    """`size` numbers of a parameter, from its number `start` on, lie in flat tensor `flat` from `offset` on."""
-
-    name: str
-    start: int
-    size: int
-    flat: int
-    offset: int
 
 
 def flat_tensors(engine: Engine) -> list[torch.Tensor]:

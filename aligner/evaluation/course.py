@@ -1,0 +1,107 @@
+"""Several Aligners over the same rows, such as the checkpoints of one training run: what each loses where, and what each copies.
+
+Each one's losses are of the corrections in the rows; its copying is of corrections that it makes itself. A resume state is
+exported for the time it takes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from aligner.evaluation.figures import copying
+from aligner.evaluation.losses import KINDS, losses, means
+from aligner.evaluation.pairs import Pair, read_pairs
+from aligner.evaluation.steps import Flags, command
+from aligner.files import sha256_of, write_lines
+from aligner.inference.corrector import Corrector
+from aligner.models import fingerprint
+from aligner.records import UserError
+
+Progress = Callable[..., Any]
+_UPDATE = re.compile(r"update-(\d+)")
+
+
+@dataclass(frozen=True)
+class Course:
+    """The Aligners to measure, model folders or resume states; `flags`: of `aligner correct`, for how they decode."""
+
+    models: tuple[str, ...]
+    flags: Flags
+
+    def run(self, pairs: Sequence[Pair], folder: Path, progress: Progress) -> list[dict[str, Any]]:
+        """For each Aligner in order: its name, losses by upstream and kind, and copying figures by upstream.
+
+        Its corrections are kept in `folder` under what made them: run again, they are not made again.
+        """
+        rows = folder / "rows.jsonl"
+        write_lines(rows, ({"question": p.question, "answer": p.before, "upstream": p.upstream} for p in pairs))
+        found = []
+        for name, model in in_order(self.models):
+            print(f"{name}: losses and corrections of {len(pairs):,} answers", flush=True)
+            with opened(model, folder) as place:
+                corrected = folder / f"{name}-{self._digest(rows, place)}.jsonl"
+                if not corrected.exists():
+                    command("correct", {"model": place, "input": rows, "output": corrected, **self.flags})
+                aligner = self._load(place)
+                shares = losses(aligner.model, aligner.encoder, aligner.template, pairs, partial(progress, desc=name))
+            made, faults = read_pairs(str(corrected))
+            found.append({"model": name, "left_out": len(pairs) - len(shares), "failed": len(faults),
+                          "loss": means(shares, pairs), "copying": copying(made)})  # fmt: skip
+        return found
+
+    def _digest(self, rows: Path, place: str) -> str:
+        """What decides an Aligner's corrections."""
+        trusted = bool(self.flags.get("trust_remote_code"))
+        said = [sha256_of(rows), fingerprint(place, trusted), *sorted(f"{k}={v}" for k, v in self.flags.items())]
+        return hashlib.sha256("\0".join(said).encode()).hexdigest()[:12]
+
+    def _load(self, place: str) -> Corrector:
+        chosen, dtype = self.flags.get("prompt_template"), self.flags.get("dtype")
+        return Corrector.load(place, chosen, trust_remote_code=bool(self.flags.get("trust_remote_code")), dtype=dtype)
+
+
+def in_order(models: Sequence[str]) -> list[tuple[str, str]]:
+    """Names and places: resume states by their update, for a shell sorts update-10 before update-9; then the others."""
+    named = [(Path(model).name or model, model) for model in models]
+    if twice := next((name for name, _ in named if [n for n, _ in named].count(name) > 1), None):
+        raise UserError(f"--models has two called '{twice}': rename a folder, or measure them one after another.")
+    numbers = {name: int(found[1]) for name, _ in named if (found := _UPDATE.fullmatch(name))}
+    return sorted(named, key=lambda each: (each[0] not in numbers, numbers.get(each[0], 0)))
+
+
+@contextmanager
+def opened(model: str, folder: Path) -> Iterator[str]:
+    """A model's folder; of a resume state one under `folder` that is gone afterwards."""
+    if not (Path(model) / "state.json").is_file():
+        yield model
+        return
+    with tempfile.TemporaryDirectory(prefix="exported-", dir=folder) as place:
+        command("export", {"output": Path(place) / "model"}, model)
+        yield str(Path(place) / "model")
+
+
+def lines(course: Sequence[dict[str, Any]]) -> list[str]:
+    """The table for a terminal: over all rows, a line for each Aligner."""
+    if not course:
+        return []
+    width = max(len("Aligner"), *(len(each["model"]) for each in course))
+    heads = [f"loss {kind}" for kind in KINDS] + ["identical", "copied", "similarity"]
+    made = [f"{'Aligner':<{width}}  " + "  ".join(f"{head:>11}" for head in heads)]
+    for each in course:
+        loss, copied = each["loss"]["all"], each["copying"]["all"]
+        cells = ["-" if loss[kind]["loss"] is None else f"{loss[kind]['loss']:.3f}" for kind in KINDS]
+        cells += [
+            f"{copied['identical'] / copied['pairs']:.1%}",
+            f"{copied['copied']:.1%}",
+            f"{copied['similarity']:.2f}",
+        ]
+        made.append(f"{each['model']:<{width}}  " + "  ".join(f"{cell:>11}" for cell in cells))
+    return made

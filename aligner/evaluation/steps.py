@@ -1,0 +1,40 @@
+"""A step of an evaluation is the command that a person would type, in a process of its own, from files to files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aligner.files import read_json, write_json
+from aligner.records import UserError
+
+Flags = Mapping[str, Any]
+
+
+def command(name: str, flags: Flags, *plain: str) -> int:
+    """Run `aligner NAME PLAIN... --flags`. Its exit status 1 (some rows failed) goes on; another one ends everything."""
+    words = [word for flag, value in flags.items() for word in _words(flag, value)]
+    status = subprocess.run([sys.executable, "-m", "aligner", name, *plain, *words], check=False).returncode
+    if status not in (0, 1):
+        raise UserError(f"aligner {name} ended with {status}: see above. The same command goes on from there.")
+    return status
+
+
+def _words(flag: str, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [f"--{flag}"] if value else []
+    return [f"--{flag}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+
+
+def the_same(file: Path, settings: Flags) -> None:
+    """Keep what a folder's results are made with. UserError where they were made with something else."""
+    if file.exists() and (before := read_json(file)) != json.loads(json.dumps(settings)):
+        changed = min(name for name in settings if before.get(name) != settings[name])
+        raise UserError(
+            f"{file.parent}: was made with another {changed} ({file.name} says which). Name another output, or remove it."
+        )
+    write_json(file, settings)

@@ -1,0 +1,114 @@
+"""Several systems that answered the same questions, each against each: the pairs to judge, and one Elo table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from aligner.evaluation.judging import Judged
+from aligner.evaluation.pairs import AFTER, BEFORE, Pair, read_pairs
+from aligner.evaluation.rates import elo
+from aligner.records import DataError, UserError
+
+FIELDS = (*AFTER, *BEFORE)
+VERSUS = " against "
+SAMPLES = 200  # of the bootstrap
+Results = dict[tuple[str, str], tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class System:
+    """A name, and where its answers are: a file, and which fields of its rows, the first that is there."""
+
+    name: str
+    file: str
+    fields: tuple[str, ...] = FIELDS
+
+
+def parse(text: str) -> System:
+    """NAME=FILE or NAME=FILE:FIELD."""
+    name, equals, rest = text.partition("=")
+    if not (name and equals and rest):
+        raise UserError(f"--systems {text}: write NAME=FILE, or NAME=FILE:FIELD with one of {', '.join(FIELDS)}.")
+    file, _, field = rest.rpartition(":")
+    return System(name, file, (field,)) if file and field in FIELDS else System(name, rest)
+
+
+def matches(systems: Sequence[System], limit: int | None = None) -> tuple[list[Pair], list[DataError]]:
+    """Every pair of systems on every question, or on the first so many; the earlier system's answer is `before`, and `upstream`
+    names the two."""
+    names = [system.name for system in systems]
+    if len(systems) < 2 or len(set(names)) < len(names):
+        raise UserError("--systems needs two or more, each with a name of its own.")
+    pairs: list[Pair] = []
+    faults: dict[str, DataError] = {}
+    for one, other in combinations(systems, 2):
+        found, wrong = read_pairs(other.file, one.file, other.fields, one.fields)
+        pairs += [replace(pair, upstream=match(one.name, other.name)) for pair in found[:limit]]
+        faults |= {str(fault): fault for fault in wrong}
+    return pairs, list(faults.values())
+
+
+def match(one: str, other: str) -> str:
+    """What a match is called."""
+    return f"{one}{VERSUS}{other}"
+
+
+def standings(systems: Sequence[System], judged: Sequence[Judged]) -> dict[str, dict[str, Any]]:
+    """For each dimension and system: its Elo (`rates.elo`), the first system's being 1500, with a 95 % bootstrap interval
+    over questions; and how many answers of it were judged."""
+    games = {match(one.name, other.name): (one.name, other.name) for one, other in combinations(systems, 2)}
+    found = {}
+    for dimension in dict.fromkeys(each.dimension for each in judged):
+        read = [each for each in judged if each.dimension == dimension and each.outcome is not None]
+        questions = list(dict.fromkeys(each.pair.question for each in read))
+        met = {name for each in read for name in games[each.pair.upstream]}
+        if met == {system.name for system in systems}:
+            found[dimension] = _rated(systems, games, read, questions)
+    return found
+
+
+def _rated(
+    systems: Sequence[System], games: dict[str, tuple[str, str]], read: Sequence[Judged], questions: Sequence[str]
+) -> dict[str, Any]:
+    """Points by match and question, then ratings of all questions and of questions drawn again and again."""
+    anchor, names = systems[0].name, list(games)
+    place = {question: number for number, question in enumerate(questions)}
+    points = np.zeros((2, len(names), len(questions)))
+    for each in read:
+        won = ((each.outcome or 0) + 1) / 2  # of the later system, whose answer is `after`
+        points[:, names.index(each.pair.upstream), place[each.pair.question]] += (1 - won, won)
+    generator = np.random.default_rng(0)
+    drawn = [generator.multinomial(len(questions), np.full(len(questions), 1 / len(questions))) for _ in range(SAMPLES)]
+    ratings = elo(_results(games, points.sum(2)), anchor)
+    results = [_results(games, points @ counts) for counts in drawn]
+    samples = [elo(each, anchor) for each in results if {n for game in each for n in game} == ratings.keys()] or [
+        ratings
+    ]
+    rated = {}
+    for system in systems:
+        low, high = np.percentile([sample[system.name] for sample in samples], [2.5, 97.5])
+        judged = sum(system.name in games[each.pair.upstream] for each in read)
+        rated[system.name] = {"elo": ratings[system.name], "low": float(low), "high": float(high), "judged": judged}
+    return rated
+
+
+def _results(games: dict[str, tuple[str, str]], totals: np.ndarray) -> Results:
+    """The points of both sides of each match that was played."""
+    return {game: (float(a), float(b)) for game, a, b in zip(games.values(), *totals, strict=True) if a + b}
+
+
+def lines(standing: dict[str, dict[str, Any]]) -> list[str]:
+    """The tables for a terminal, the best system first."""
+    made = []
+    for dimension, rated in standing.items():
+        width = max(map(len, rated))
+        made.append(f"{dimension}: Elo")
+        for name, each in sorted(rated.items(), key=lambda item: -item[1]["elo"]):
+            interval = f"{each['low']:,.0f} to {each['high']:,.0f}"
+            made.append(f"  {name:<{width}}  {each['elo']:>6,.0f}  ({interval}, {each['judged']:,} judged)")
+    return made
