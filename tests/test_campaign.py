@@ -11,7 +11,8 @@ from conftest import ROOT
 from test_evaluate import fair
 from test_servers import Told
 
-from aligner.evaluation.campaign import main, read_campaign
+from aligner.commands.campaign import check_flags, main
+from aligner.evaluation.campaign import read_campaign
 
 
 @pytest.fixture
@@ -65,6 +66,7 @@ def test_results_of_another_aligner_or_other_questions_are_not_taken_for_these(b
 
 def test_the_papers_campaign_can_be_read():
     campaign = read_campaign(str(ROOT / "configs/evaluation/upstreams.yaml"))
+    check_flags("it", campaign)
     assert len(campaign.upstreams) == 11 and sum(len(each.dimensions) for each in campaign.sets) == 7
 
 
@@ -76,6 +78,12 @@ def test_the_papers_campaign_can_be_read():
         ({"sets": {"truthfulqa": {"dimensions": ["nice"]}}}, "'nice' is none of them"),
         ({"judges": {}}, "'judges' is not known"),
         ({"aligner": None}, "has no aligner"),
+        (
+            {"aligner": {"modell": "m"}},
+            "aligner: 'modell' is no flag of `aligner correct` to set here. Did you mean 'model'?",
+        ),
+        ({"judge": {"output": "x"}}, "judge: 'output' is no flag of `aligner evaluate` to set here"),
+        ({"upstreams": {"one": {"upstream_uri": "x"}}}, "upstreams: one: 'upstream_uri' is no flag"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(change, said, both, tiny_model, tmp_path, capsys):

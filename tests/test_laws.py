@@ -37,7 +37,7 @@ ORDER = [
     "evaluation.steps", "evaluation.losses", "evaluation.course", "evaluation.report", "evaluation.alpaca_eval",
     "evaluation.evaluate", "evaluation.prompt_sets", "evaluation.campaign", "evaluation.harness", "commands.model_flags",
     "commands.check", "commands.plan", "commands.evaluate", "commands.correct", "commands.serve", "commands.calibrate",
-    "commands.export", "commands", "cli",
+    "commands.export", "commands.campaign", "commands", "cli",
     "__main__",
 ]  # fmt: skip
 ROOMS = {

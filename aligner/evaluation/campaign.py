@@ -7,8 +7,6 @@ main one (table 1): a row for each upstream, a column for each set and dimension
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,21 +128,3 @@ def main_table(campaign: Campaign) -> list[str]:
             f"{name:<{width}}  " + "  ".join(f"{cell:>{len(head)}}" for cell, head in zip(cells, heads, strict=True))
         )
     return lines
-
-
-def main(arguments: list[str]) -> int:
-    """Run a campaign from the command line."""
-    parser = argparse.ArgumentParser(prog="bash scripts/evaluate.sh", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("config", metavar="CONFIG.yaml", help="configs/evaluation/upstreams.yaml is an example")
-    try:
-        return run(read_campaign(parser.parse_args(arguments).config))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped: the same command goes on", file=sys.stderr)
-        return 130
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
