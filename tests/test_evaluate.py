@@ -126,6 +126,16 @@ def test_replies_that_do_not_come_are_unanswered_and_asked_again_next_time(told,
     assert len(told.asked) == asked + 2
 
 
+def test_a_judge_that_hangs_on_a_pair_leaves_it_unanswered(told, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("aligner.inference.servers.RETRIES", 0)
+    told.rule, told.delay = fair, 5
+    rows = [*ROWS[:3], {"question": "slow", "answer": "bad", "corrected": "good"}]
+    status, found = evaluate(told, tmp_path, rows, "--dimensions", "helpful", "--timeout", 1)
+    assert (status, found["helpful"]["unanswered"], found["helpful"]["wins"]) == (1, 1, 3)
+    assert "does not answer it within 1 seconds" in capsys.readouterr().out
+    assert "does not answer it within 1 seconds" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_a_busy_judge_is_waited_for(told, tmp_path):
     told.rule, told.failures = fair, [(429, {"Retry-After": "1"})] * 3
     status, found = evaluate(told, tmp_path, ROWS[:4], "--dimensions", "helpful")

@@ -80,6 +80,7 @@ def add_judge_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--max_tokens", type=int, default=1024, metavar="N", help="longest reply of a judge that writes (1024)")
     add("--concurrency", type=int, default=8, metavar="N", help="requests at once (8)")
+    add("--timeout", type=float, default=600, metavar="S", help="seconds a reply may take, each time it is asked for (600)")
     add("--price", nargs=2, type=float, metavar=("IN", "OUT"), help="of a million tokens, to say what it costs")
     add("--alpaca_eval", metavar="PROGRAM", help="run AlpacaEval too: its program, 'alpaca_eval' or the path of one")
     add("--alpaca_eval_judge", metavar="NAME|DIR", help="its annotators config (asks --judge_model at --judge_url)")
@@ -147,7 +148,8 @@ def judge(args: argparse.Namespace) -> Judge:
         from aligner.evaluation.judges.served import ServedJudge
         from aligner.inference.servers import Server
 
-        return ServedJudge(Server(args.judge_url, args.judge_model, args.judge_key, args.concurrency), args.max_tokens)
+        server = Server(args.judge_url, args.judge_model, args.judge_key, args.concurrency, args.timeout)
+        return ServedJudge(server, args.max_tokens)
     if args.judge == "human":
         from aligner.evaluation.judges.human import HumanJudge
 

@@ -66,6 +66,8 @@ class Server:
             raise UserError(
                 f"'{parts.hostname or self.url}' is no address of a server. Write it as http://HOST:PORT/v1."
             )
+        if not self.timeout > 0:
+            raise UserError(f"--timeout is {self.timeout:g}: it must be above 0.")
         if parts.username or parts.query:
             raise UserError(
                 f"the address of {parts.hostname} holds a secret. Put the key into the variable {self.key}."
