@@ -128,7 +128,7 @@ def test_every_shipped_configuration_parses(file):
 
 
 def test_help_names_every_flag_with_its_unit(capsys):
-    from aligner.training.launch import main
+    from aligner.runs.launch import main
 
     assert main(["--help"]) == 0
     text = capsys.readouterr().out

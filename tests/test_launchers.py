@@ -17,9 +17,9 @@ from conftest import ROOT, TEMPLATE, sft
 from two_hosts import missing, two_hosts
 
 from aligner.records import UserError
+from aligner.runs.launch import launch_command
 from aligner.training.flags import parse
 from aligner.training.hosts import Host, forwarded, launcher_words, read_hostfile, remote_words
-from aligner.training.launch import launch_command
 from aligner.training.ranks import first_host, rank_variables
 from aligner.training.stages import stages
 

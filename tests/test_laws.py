@@ -29,7 +29,7 @@ ORDER = [
     "training.finetune.__main__", "quality.suspicions",
     "quality.check", "inference.drafts", "inference.row_cache", "inference.greedy", "inference.sampling",
     "inference.corrector", "inference.servers", "inference.journal", "inference.correct_file", "inference.command",
-    "training.report", "training.launch", "training.export", "serving.dialogue", "serving.gate", "serving.worker",
+    "runs.report", "runs.launch", "runs", "training.export", "serving.dialogue", "serving.gate", "serving.worker",
     "serving.protocol", "serving.upstream", "serving.shadow", "serving.exchange", "serving.app", "serving.command",
     "evaluation.rates", "evaluation.pairs", "evaluation.dimensions", "evaluation.judges.judge", "evaluation.judges.human",
     "evaluation.judges.served", "evaluation.judges.local", "evaluation.judges.scores", "evaluation.judges.reward_and_cost",
@@ -83,7 +83,7 @@ def imports_of(file: Path) -> list[str]:
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_imports_point_down(file):
     importer = name_of(file)
-    if importer in ("", "training", "training.finetune", "quality", "inference"):
+    if importer in ("", "training", "training.finetune", "quality", "inference", "runs"):
         assert not [name for name in imports_of(file) if name.startswith("aligner.")]
         return
     known = set(ORDER)

@@ -14,7 +14,7 @@ from conftest import TEMPLATE
 from aligner.card import Card, differences, prompt_of, read_card, write_card
 from aligner.files import COMPLETED
 from aligner.records import UserError
-from aligner.training import launch
+from aligner.runs import launch
 from aligner.training.finetune import metrics as metrics_module
 from aligner.training.finetune.loop import is_evaluation_due
 from aligner.training.finetune.metrics import Metrics, read_log
@@ -152,7 +152,7 @@ def test_a_login_node_without_a_gpu_starts_ranks_on_hosts_that_have_them(tmp_pat
     assert (config.optimization.bf16, config.optimization.tf32) == (True, True)
     assert launch.environment(config, 16)["DS_ACCELERATOR"] == "cuda"
     program = (
-        "import os, sys, aligner.training.launch; print('DS_ACCELERATOR' in os.environ, 'deepspeed' in sys.modules)"
+        "import os, sys, aligner.runs.launch; print('DS_ACCELERATOR' in os.environ, 'deepspeed' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False False"

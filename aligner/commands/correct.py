@@ -56,7 +56,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="the variable with its key (ALIGNER_API_KEY)",
     )
     add("--concurrency", type=int, default=8, metavar="N", help="requests to a server at once (8)")
-    add("--timeout", type=float, default=600, metavar="S", help="seconds a server may take, each time it is asked (600)")
+    add(
+        "--timeout", type=float, default=600, metavar="S", help="seconds a server may take, each time it is asked (600)"
+    )
     add_model_flags(parser)
 
 

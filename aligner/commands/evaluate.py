@@ -80,7 +80,13 @@ def add_judge_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--max_tokens", type=int, default=1024, metavar="N", help="longest reply of a judge that writes (1024)")
     add("--concurrency", type=int, default=8, metavar="N", help="requests at once (8)")
-    add("--timeout", type=float, default=600, metavar="S", help="seconds a reply may take, each time it is asked for (600)")
+    add(
+        "--timeout",
+        type=float,
+        default=600,
+        metavar="S",
+        help="seconds a reply may take, each time it is asked for (600)",
+    )
     add("--price", nargs=2, type=float, metavar=("IN", "OUT"), help="of a million tokens, to say what it costs")
     add("--alpaca_eval", metavar="PROGRAM", help="run AlpacaEval too: its program, 'alpaca_eval' or the path of one")
     add("--alpaca_eval_judge", metavar="NAME|DIR", help="its annotators config (asks --judge_model at --judge_url)")

@@ -71,7 +71,9 @@ def _open(args: argparse.Namespace, folder: str, settings: Settings) -> Correcto
     """An Aligner here, or the one that is served; of that one the prompt and the tokenizer are here."""
     if not args.aligner_url:
         return Corrector.load(folder, args.prompt_template, settings, args.trust_remote_code, args.dtype)
-    server = Server(args.aligner_url, args.aligner_model or args.model, args.aligner_key, args.concurrency, args.timeout)
+    server = Server(
+        args.aligner_url, args.aligner_model or args.model, args.aligner_key, args.concurrency, args.timeout
+    )
     encoder = Encoder(load_tokenizer(folder, args.trust_remote_code))
     positions = positions_of(load_config(folder, args.trust_remote_code)) or 10**9
     return ServedAligner(server, prompt_of(folder, args.prompt_template), encoder, positions, settings)

@@ -20,6 +20,7 @@ from aligner.console import speak
 from aligner.files import is_completed, remove_folder
 from aligner.models import load_tokenizer, quiet_libraries
 from aligner.records import UserError, system_error
+from aligner.runs.report import show_examples, show_result
 from aligner.training import stopping, vigil
 from aligner.training.config import RunConfig
 from aligner.training.flags import ROOT, parse, parser, to_flags
@@ -28,7 +29,6 @@ from aligner.training.hosts import forwarded, launcher_words, read_hostfile, rem
 from aligner.training.memory import size_of
 from aligner.training.outlook import Hardware, fit_lines, memory_lines, need_of
 from aligner.training.ranks import free_port, rank_variables
-from aligner.training.report import show_examples, show_result
 from aligner.training.shapes import shape_of_model
 from aligner.training.stages import (
     Stage,
