@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 from test_correct_file import write
+from test_systems import compete
 
 from aligner import cli
 
@@ -57,6 +58,23 @@ def test_the_report_filters_sorts_and_runs_no_script_of_an_answer(browser, tmp_p
     assert article.text.startswith(ATTACK) and browser.title == "Aligner: evaluation"
     assert not browser.find_elements("css selector", "#rows script, #rows img, #rows b")
     assert article.find_element("css selector", "ins").text.strip() == "more"
+    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_systems_stand_in_a_table_and_can_be_looked_at_match_by_match(browser, told, tmp_path):
+    files = [
+        f"<b>{n}</b>={write(tmp_path / f'{n}.jsonl', [{'question': 'q', 'answer': f'quality {n}'}] * 3)}"
+        for n in (1, 2, 3)
+    ]
+    report = compete(told, tmp_path, *files)
+    browser.get((tmp_path / "out" / "report.html").as_uri())
+    rows = [row.text for row in browser.find_elements("css selector", "#elo tr")][1:]
+    assert [row.split()[1] for row in rows] == ["<b>3</b>", "<b>2</b>", "<b>1</b>"], (
+        "the best first, and names are text"
+    )
+    assert f"{report['elo']['helpful']['<b>3</b>']['elo']:.0f}" in rows[0]
+    matches = [option.text for option in browser.find_elements("css selector", "#upstream option")]
+    assert matches[1:] == ["<b>1</b> against <b>2</b>", "<b>1</b> against <b>3</b>", "<b>2</b> against <b>3</b>"]
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 
