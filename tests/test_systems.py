@@ -50,6 +50,7 @@ def test_three_systems_stand_in_one_table(told, tmp_path, capsys):
     groups = report["verdicts"]["helpful"]["by_upstream"]
     assert groups["weak against middle"]["wins"] == 6 and groups["weak against middle"]["losses"] == 2
     assert groups["weak against middle"]["elo"] == pytest.approx(1500 + 400 * math.log10(6 / 2))
+    assert report["verdicts"]["helpful"]["rate"] is None, "matches of several systems have no rate in common"
     said = capsys.readouterr().out.splitlines()
     place = said.index("helpful: Elo")
     assert [line.split()[0] for line in said[place + 1 : place + 4]] == ["strong", "middle", "weak"]

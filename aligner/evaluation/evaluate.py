@@ -23,7 +23,7 @@ from aligner.evaluation.judging import SAME, Judged, judge_pairs, to_ask
 from aligner.evaluation.pairs import Pair, read_pairs
 from aligner.evaluation.replies import Replies
 from aligner.evaluation.report import curves_of, scores_of, write_report
-from aligner.evaluation.systems import System, matches, standings
+from aligner.evaluation.systems import System, matches, standings, unpooled
 from aligner.evaluation.systems import lines as systems_lines
 from aligner.files import write_json, write_lines
 from aligner.records import UserError
@@ -67,7 +67,7 @@ def evaluate(work: Work) -> int:
     if scores := scores_of(judged):
         figures["scores"] = {name: shift(before, after) for name, (before, after) in scores.items()}
     if work.systems:
-        figures["elo"] = standings(work.systems, judged)
+        figures["elo"], figures["verdicts"] = standings(work.systems, judged), unpooled(figures["verdicts"])
     if work.course:
         figures["course"] = work.course.run(pairs, work.output / "models", partial(tqdm, delay=2))
     if work.alpaca:

@@ -133,7 +133,7 @@ def lines(dimensions: dict[str, Any], copied: dict[str, Any]) -> list[str]:
         made.append(f"{'':<10}" + "  ".join(f"{name:>9}" for name in names))
     for name, found in dimensions.items():
         counts = [f"{found[key]:,}" for key in ("wins", "ties", "losses", "unreadable", "unanswered")]
-        interval = f"{_percent(found['low'])} to {_percent(found['high'])}"
+        interval = "-" if found["low"] is None else f"{_percent(found['low'])} to {_percent(found['high'])}"
         rates = [
             _percent(found["rate"]),
             interval,

@@ -58,6 +58,15 @@ def match(one: str, other: str) -> str:
     return f"{one}{VERSUS}{other}"
 
 
+def unpooled(verdicts: dict[str, Any]) -> dict[str, Any]:
+    """Verdicts without the rates of all matches together: which system stands on which side is only their order."""
+    nothing = dict.fromkeys(("rate", "low", "high", "elo"))
+    return {
+        name: {**found, **nothing, "changed": {**found["changed"], **nothing}, "length_controlled_of_changed": None}
+        for name, found in verdicts.items()
+    }
+
+
 def standings(systems: Sequence[System], judged: Sequence[Judged]) -> dict[str, dict[str, Any]]:
     """For each dimension and system: its Elo (`rates.elo`), the first system's being 1500, with a 95 % bootstrap interval
     over questions; and how many answers of it were judged."""
