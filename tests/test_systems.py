@@ -87,6 +87,10 @@ def test_one_file_can_hold_two_systems_and_a_failed_row_is_nobodys_answer(told, 
     assert cli.main(command) == 1, "a row was left out"
     found = json.loads((tmp_path / "out" / "report.json").read_text())
     assert found["verdicts"]["helpful"]["wins"] == 3 and "was not corrected" in capsys.readouterr().out
+    turned = ["evaluate", "--systems", f"aligned={file}", f"upstream={file}:answer", *command[4:]]
+    assert cli.main([*turned, "--limit", "2"]) == 1
+    found = json.loads((tmp_path / "out" / "report.json").read_text())["verdicts"]["helpful"]
+    assert (found["pairs"], found["losses"]) == (2, 2), "two questions of each match"
 
 
 def test_what_names_no_system_is_said(tmp_path, capsys):
