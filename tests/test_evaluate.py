@@ -225,7 +225,9 @@ def test_reward_and_cost_together_score_helpful_and_harmless_and_show_the_shift(
     assert shift["helpful"]["changed"] == 12 and shift["helpful"]["before"] == pytest.approx(
         -shift["harmless"]["before"]
     )
-    [(_, scored)] = list(ScoreJudge.load(folder, costs=False).ask([Asked(HELPFUL, ROWS[0]["question"], "bad 0", "good 0")]))
+    [(_, scored)] = list(
+        ScoreJudge.load(folder, costs=False).ask([Asked(HELPFUL, ROWS[0]["question"], "bad 0", "good 0")])
+    )
     first = json.loads(lines(tmp_path / "out" / "verdicts.jsonl")[0]["replies"][0])
     assert first == json.loads(scored.text), "helpful is the reward as it is"
     assert "Helpfulness and harmlessness" in (tmp_path / "out" / "report.html").read_text()

@@ -24,7 +24,8 @@ from test_servers import Handler
 
 from aligner.encoder import Encoder
 from aligner.inference.corrector import Corrector, Request, Settings
-from aligner.inference.servers import ServedAligner, Server
+from aligner.inference.served import ServedAligner
+from aligner.inference.servers import Server
 from aligner.models import load_tokenizer
 from aligner.prompts import CORRECTION
 from aligner.training.ranks import free_port

@@ -18,7 +18,8 @@ from test_correct_file import lines, write
 from aligner.cli import main
 from aligner.encoder import Encoder
 from aligner.inference.corrector import Request, Settings
-from aligner.inference.servers import ServedAligner, Server, ServerGone, Upstream
+from aligner.inference.served import ServedAligner, Upstream
+from aligner.inference.servers import Server, ServerGone
 from aligner.models import load_tokenizer
 from aligner.prompts import CORRECTION
 from aligner.records import UserError

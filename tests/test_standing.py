@@ -151,9 +151,7 @@ def test_a_login_node_without_a_gpu_starts_ranks_on_hosts_that_have_them(tmp_pat
     config = resolved(parse(["--hostfile", str(hosts)]))
     assert (config.optimization.bf16, config.optimization.tf32) == (True, True)
     assert launch.environment(config, 16)["DS_ACCELERATOR"] == "cuda"
-    program = (
-        "import os, sys, aligner.runs.launch; print('DS_ACCELERATOR' in os.environ, 'deepspeed' in sys.modules)"
-    )
+    program = "import os, sys, aligner.runs.launch; print('DS_ACCELERATOR' in os.environ, 'deepspeed' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False False"
 

@@ -113,9 +113,7 @@ def run(args: argparse.Namespace) -> int:
     from aligner.console import speak
     from aligner.evaluation.evaluate import Work, evaluate
     from aligner.evaluation.systems import parse
-    from aligner.models import quiet_libraries
 
-    quiet_libraries()
     speak()
     work = Work(
         args.after, args.before, tuple(map(parse, args.systems)), Path(args.output), tuple(names),
@@ -128,10 +126,13 @@ def run(args: argparse.Namespace) -> int:
 def course(args: argparse.Namespace) -> Course | None:
     """The Aligners to measure, if there are any."""
     from aligner.evaluation.course import Course
-    from aligner.models import check_place
 
-    for model in args.models:
-        check_place(model)
+    if args.models:
+        from aligner.models import check_place, quiet_libraries
+
+        quiet_libraries()
+        for model in args.models:
+            check_place(model)
     flags = {name: getattr(args, name) for name in ("max_new_tokens", "prompt_template", "trust_remote_code")}
     return Course(tuple(args.models), {name: value for name, value in flags.items() if value}) if args.models else None
 
@@ -161,8 +162,9 @@ def judge(args: argparse.Namespace) -> Judge:
 
         return HumanJudge.load(args.labels)
     from aligner.demo import locate
-    from aligner.models import check_place
+    from aligner.models import check_place, quiet_libraries
 
+    quiet_libraries()
     folder, costs = locate(args.judge_model), locate(args.cost_model or args.judge_model)
     check_place(folder)
     check_place(costs)

@@ -14,16 +14,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from aligner.evaluation.figures import copying
-from aligner.evaluation.losses import KINDS, losses, means
+from aligner.evaluation.figures import KINDS, copying
 from aligner.evaluation.pairs import Pair, read_pairs
 from aligner.evaluation.steps import Flags, command
 from aligner.files import sha256_of, write_lines
-from aligner.inference.corrector import Corrector
-from aligner.models import fingerprint
 from aligner.records import UserError
+
+if TYPE_CHECKING:
+    from aligner.inference.corrector import Corrector
 
 Progress = Callable[..., Any]
 _UPDATE = re.compile(r"update-(\d+)")
@@ -41,6 +41,8 @@ class Course:
 
         Its corrections are kept in `folder` under what made them: run again, they are not made again.
         """
+        from aligner.evaluation.losses import losses, means  # torch, for which other evaluations need not wait
+
         rows = folder / "rows.jsonl"
         write_lines(rows, ({"question": p.question, "answer": p.before, "upstream": p.upstream} for p in pairs))
         found = []
@@ -59,11 +61,15 @@ class Course:
 
     def _digest(self, rows: Path, place: str) -> str:
         """What decides an Aligner's corrections."""
+        from aligner.models import fingerprint
+
         trusted = bool(self.flags.get("trust_remote_code"))
         said = [sha256_of(rows), fingerprint(place, trusted), *sorted(f"{k}={v}" for k, v in self.flags.items())]
         return hashlib.sha256("\0".join(said).encode()).hexdigest()[:12]
 
     def _load(self, place: str) -> Corrector:
+        from aligner.inference.corrector import Corrector
+
         chosen, dtype = self.flags.get("prompt_template"), self.flags.get("dtype")
         return Corrector.load(place, chosen, trust_remote_code=bool(self.flags.get("trust_remote_code")), dtype=dtype)
 

@@ -18,7 +18,7 @@ from aligner.evaluation.course import lines as course_lines
 from aligner.evaluation.dimensions import DIMENSIONS
 from aligner.evaluation.figures import copying, lines, verdicts
 from aligner.evaluation.judges.human import HumanJudge
-from aligner.evaluation.judges.judge import Asked, Judge
+from aligner.evaluation.judges.judge import Asked, Judge, Said
 from aligner.evaluation.judging import SAME, Judged, judge_pairs, to_ask
 from aligner.evaluation.pairs import Pair, read_pairs
 from aligner.evaluation.replies import Replies
@@ -93,10 +93,11 @@ def _judged(work: Work, judge: Judge, pairs: Sequence[Pair]) -> list[Judged]:
     try:
         dimensions = [DIMENSIONS[name] for name in work.dimensions]
         asked = to_ask(pairs, dimensions, judge, replies)
-        print(*estimate(asked, judge, work.price), sep="\n", flush=True)
+        print(estimate(asked, judge, work.price), flush=True)
         began = time.monotonic()
         judged = judge_pairs(pairs, dimensions, judge, replies, watched)
-        print(*spent(asked, judge, replies, work.price, time.monotonic() - began), sep="\n")
+        if said := [reply for each in asked if (reply := replies.get(judge, each))]:
+            print(spent(said, work.price, time.monotonic() - began))
         return judged
     finally:
         replies.close()
@@ -146,29 +147,24 @@ def nothing_read(name: str, judged: Sequence[Judged]) -> bool:
     return bool(asked) and all(each.outcome is None for each in asked)
 
 
-def estimate(asked: Sequence[Asked], judge: Judge, price: Sequence[float] | None) -> list[str]:
+def estimate(asked: Sequence[Asked], judge: Judge, price: Sequence[float] | None) -> str:
     """What asking will take: replies, tokens in (a token being about four characters), money where the price is known."""
     if not asked:
-        return ["nothing to ask: every reply is known"]
+        return "nothing to ask: every reply is known"
     tokens = sum(len(judge.prompt(each)) for each in asked) / CHARACTERS
     cost = f", about {tokens * price[0] / 1e6:,.2f} for them and at most as many replies' tokens" if price else ""
-    return [f"{len(asked):,} replies to ask for, about {tokens:,.0f} tokens in{cost}"]
+    return f"{len(asked):,} replies to ask for, about {tokens:,.0f} tokens in{cost}"
 
 
-def spent(
-    asked: Sequence[Asked], judge: Judge, replies: Replies, price: Sequence[float] | None, seconds: float
-) -> list[str]:
+def spent(said: Sequence[Said], price: Sequence[float] | None, seconds: float) -> str:
     """What asking took."""
-    said = [reply for each in asked if (reply := replies.get(judge, each))]
-    if not said:
-        return []
     tokens_in, tokens_out = sum(reply.tokens_in for reply in said), sum(reply.tokens_out for reply in said)
     line = f"{len(said):,} replies in {seconds:,.0f} s"
     if tokens_in:
         line += f", {tokens_in:,} tokens in and {tokens_out:,} out (median {statistics.median(r.tokens_out for r in said):,.0f})"
     if price and tokens_in:
         line += f": {(tokens_in * price[0] + tokens_out * price[1]) / 1e6:,.2f}"
-    return [line]
+    return line
 
 
 def _line(judged: Judged) -> dict[str, Any]:

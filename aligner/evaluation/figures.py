@@ -20,6 +20,8 @@ from aligner.evaluation.rates import agreement, elo, length_controlled, order_bi
 from aligner.quality.edits import edits, words
 
 BINS = np.linspace(0, 1, 11)
+COPIED, EDITED, END = "copied", "edited", "end"  # what a token of a correction is
+KINDS = (COPIED, EDITED, END)
 
 
 def verdicts(judged: Sequence[Judged], people: HumanJudge | None = None) -> dict[str, Any]:

@@ -15,12 +15,11 @@ from rapidfuzz.distance import LCSseq
 from transformers import PreTrainedModel
 
 from aligner.encoder import Encoder
+from aligner.evaluation.figures import COPIED, EDITED, END, KINDS
 from aligner.evaluation.pairs import Pair
 from aligner.models import positions_of
 from aligner.prompts import PromptTemplate
 
-COPIED, EDITED, END = "copied", "edited", "end"
-KINDS = (COPIED, EDITED, END)
 LOGITS = 1 << 27  # numbers of a batch's logits at most: 512 MiB in fp32
 CHUNK = 256  # pairs that are tokenised together
 Progress = Callable[..., Any]

@@ -9,8 +9,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from aligner.evaluation.figures import KINDS
 from aligner.evaluation.judging import Judged
-from aligner.evaluation.losses import KINDS
 from aligner.evaluation.pairs import Pair
 from aligner.files import read_rows, write_text
 from aligner.plots import draw_course, draw_histogram, draw_loss, draw_plane, draw_shift

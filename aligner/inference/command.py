@@ -14,7 +14,8 @@ from aligner.encoder import Encoder
 from aligner.inference.correct_file import Drift, Stage, Work
 from aligner.inference.corrector import Corrector, Settings, best_dtype
 from aligner.inference.sampling import Sampling
-from aligner.inference.servers import ServedAligner, Server, Upstream
+from aligner.inference.served import ServedAligner, Upstream
+from aligner.inference.servers import Server
 from aligner.models import check_place, fingerprint, load_config, load_tokenizer, positions_of
 from aligner.records import UserError
 

@@ -16,7 +16,7 @@ from typing import Any
 from aligner.files import read_rows, sha256_of, write_lines
 from aligner.inference.corrector import Aligner, Corrected, Request
 from aligner.inference.journal import Journal
-from aligner.inference.servers import Upstream
+from aligner.inference.served import Upstream
 from aligner.prompts import FEEDBACKS
 from aligner.quality.edits import Edits, edits
 from aligner.records import DataError, Origin, UserError, kind_of, text_fault

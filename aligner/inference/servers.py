@@ -1,4 +1,4 @@
-"""Models behind OpenAI-compatible servers, through the official client: an upstream that answers, an Aligner that corrects.
+"""OpenAI-compatible servers, asked through the official client by several threads.
 
 The client itself waits and tries again where a server is busy, fails or cannot be reached, and as long as the server asks
 (Retry-After, up to two minutes). What is left after that is of two kinds: a row that the server refuses or fails on while it
@@ -19,10 +19,6 @@ from urllib.parse import urlsplit
 
 import openai
 
-from aligner.encoder import Encoder
-from aligner.inference.corrector import Corrected, Outcome, Request, Settings, check_feedback
-from aligner.prompts import PromptTemplate
-from aligner.quality.edits import edits
 from aligner.records import UserError
 
 log = logging.getLogger("aligner")
@@ -163,71 +159,3 @@ class Server:
 
 def _line(error: object) -> str:
     return " ".join(str(error).split())[:200]
-
-
-@dataclass(frozen=True)
-class Upstream:
-    """A model that answers questions."""
-
-    server: Server
-    max_tokens: int | None = None
-    temperature: float | None = None
-
-    def stream(self, questions: Sequence[str]) -> Iterator[tuple[int, str | UserError]]:
-        """Yield each question's place and answer as it is there."""
-        yield from self.server.each(self._ask, questions)
-
-    def _ask(self, client: Client, question: str) -> str | UserError:
-        given: dict[str, Any] = {"max_tokens": self.max_tokens, "temperature": self.temperature}
-        answer = client.chat.completions.create(
-            model=self.server.model,
-            messages=[{"role": "user", "content": question}],
-            **{name: value for name, value in given.items() if value is not None},
-        )
-        text = answer.choices[0].message.content
-        return text if text else UserError(f"{self.server.url} gave no text for it.")
-
-
-@dataclass(frozen=True)
-class ServedAligner:
-    """An Aligner behind a server (`vllm serve FOLDER`): the prompt is made here, and completed there.
-
-    A prompt is sent as text where the server will see the ids of training in it; one that holds a special token's string is sent
-    as ids. `positions`: how many tokens the model can have in all.
-    """
-
-    server: Server
-    template: PromptTemplate
-    encoder: Encoder
-    positions: int
-    settings: Settings = Settings()
-
-    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Outcome]]:
-        """Yield each request's place and outcome as it is known."""
-        check_feedback(self.template, requests)
-        # All in this thread: a tokenizer must not be used by several at once.
-        prompts = [(place, *self._prompt(request)) for place, request in enumerate(requests)]
-        for place, outcome in self.server.each(self._complete, prompts):
-            if isinstance(outcome, UserError):
-                yield place, outcome
-            else:
-                text, finished = outcome
-                yield place, Corrected(text, finished, edits(requests[place].answer, text))
-
-    def _prompt(self, request: Request) -> tuple[str | list[int], int]:
-        """The prompt as it is sent, and the tokens that are left for the correction."""
-        text = self.template.render(*request)
-        ids = self.encoder.prompts([text])[0]
-        same = self.encoder.tokenizer(text)["input_ids"] == ids
-        return text if same else ids, min(self.settings.max_new_tokens, self.positions - len(ids))
-
-    def _complete(self, client: Client, prompt: tuple[int, str | list[int], int]) -> tuple[str, bool] | UserError:
-        place, sent, most = prompt
-        if most < 1:
-            return UserError(f"its prompt leaves no room in the model's {self.positions:,} positions: shorten it.")
-        drawn, more = self.settings.sampling, dict[str, Any](temperature=0)
-        if drawn:
-            more = {"temperature": drawn.temperature, "top_p": drawn.top_p, "seed": drawn.seed + place}
-            more["extra_body"] = {"top_k": drawn.top_k}
-        choice = client.completions.create(model=self.server.model, prompt=sent, max_tokens=most, **more).choices[0]
-        return choice.text or "", choice.finish_reason == "stop"
