@@ -23,6 +23,12 @@ def test_states_come_in_order_of_their_updates_and_other_models_after_them():
         in_order(["a/update-9", "b/update-9"])
 
 
+def test_a_folder_of_states_is_no_model(tmp_path, capsys):
+    after = write(tmp_path / "after.jsonl", ROWS)
+    assert cli.main(["evaluate", "--after", after, "--output", str(tmp_path / "out"), "--models", str(tmp_path)]) == 2
+    assert "is no model folder and no resume state" in capsys.readouterr().err
+
+
 def test_a_state_and_its_run_have_the_same_figures_and_nothing_is_corrected_twice(whole, tmp_path, capfd):
     [state] = (whole / "checkpoints").iterdir()
     after, out = write(tmp_path / "after.jsonl", ROWS), tmp_path / "out"

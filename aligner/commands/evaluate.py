@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
 
 def course(args: argparse.Namespace) -> Course | None:
     """The Aligners to measure, if there are any."""
-    from aligner.evaluation.course import Course
+    from aligner.evaluation.course import Course, in_order
 
     if args.models:
         from aligner.models import check_place, quiet_libraries
@@ -133,6 +133,7 @@ def course(args: argparse.Namespace) -> Course | None:
         quiet_libraries()
         for model in args.models:
             check_place(model)
+        in_order(args.models)  # says what is wrong with them, before anything is paid for
     flags = {name: getattr(args, name) for name in ("max_new_tokens", "prompt_template", "trust_remote_code")}
     return Course(tuple(args.models), {name: value for name, value in flags.items() if value}) if args.models else None
 

@@ -7,6 +7,7 @@ exported for the time it takes.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -23,9 +24,10 @@ from aligner.files import sha256_of, write_lines
 from aligner.records import UserError
 
 if TYPE_CHECKING:
-    from aligner.inference.corrector import Corrector
+    from aligner.evaluation.losses import Shares
 
 Progress = Callable[..., Any]
+STATE = "state.json"  # what a resume state has in its folder
 _UPDATE = re.compile(r"update-(\d+)")
 
 
@@ -41,7 +43,7 @@ class Course:
 
         Its corrections are kept in `folder` under what made them: run again, they are not made again.
         """
-        from aligner.evaluation.losses import losses, means  # torch, for which other evaluations need not wait
+        from aligner.evaluation.losses import means  # torch, for which other evaluations need not wait
 
         rows = folder / "rows.jsonl"
         write_lines(rows, ({"question": p.question, "answer": p.before, "upstream": p.upstream} for p in pairs))
@@ -52,8 +54,7 @@ class Course:
                 corrected = folder / f"{name}-{self._digest(rows, place)}.jsonl"
                 if not corrected.exists():
                     command("correct", {"model": place, "input": rows, "output": corrected, **self.flags})
-                aligner = self._load(place)
-                shares = losses(aligner.model, aligner.encoder, aligner.template, pairs, partial(progress, desc=name))
+                shares = self._losses(place, pairs, partial(progress, desc=name))
             made, faults = read_pairs(str(corrected))
             found.append({"model": name, "left_out": len(pairs) - len(shares), "failed": len(faults),
                           "loss": means(shares, pairs), "copying": copying(made)})  # fmt: skip
@@ -67,15 +68,28 @@ class Course:
         said = [sha256_of(rows), fingerprint(place, trusted), *sorted(f"{k}={v}" for k, v in self.flags.items())]
         return hashlib.sha256("\0".join(said).encode()).hexdigest()[:12]
 
-    def _load(self, place: str) -> Corrector:
+    def _losses(self, place: str, pairs: Sequence[Pair], progress: Progress) -> dict[int, Shares]:
+        import torch
+
+        from aligner.evaluation.losses import losses
         from aligner.inference.corrector import Corrector
 
-        chosen, dtype = self.flags.get("prompt_template"), self.flags.get("dtype")
-        return Corrector.load(place, chosen, trust_remote_code=bool(self.flags.get("trust_remote_code")), dtype=dtype)
+        trusted, dtype = bool(self.flags.get("trust_remote_code")), self.flags.get("dtype")
+        aligner = Corrector.load(place, self.flags.get("prompt_template"), trust_remote_code=trusted, dtype=dtype)
+        found = losses(aligner.model, aligner.encoder, aligner.template, pairs, progress)
+        del aligner
+        torch.cuda.empty_cache()  # the next one corrects in a process of its own, and needs the room
+        return found
 
 
 def in_order(models: Sequence[str]) -> list[tuple[str, str]]:
-    """Names and places: resume states by their update, for a shell sorts update-10 before update-9; then the others."""
+    """Names and places: resume states by their update, for a shell sorts update-10 before update-9; then the others.
+
+    UserError where one is a folder of something else, or two have one name.
+    """
+    for model in filter(os.path.isdir, models):
+        if not any((Path(model) / file).is_file() for file in ("config.json", STATE)):
+            raise UserError(f"{model}: is no model folder and no resume state; those are RUN/checkpoints/update-N.")
     named = [(Path(model).name or model, model) for model in models]
     if twice := next((name for name, _ in named if [n for n, _ in named].count(name) > 1), None):
         raise UserError(f"--models has two called '{twice}': rename a folder, or measure them one after another.")
@@ -86,7 +100,7 @@ def in_order(models: Sequence[str]) -> list[tuple[str, str]]:
 @contextmanager
 def opened(model: str, folder: Path) -> Iterator[str]:
     """A model's folder; of a resume state one under `folder` that is gone afterwards."""
-    if not (Path(model) / "state.json").is_file():
+    if not (Path(model) / STATE).is_file():
         yield model
         return
     with tempfile.TemporaryDirectory(prefix="exported-", dir=folder) as place:
