@@ -66,6 +66,17 @@ def test_results_of_another_aligner_or_other_questions_are_not_taken_for_these(b
     assert main([str(file)]) == 2 and "was made with another questions" in capsys.readouterr().err
 
 
+def test_an_upstream_that_is_not_there_leaves_its_cell_empty(both, tiny_model, tmp_path, capsys):
+    file = Path(config(tmp_path, both, tiny_model))
+    value = yaml.safe_load(file.read_text())
+    del value["sets"]["beavertails"]
+    value["upstreams"]["one"] = {"upstream_url": both.url + "/nowhere", "upstream_model": "m"}
+    file.write_text(yaml.safe_dump(value, sort_keys=False))
+    assert main([str(file)]) == 1 and "error: one, truthfulqa: aligner correct ended with 2" in capsys.readouterr().err
+    rows = json.loads((tmp_path / "out" / "table.json").read_text())["rows"]
+    assert rows["one"] == [None] and rows["other"] == rows["average"] != [None]
+
+
 def test_the_papers_campaign_can_be_read():
     campaign = read_campaign(str(ROOT / "configs/evaluation/upstreams.yaml"))
     check_flags("it", campaign)
@@ -84,6 +95,7 @@ def test_the_papers_campaign_can_be_read():
             {"aligner": {"modell": "m"}},
             "aligner: 'modell' is no flag of `aligner correct` to set here. Did you mean 'model'?",
         ),
+        ({"upstreams": {"../x": {}}}, "upstreams: '../x' is to be a folder's name"),
         ({"judge": {"output": "x"}}, "judge: 'output' is no flag of `aligner evaluate` to set here"),
         ({"upstreams": {"one": {"upstream_uri": "x"}}}, "upstreams: one: 'upstream_uri' is no flag"),
     ],

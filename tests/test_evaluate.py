@@ -23,6 +23,7 @@ from aligner.evaluation.judges.judge import Asked
 from aligner.evaluation.judges.local import LocalJudge
 from aligner.evaluation.judges.scores import ScoreJudge
 from aligner.quality.edits import words
+from aligner.records import UserError
 
 ALPACA = ROOT.parent / "shared/data/qac_aligner2b_alpacaeval.json"
 PANDALM = ROOT.parent / "shared/data/qac_pandalm.json"
@@ -134,6 +135,58 @@ def test_a_judge_that_hangs_on_a_pair_leaves_it_unanswered(told, tmp_path, monke
     assert (status, found["helpful"]["unanswered"], found["helpful"]["wins"]) == (1, 1, 3)
     assert "does not answer it within 1 seconds" in capsys.readouterr().out
     assert "does not answer it within 1 seconds" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("odd", ["list", "usage", "choices", "html", "forbidden", "empty"])
+def test_one_odd_reply_is_that_pairs_alone(odd, told, tmp_path, capsys):
+    told.rule, told.odd = fair, odd
+    rows = [*ROWS, {"question": "an odd one", "answer": "bad", "corrected": "good"}]
+    status, found = evaluate(told, tmp_path, rows, "--dimensions", "helpful")
+    helpful = found["helpful"]
+    assert (helpful["wins"], helpful["unanswered"]) == ((13, 0) if odd == "usage" else (12, 1))
+    assert status == (0 if odd == "usage" else 1)
+    told.odd = ""
+    status, found = evaluate(told, tmp_path, rows, "--dimensions", "helpful")
+    assert (status, found["helpful"]["wins"]) == (0, 13), "what was odd was not kept"
+
+
+def test_where_no_changed_pair_was_judged_there_is_no_rate(tmp_path, capsys):
+    """One of two is labelled, but it is the one that nobody need be asked about."""
+    rows = [ROWS[0], {"question": "same", "answer": "x", "corrected": "x"}]
+    after, labels = write(tmp_path / "a.jsonl", rows), write(tmp_path / "l.jsonl", [{**ROWS[1], "label": "after"}])
+    command = ["evaluate", "--after", after, "--output", str(tmp_path / "out"), "--judge", "human", "--labels", labels]
+    assert cli.main([*command, "--dimensions", "helpful,helpful"]) == 1
+    found = json.loads((tmp_path / "out" / "report.json").read_text())["verdicts"]["helpful"]
+    assert found["rate"] is None and (found["pairs"], found["unanswered"]) == (2, 1)
+
+
+def test_a_mind_that_changes_to_equal_is_a_changed_mind(told, tmp_path):
+    told.rule = lambda prompt: "[[A]]" if responses(prompt)[0].startswith("good") else "[[Equal]]"
+    _, found = evaluate(told, tmp_path, ROWS, "--dimensions", "helpful")
+    assert (found["helpful"]["changed_minds"], found["helpful"]["ties"]) == (1, 12)
+
+
+def test_an_upstream_called_all_is_not_taken_for_all(tmp_path):
+    rows = [{**row, "upstream": "all" if n else "other"} for n, row in enumerate(ROWS)]
+    cli.main(["evaluate", "--after", write(tmp_path / "a.jsonl", rows), "--output", str(tmp_path / "out")])
+    found = json.loads((tmp_path / "out" / "report.json").read_text())["copying"]
+    assert {name: each["pairs"] for name, each in found.items()} == {"all": 12, "other": 1, "'all'": 11}
+
+
+def test_what_it_costs_at_most_is_said_before(told, tmp_path, capsys):
+    """24 replies of at most 100 tokens at 1,000,000 a million are 2,400; what goes in is free here."""
+    told.rule = fair
+    evaluate(told, tmp_path, ROWS, "--dimensions", "helpful", "--price", 0, 1_000_000, "--max_tokens", 100)
+    assert "at most about 2,400.00" in capsys.readouterr().out
+
+
+def test_a_model_without_a_trained_head_is_no_judge(tiny_model, tmp_path):
+    folder = classifier(tiny_model, tmp_path / "rm")
+    weights = load_file(tmp_path / "rm" / "model.safetensors")
+    del weights["score.weight"]
+    save_file(weights, tmp_path / "rm" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"has no trained score\.weight"):
+        ScoreJudge.load(folder, costs=False)
 
 
 def test_a_busy_judge_is_waited_for(told, tmp_path):
@@ -273,6 +326,14 @@ def test_a_local_model_judges_and_what_is_too_long_for_it_is_said(tiny_model):
         (["--dimensions", "nice"], "--dimensions nice: there are helpful, harmless"),
         (["--judge", "served"], "--judge served needs --judge_url"),
         (["--judge", "human"], "--judge human needs --labels"),
+        (["--labels", "l.jsonl"], "--labels needs --judge"),
+        (["--concurrency", "0"], "--concurrency is 0"),
+        (["--price", "nan", "1"], "--price takes two numbers"),
+        (["--dimensions", ","], "--dimensions names 0"),
+        (
+            ["--judge", "reward", "--judge_model", "m", "--dimensions", "helpful,honest"],
+            "name one that the score stands for",
+        ),
         (["--judge", "reward", "--judge_model", "/no/where"], "/no/where: there is no such folder"),
         (["--run_folder", "/no/where"], "has no train_log.jsonl"),
     ],

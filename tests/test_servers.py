@@ -39,6 +39,7 @@ class Told(ThreadingHTTPServer):
         self.keys: set[str] = set()
         self.headers: set[str] = set()  # names of all that were sent
         self.rule: Callable[[str], str] = str.upper
+        self.odd = ""  # how the reply to what is odd is odd
         self.delay = 0.02  # seconds of an answer to what is slow
         self.lock = threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
@@ -71,12 +72,23 @@ class Handler(BaseHTTPRequestHandler):
             "message": {"role": "assistant", "content": told.rule(str(text))},
         }
         made = {"id": "1", "object": "x", "created": 1, "model": "m", "choices": [choice]}
+        if told.odd and "an odd one" in text:
+            made, failure = self.oddly(told.odd, made)
         with told.lock:
             told.at_once -= 1
         if failure:
             self.reply(failure[0], {"error": {"message": "as told"}}, failure[1])
         else:
             self.reply(400 if refused else 200, {"error": {"message": "not that"}} if refused else made, {})
+
+    def oddly(self, how: str, made: dict[str, Any]) -> tuple[Any, tuple[int, dict[str, str]] | None]:
+        """A reply that servers, gateways and filters have been seen to give."""
+        message = made["choices"][0]["message"]
+        if how in ("list", "empty"):
+            message["content"] = [{"type": "text", "text": "[[A]]"}] if how == "list" else ""
+        usage = {"prompt_tokens": None, "completion_tokens": "x"} if how == "usage" else None
+        odd: Any = {**made, "usage": usage, "choices": [] if how == "choices" else made["choices"]}
+        return ("<html>busy</html>" if how == "html" else odd), ((403, {}) if how == "forbidden" else None)
 
     def do_GET(self) -> None:
         self.reply(200, {"object": "list", "data": []}, {})  # the models there are

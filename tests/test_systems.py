@@ -93,8 +93,16 @@ def test_one_file_can_hold_two_systems_and_a_failed_row_is_nobodys_answer(told, 
     assert (found["pairs"], found["losses"]) == (2, 2), "two questions of each match"
 
 
+def test_a_row_without_a_correction_is_not_judged_by_its_answer(told, tmp_path, capsys):
+    rows = [{"question": f"q{n}", "answer": "quality 1", "corrected": "quality 2"} for n in range(3)]
+    del rows[1]["corrected"]
+    files = [f"a={file_of(tmp_path, 'a', [1] * 3)}", f"b={write(tmp_path / 'b.jsonl', rows)}"]
+    command = ["evaluate", "--systems", *files, "--output", str(tmp_path / "out")]
+    assert cli.main(command) == 1 and "row 2: the field 'corrected' is missing" in capsys.readouterr().out
+
+
 def test_what_names_no_system_is_said(tmp_path, capsys):
-    assert parse("a=x:y.jsonl") == System("a", "x:y.jsonl") and parse("a=f.jsonl:answer").fields == ("answer",)
+    assert parse("a=x:y.jsonl") == System("a", "x:y.jsonl") and parse("a=f.jsonl:answer").field == "answer"
     with pytest.raises(UserError, match="write NAME=FILE"):
         parse("only-a-file.jsonl")
     one = file_of(tmp_path, "one", [1])

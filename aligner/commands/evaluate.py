@@ -19,6 +19,7 @@ JUDGES = ("none", "served", "local", "reward", "cost", "reward-cost", "human")
 NEEDS: dict[str, tuple[str, ...]] = {
     "served": ("judge_url", "judge_model"), "reward-cost": ("judge_model", "cost_model"), "human": ("labels",), "none": (),
 }  # fmt: skip
+ALONE = {"reward": "helpful", "cost": "harmless"}  # judges of one score, and what it stands for by itself
 FORMS = ("helpful", "harmless", "honest", "empathy")
 
 
@@ -64,7 +65,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def add_judge_flags(parser: argparse.ArgumentParser) -> None:
     """Who judges, and how it is asked."""
     add = parser.add_argument
-    add("--dimensions", default="helpful,harmless", metavar="NAMES", help=f"of {', '.join(FORMS)} (helpful,harmless)")
+    add("--dimensions", metavar="NAMES",
+        help=f"of {', '.join(FORMS)} (helpful,harmless; of --judge reward helpful, of cost harmless)")  # fmt: skip
     add("--judge", choices=JUDGES, default="none",
         help="served: an OpenAI-compatible server; local: a model here; reward, cost: a model that scores; reward-cost: two, "
         "--judge_model and --cost_model, for helpful and harmless; human: --labels; "
@@ -94,16 +96,12 @@ def add_judge_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
-    names = [name.strip() for name in args.dimensions.split(",") if name.strip()]
-    for name in names:
-        if name not in FORMS:
-            raise UserError(f"--dimensions {name}: there are {', '.join(FORMS)}.")
-    if args.judge == "reward-cost" and (other := [name for name in names if name not in FORMS[:2]]):
-        raise UserError(f"--judge reward-cost has scores for helpful and harmless, not for {other[0]}.")
+    names = dimensions(args)
+    check_numbers(args)
     if args.systems and (args.before or args.models or args.alpaca_eval):
         raise UserError("--systems does not go with --before, --models or --alpaca_eval.")
-    if args.limit is not None and args.limit < 1:
-        raise UserError(f"--limit is {args.limit}: it must be at least 1.")
+    if args.judge == "none" and (args.labels or (args.judge_model and not args.alpaca_eval)):
+        raise UserError(f"--{'labels' if args.labels else 'judge_model'} needs --judge, of {', '.join(JUDGES[1:])}.")
     for flag in NEEDS.get(args.judge, ("judge_model",)):
         if not getattr(args, flag):
             raise UserError(f"--judge {args.judge} needs --{flag}.")
@@ -117,10 +115,33 @@ def run(args: argparse.Namespace) -> int:
     speak()
     work = Work(
         args.after, args.before, tuple(map(parse, args.systems)), Path(args.output), tuple(names),
-        None if args.judge == "none" else judge(args), args.labels, tuple(args.price) if args.price else None, args.limit,
-        args.run_folder, alpaca(args), course(args),
+        None if args.judge == "none" else judge(args), args.labels, tuple(args.price) if args.price else None,
+        args.max_tokens, args.limit, args.run_folder, alpaca(args), course(args),
     )  # fmt: skip
     return evaluate(work)
+
+
+def dimensions(args: argparse.Namespace) -> list[str]:
+    """What is judged, each once. A model of one score judges one thing."""
+    given = ALONE.get(args.judge, "helpful,harmless") if args.dimensions is None else args.dimensions
+    names = list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
+    for name in names:
+        if name not in FORMS:
+            raise UserError(f"--dimensions {name}: there are {', '.join(FORMS)}.")
+    if args.judge == "reward-cost" and (other := [name for name in names if name not in FORMS[:2]]):
+        raise UserError(f"--judge reward-cost has scores for helpful and harmless, not for {other[0]}.")
+    if not names or (args.judge in ALONE and len(names) > 1):
+        raise UserError(f"--dimensions names {len(names)}: name one{' that the score stands for' if names else ''}.")
+    return names
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """UserError for a number that can be none."""
+    for name in ("limit", "concurrency", "max_tokens", "max_new_tokens"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise UserError(f"--{name} is {getattr(args, name)}: it must be at least 1.")
+    if args.price and not all(0 <= price < float("inf") for price in args.price):
+        raise UserError("--price takes two numbers, from 0 on.")
 
 
 def course(args: argparse.Namespace) -> Course | None:

@@ -7,6 +7,7 @@ main one (table 1): a row for each upstream, a column for each set and dimension
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,9 @@ def read_campaign(file: str) -> Campaign:
         raise UserError(f"{file}: has no {missing}. It needs {', '.join(sorted(known))}.")
     if unknown := value.keys() - known:
         raise UserError(f"{file}: '{min(unknown)}' is not known. There are {', '.join(sorted(known))}.")
+    for name in map(str, value["upstreams"]):
+        if name in ("", ".", "..") or "/" in name or "\\" in name:
+            raise UserError(f"{file}: upstreams: '{name}' is to be a folder's name: leave / out.")
     upstreams = [Upstream(str(name), dict(flags or {})) for name, flags in value["upstreams"].items()]
     sets = [_questions(file, str(name), dict(rest or {})) for name, rest in value["sets"].items()]
     return Campaign(Path(value["output"]), value["aligner"], value["judge"], upstreams, sets)
@@ -77,7 +81,7 @@ def _questions(file: str, name: str, rest: dict[str, Any]) -> Questions:
 
 
 def run(campaign: Campaign) -> int:
-    """Do all of it. Returns the exit status: 0, or 1 where some rows failed; stops at a command that cannot be carried out."""
+    """Do all of it. Returns the exit status: 0, or 1 where some rows failed, or a whole cell, which stays empty."""
     status = 0
     for questions in campaign.sets:
         asked = campaign.output / "questions" / f"{questions.name}.jsonl"
@@ -89,7 +93,11 @@ def run(campaign: Campaign) -> int:
         for upstream in campaign.upstreams:
             folder = campaign.output / upstream.name / questions.name
             print(f"{upstream.name}, {questions.name}", flush=True)
-            status = max(status, _one(campaign, upstream, questions, asked, folder))
+            try:
+                status = max(status, _one(campaign, upstream, questions, asked, folder))
+            except UserError as error:  # one upstream that is not there does not keep the others from their rows
+                print(f"error: {upstream.name}, {questions.name}: {error}", file=sys.stderr)
+                status = 1
     lines = main_table(campaign)
     print(*lines, sep="\n")
     return status
@@ -109,10 +117,9 @@ def main_table(campaign: Campaign) -> list[str]:
     columns = [(each.name, dimension) for each in campaign.sets for dimension in each.dimensions]
     found: dict[str, list[float | None]] = {}
     for upstream in campaign.upstreams:
-        reports = {
-            each.name: read_json(campaign.output / upstream.name / each.name / "report.json") for each in campaign.sets
-        }
-        found[upstream.name] = [reports[name]["verdicts"].get(dimension, {}).get("rate") for name, dimension in columns]
+        files = {each.name: campaign.output / upstream.name / each.name / "report.json" for each in campaign.sets}
+        verdicts = {name: read_json(file)["verdicts"] if file.exists() else {} for name, file in files.items()}
+        found[upstream.name] = [verdicts[name].get(dimension, {}).get("rate") for name, dimension in columns]
     means = []
     for values in zip(*found.values(), strict=True):
         rates = [value for value in values if value is not None]

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 from aligner.evaluation.figures import KINDS, copying
 from aligner.evaluation.pairs import Pair, read_pairs
 from aligner.evaluation.steps import Flags, command
-from aligner.files import sha256_of, write_lines
+from aligner.files import Row, read_rows, remove_folder, sha256_of, write_lines
 from aligner.records import UserError
 
 if TYPE_CHECKING:
     from aligner.evaluation.losses import Shares
 
 Progress = Callable[..., Any]
+EXPORTED = "exported-"
 STATE = "state.json"  # what a resume state has in its folder
 _UPDATE = re.compile(r"update-(\d+)")
 
@@ -47,6 +48,8 @@ class Course:
 
         rows = folder / "rows.jsonl"
         write_lines(rows, ({"question": p.question, "answer": p.before, "upstream": p.upstream} for p in pairs))
+        for left in folder.glob(f"{EXPORTED}*"):  # by a kill
+            remove_folder(left)
         found = []
         for name, model in in_order(self.models):
             print(f"{name}: losses and corrections of {len(pairs):,} answers", flush=True)
@@ -56,7 +59,8 @@ class Course:
                     command("correct", {"model": place, "input": rows, "output": corrected, **self.flags})
                 shares = self._losses(place, pairs, partial(progress, desc=name))
             made, faults = read_pairs(str(corrected))
-            found.append({"model": name, "left_out": len(pairs) - len(shares), "failed": len(faults),
+            cut = sum(isinstance(row, Row) and row.value.get("finished") is False for row in read_rows(corrected))
+            found.append({"model": name, "cut_off": cut, "left_out": len(pairs) - len(shares), "failed": len(faults),
                           "loss": means(shares, pairs), "copying": copying(made)})  # fmt: skip
         return found
 
@@ -103,7 +107,7 @@ def opened(model: str, folder: Path) -> Iterator[str]:
     if not (Path(model) / STATE).is_file():
         yield model
         return
-    with tempfile.TemporaryDirectory(prefix="exported-", dir=folder) as place:
+    with tempfile.TemporaryDirectory(prefix=EXPORTED, dir=folder) as place:
         command("export", {"output": Path(place) / "model"}, model)
         yield str(Path(place) / "model")
 
@@ -124,4 +128,8 @@ def lines(course: Sequence[dict[str, Any]]) -> list[str]:
             f"{copied['similarity']:.2f}",
         ]
         made.append(f"{each['model']:<{width}}  " + "  ".join(f"{cell:>11}" for cell in cells))
+    if cut := max(each["cut_off"] for each in course):
+        made.append(
+            f"up to {cut:,} corrections did not end by themselves: a larger --max_new_tokens may change what was copied"
+        )
     return made

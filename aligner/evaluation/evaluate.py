@@ -36,7 +36,8 @@ FIRST = 16  # replies after which it is said how long the others take
 class Work:
     """What is to be evaluated: the corrections in `after`, or `systems` against each other.
 
-    `price`: of a million tokens in and out; `labels`: people's, to agree with; `course`: Aligners to measure on the same rows.
+    `price`: of a million tokens in and out; `max_tokens`: of a reply; `labels`: people's, to agree with; `course`: Aligners to
+    measure on the same rows.
     """
 
     after: str | None
@@ -47,6 +48,7 @@ class Work:
     judge: Judge | None
     labels: str | None = None
     price: tuple[float, ...] | None = None
+    max_tokens: int = 0
     limit: int | None = None
     run_folder: str | None = None
     alpaca: AlpacaEval | None = None
@@ -93,7 +95,7 @@ def _judged(work: Work, judge: Judge, pairs: Sequence[Pair]) -> list[Judged]:
     try:
         dimensions = [DIMENSIONS[name] for name in work.dimensions]
         asked = to_ask(pairs, dimensions, judge, replies)
-        print(estimate(asked, judge, work.price), flush=True)
+        print(estimate(asked, judge, work.price, work.max_tokens), flush=True)
         began = time.monotonic()
         judged = judge_pairs(pairs, dimensions, judge, replies, watched)
         if said := [reply for each in asked if (reply := replies.get(judge, each))]:
@@ -143,16 +145,17 @@ def _said(report: dict[str, Any], pairs: int) -> Iterator[str]:
 
 def nothing_read(name: str, judged: Sequence[Judged]) -> bool:
     """Whether there were replies in a dimension and none of them held a verdict."""
-    asked = [each for each in judged if each.dimension == name and each.replies[0] not in (SAME, "")]
+    asked = [each for each in judged if each.dimension == name and each.replies[0] != SAME and not each.error]
     return bool(asked) and all(each.outcome is None for each in asked)
 
 
-def estimate(asked: Sequence[Asked], judge: Judge, price: Sequence[float] | None) -> str:
-    """What asking will take: replies, tokens in (a token being about four characters), money where the price is known."""
+def estimate(asked: Sequence[Asked], judge: Judge, price: Sequence[float] | None, longest: int) -> str:
+    """What asking will take: replies, tokens in (a token being about four characters), money at most where the price is known."""
     if not asked:
         return "nothing to ask: every reply is known"
     tokens = sum(len(judge.prompt(each)) for each in asked) / CHARACTERS
-    cost = f", about {tokens * price[0] / 1e6:,.2f} for them and at most as many replies' tokens" if price else ""
+    most = (tokens * price[0] + len(asked) * longest * price[1]) / 1e6 if price else 0
+    cost = f": at most about {most:,.2f}" if price else ""
     return f"{len(asked):,} replies to ask for, about {tokens:,.0f} tokens in{cost}"
 
 

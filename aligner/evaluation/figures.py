@@ -41,7 +41,11 @@ def verdicts(judged: Sequence[Judged], people: HumanJudge | None = None) -> dict
 
 def _counted(rows: Sequence[Judged]) -> dict[str, Any]:
     read = [each for each in rows if each.outcome is not None]
-    found = rate([each.outcome for each in read if each.outcome is not None])
+    changed = [each.replies[0] != SAME for each in rows]
+    judged = not any(changed) or any(
+        each.replies[0] != SAME for each in read
+    )  # else only what nobody was asked is known
+    found = rate([each.outcome for each in read if each.outcome is not None]) if judged else None
     missing = sum(bool(each.error) for each in rows)
     counts = {"pairs": len(rows), "unreadable": len(rows) - len(read) - missing, "unanswered": missing}
     if found is None:
@@ -54,7 +58,7 @@ def _counted(rows: Sequence[Judged]) -> dict[str, Any]:
 def _fairness(rows: Sequence[Judged]) -> dict[str, Any]:
     asked = [each for each in rows if each.replies[0] != SAME and each.outcome is not None]
     said = [verdict for each in asked for verdict in each.read]
-    changed = [each.read[0] is not None and each.read[0] == each.read[1] != 0 for each in asked]
+    changed = [sum(verdict or 0 for verdict in each.read) != 0 for each in asked]
     controlled = length_controlled(
         [each.outcome or 0 for each in asked],
         [len(each.pair.before) for each in asked],
@@ -70,6 +74,7 @@ def _fairness(rows: Sequence[Judged]) -> dict[str, Any]:
 def _agreement(rows: Sequence[Judged], people: HumanJudge | None) -> dict[str, Any] | None:
     if people is None:
         return None
+    rows = [each for each in rows if each.replies[0] != SAME]
     labels = [people.outcome(each.dimension, each.pair.question, each.pair.before, each.pair.after) for each in rows]
     both = [
         (each.outcome, label)
@@ -91,8 +96,13 @@ def copying(pairs: Sequence[Pair]) -> dict[str, Any]:
     names = list(dict.fromkeys(pair.upstream for pair in pairs))
     found = {"all": _copied(pairs)}
     if len(names) > 1:
-        found |= {name: _copied([pair for pair in pairs if pair.upstream == name]) for name in names}
+        found |= {key_of(name): _copied([pair for pair in pairs if pair.upstream == name]) for name in names}
     return found
+
+
+def key_of(upstream: str) -> str:
+    """What an upstream is called beside the figures of all, which are called so."""
+    return "'all'" if upstream == "all" else upstream
 
 
 def _copied(pairs: Sequence[Pair]) -> dict[str, Any]:

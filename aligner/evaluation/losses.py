@@ -15,7 +15,7 @@ from rapidfuzz.distance import LCSseq
 from transformers import PreTrainedModel
 
 from aligner.encoder import Encoder
-from aligner.evaluation.figures import COPIED, EDITED, END, KINDS
+from aligner.evaluation.figures import COPIED, EDITED, END, KINDS, key_of
 from aligner.evaluation.pairs import Pair
 from aligner.models import positions_of
 from aligner.prompts import PromptTemplate
@@ -118,7 +118,8 @@ def means(found: Mapping[int, Shares], pairs: Sequence[Pair]) -> dict[str, dict[
     groups = {"all": list(found.values())}
     if len(names) > 1:
         groups |= {
-            name: [found[p] for p, pair in enumerate(pairs) if pair.upstream == name and p in found] for name in names
+            key_of(name): [found[p] for p, pair in enumerate(pairs) if pair.upstream == name and p in found]
+            for name in names
         }
     return {name: {kind: _mean([shares[kind] for shares in group]) for kind in KINDS} for name, group in groups.items()}
 

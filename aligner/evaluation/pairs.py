@@ -37,7 +37,7 @@ def read_pairs(
     `before`: a file of its own for the answers, row for row with the same questions. `after_fields`, `before_fields`: where
     the texts are, the first that is there. UserError where the two files do not belong together, or no row can be used.
     """
-    fields = after_fields or (AFTER + BEFORE if before else AFTER), before_fields
+    fields = after_fields or (field_in(after, AFTER + BEFORE) if before else AFTER), before_fields
     pairs, faults = [], []
     rows, others = _rows(after), _rows(before) if before else None
     if others is not None and len(others) != len(rows):
@@ -53,6 +53,12 @@ def read_pairs(
     if not pairs:
         raise next(iter(faults), None) or UserError(f"{after}: has no rows.")
     return pairs, faults
+
+
+def field_in(path: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The first of these fields that any row of a file has: all its rows are read by it, never one by another than the next."""
+    rows = [row[1] for row in _rows(path) if not isinstance(row, DataError)]
+    return next(((name,) for name in names if any(row.get(name) is not None for row in rows)), names)
 
 
 Read = tuple[Origin, dict[str, Any]] | DataError

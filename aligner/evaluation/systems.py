@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from aligner.evaluation.judging import Judged
-from aligner.evaluation.pairs import AFTER, BEFORE, Pair, read_pairs
+from aligner.evaluation.pairs import AFTER, BEFORE, Pair, field_in, read_pairs
 from aligner.evaluation.rates import elo
 from aligner.records import DataError, UserError
 
@@ -22,11 +22,15 @@ Results = dict[tuple[str, str], tuple[float, float]]
 
 @dataclass(frozen=True)
 class System:
-    """A name, and where its answers are: a file, and which fields of its rows, the first that is there."""
+    """A name, and where its answers are: a file, and which field of its rows (the first of FIELDS that the file has)."""
 
     name: str
     file: str
-    fields: tuple[str, ...] = FIELDS
+    field: str | None = None
+
+    def fields(self) -> tuple[str, ...]:
+        """As `read_pairs` takes them."""
+        return (self.field,) if self.field else field_in(self.file, FIELDS)
 
 
 def parse(text: str) -> System:
@@ -35,7 +39,7 @@ def parse(text: str) -> System:
     if not (name and equals and rest):
         raise UserError(f"--systems {text}: write NAME=FILE, or NAME=FILE:FIELD with one of {', '.join(FIELDS)}.")
     file, _, field = rest.rpartition(":")
-    return System(name, file, (field,)) if file and field in FIELDS else System(name, rest)
+    return System(name, file, field) if file and field in FIELDS else System(name, rest)
 
 
 def matches(systems: Sequence[System], limit: int | None = None) -> tuple[list[Pair], list[DataError]]:
@@ -47,7 +51,7 @@ def matches(systems: Sequence[System], limit: int | None = None) -> tuple[list[P
     pairs: list[Pair] = []
     faults: dict[str, DataError] = {}
     for one, other in combinations(systems, 2):
-        found, wrong = read_pairs(other.file, one.file, other.fields, one.fields)
+        found, wrong = read_pairs(other.file, one.file, other.fields(), one.fields())
         pairs += [replace(pair, upstream=match(one.name, other.name)) for pair in found[:limit]]
         faults |= {str(fault): fault for fault in wrong}
     return pairs, list(faults.values())

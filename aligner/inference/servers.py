@@ -26,6 +26,7 @@ CONNECT = 15.0  # seconds until a server counts as not there
 RETRIES = 12  # with the client's waits of 0.5, 1, 2, 4, 8, 8, ... seconds: more than a minute
 SILENCE = 8.0  # seconds until it is said that a server does not answer
 NO_KEY = "none"  # the client insists on one
+FORBIDDEN = 403  # a key that may not, or text that a filter does not let through
 REFUSED = (400, 413)  # the request itself; any other status speaks of the server
 BROKEN = (
     openai.OpenAIError,
@@ -85,7 +86,8 @@ class Server:
         stops: Ctrl-C ends at once.
         """
         client, done, gone = self.client(), Queue[tuple[int, Any]](), None
-        places, lock, stopped = iter(range(len(items))), threading.Lock(), threading.Event()
+        places, lock = iter(range(len(items))), threading.Lock()
+        stopped, answered = threading.Event(), threading.Event()
 
         def work() -> None:
             while not stopped.is_set():
@@ -93,7 +95,10 @@ class Server:
                     place = next(places, None)
                 if place is None:
                     break
-                done.put((place, self._call(call, client, items[place])))
+                result = self._call(call, client, items[place], answered.is_set())
+                if not isinstance(result, UserError):
+                    answered.set()
+                done.put((place, result))
             done.put((-1, None))
 
         threads = min(self.concurrency, len(items))
@@ -125,13 +130,13 @@ class Server:
                 patience = waited
                 log.warning("%s has not answered for %.0f seconds: still trying", self.url, waited)
 
-    def _call(self, call: Call, client: Client, item: Any) -> Any:
-        """The result, or what went wrong in one line."""
+    def _call(self, call: Call, client: Client, item: Any, answered: bool) -> Any:
+        """The result, or what went wrong in one line. `answered`: whether the server has answered others, so that it is the row."""
         try:
             return call(client, item)
         except openai.APIStatusError as error:
             said = f"status {error.status_code}: {_line(error.message)}"
-            if error.status_code in REFUSED:
+            if error.status_code in REFUSED or (error.status_code == FORBIDDEN and answered):
                 return UserError(f"{self.url} refuses it ({said}).")
             if error.status_code >= 500 and self._answers(client):
                 return UserError(f"{self.url} fails on it ({said}).")
@@ -143,6 +148,8 @@ class Server:
             why = _line(error.__cause__ or error)
             return ServerGone(f"{self.url} cannot be reached ({why}). Start it, and run this again to go on.")
         except BROKEN as error:
+            if answered or self._answers(client):
+                return UserError(f"{self.url} answers it with something that is no completion.")
             why = _line(error)[:80]
             return ServerGone(
                 f"{self.url} does not answer as an OpenAI-compatible server does ({why}). Is this its address, up to /v1?"
@@ -151,10 +158,9 @@ class Server:
     def _answers(self, client: Client) -> bool:
         """Whether the server answers something else, so that it was the row."""
         try:
-            client.with_options(max_retries=1, timeout=10).models.list()
-        except openai.OpenAIError:
+            return isinstance(client.with_options(max_retries=1, timeout=10).models.list().data, list)
+        except BROKEN:
             return False
-        return True
 
 
 def _line(error: object) -> str:

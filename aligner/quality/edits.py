@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from rapidfuzz.distance import Indel, LCSseq
 from rich.text import Text
 
+MATCHES = 100_000  # pairs of equal words above which a diff is a longest common subsequence
+TABLE = 4_000_000_000  # bits of a longest common subsequence's table: 500 MB
 _WORDS = re.compile(r"\s*(?:\w+|[^\w\s])|\s+")
 
 
@@ -29,7 +33,7 @@ def diff(answer: str, corrected: str) -> list[Segment]:
     """The way from the answer to the corrected one, word by word."""
     before, after = words(answer), words(corrected)
     segments: list[Segment] = []
-    for kind, i, j, k, end in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+    for kind, i, j, k, end in _opcodes(before, after):
         if kind == "equal":
             segments.append(Segment("=", "".join(before[i:j])))
             continue
@@ -38,6 +42,21 @@ def diff(answer: str, corrected: str) -> list[Segment]:
         if k < end:
             segments.append(Segment("+", "".join(after[k:end])))
     return segments
+
+
+def _opcodes(before: list[str], after: list[str]) -> Iterable[tuple[str, int, int, int, int]]:
+    """difflib's, which read well, unless one word is in so many places of both that they take minutes."""
+    here, there = Counter(before), Counter(after)
+    if sum(count * there[word] for word, count in here.items()) < MATCHES:
+        return difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
+    return _kept(before, after)
+
+
+def _kept(before: list[str], after: list[str]) -> Iterable[tuple[str, int, int, int, int]]:
+    """The opcodes of a longest common subsequence; of texts too long for its table, that all is replaced."""
+    if len(before) * len(after) > TABLE:
+        return [("replace", 0, len(before), 0, len(after))]
+    return [(o.tag, o.src_start, o.src_end, o.dest_start, o.dest_end) for o in LCSseq.opcodes(before, after)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +84,9 @@ def edits(answer: str, corrected: str) -> Edits:
 def copied_share(answer: str, corrected: str) -> float:
     """The share of the corrected answer's characters in words that stand in the answer in the same order, 0 to 1."""
     after = words(corrected)
-    blocks = LCSseq.opcodes(words(answer), after)
-    kept = sum(len(word) for o in blocks if o.tag == "equal" for word in after[o.dest_start : o.dest_end])
+    kept = sum(
+        len(word) for kind, _, _, k, end in _kept(words(answer), after) if kind == "equal" for word in after[k:end]
+    )
     return kept / len(corrected) if corrected else 1.0 - bool(answer)
 
 

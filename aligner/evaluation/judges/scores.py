@@ -101,7 +101,12 @@ def _evaluate(model: torch.nn.Module, ids: list[int]) -> torch.Tensor:
 
 
 def _on_device(kind: Any, folder: str, trust_remote_code: bool) -> Any:
-    return kind.from_pretrained(folder, trust_remote_code=trust_remote_code, **placement()).eval()
+    model, info = kind.from_pretrained(
+        folder, trust_remote_code=trust_remote_code, output_loading_info=True, **placement()
+    )
+    if missing := sorted(info["missing_keys"]):
+        raise UserError(f"{folder}: has no trained {missing[0]}, so it is no model that scores.")
+    return model.eval()
 
 
 def _classifier(folder: str, trust_remote_code: bool) -> Score:

@@ -32,14 +32,16 @@ class ServedJudge:
         """As `Judge` says. ServerGone where the server cannot be used at all."""
         yield from self.server.each(self._ask, [self.prompt(each) for each in asked])
 
-    def _ask(self, client: Client, prompt: Any) -> Said:
+    def _ask(self, client: Client, prompt: Any) -> Said | UserError:
         reply = client.chat.completions.create(
             model=self.server.model, messages=[{"role": "user", "content": prompt}], max_tokens=self.max_tokens,
             temperature=self.temperature,
         )  # fmt: skip
-        usage = reply.usage
-        tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
-        return Said(reply.choices[0].message.content or "", *tokens)
+        text, usage = reply.choices[0].message.content, reply.usage
+        if not isinstance(text, str) or not text.strip():
+            return UserError(f"{self.server.url} gave no text for it; a model that reasons may need more --max_tokens.")
+        counts = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+        return Said(text, *(count if isinstance(count, int) else 0 for count in counts))
 
     def read(self, asked: Asked, reply: str) -> int | None:
         """The dimension's verdict."""
