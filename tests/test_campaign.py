@@ -70,7 +70,7 @@ def test_an_upstream_that_is_not_there_leaves_its_cell_empty(both, tiny_model, t
     file = Path(config(tmp_path, both, tiny_model))
     value = yaml.safe_load(file.read_text())
     del value["sets"]["beavertails"]
-    value["upstreams"]["one"] = {"upstream_url": both.url + "/nowhere", "upstream_model": "m"}
+    value["upstreams"]["one"] = {"upstream_url": "nowhere", "upstream_model": "m"}
     file.write_text(yaml.safe_dump(value, sort_keys=False))
     assert main([str(file)]) == 1 and "error: one, truthfulqa: aligner correct ended with 2" in capsys.readouterr().err
     rows = json.loads((tmp_path / "out" / "table.json").read_text())["rows"]

@@ -218,6 +218,8 @@ def test_what_is_no_such_server_is_said(monkeypatch):
             self.end_headers()
             self.wfile.write(b"<html>It works!</html>")
 
+        do_GET = do_POST
+
     server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with pytest.raises(ServerGone, match="does not answer as an OpenAI-compatible server"):

@@ -17,7 +17,7 @@ import yaml
 
 from aligner.evaluation.dimensions import DIMENSIONS
 from aligner.evaluation.prompt_sets import SETS, write_questions
-from aligner.evaluation.steps import Flags, command, the_same
+from aligner.evaluation.steps import Flags, StepFailed, command, the_same
 from aligner.files import read_json, read_text, sha256_of, write_json
 from aligner.records import UserError
 
@@ -95,7 +95,7 @@ def run(campaign: Campaign) -> int:
             print(f"{upstream.name}, {questions.name}", flush=True)
             try:
                 status = max(status, _one(campaign, upstream, questions, asked, folder))
-            except UserError as error:  # one upstream that is not there does not keep the others from their rows
+            except StepFailed as error:  # one upstream that is not there does not keep the others from their rows
                 print(f"error: {upstream.name}, {questions.name}: {error}", file=sys.stderr)
                 status = 1
     lines = main_table(campaign)

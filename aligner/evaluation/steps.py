@@ -15,12 +15,16 @@ from aligner.records import UserError
 Flags = Mapping[str, Any]
 
 
+class StepFailed(UserError):
+    """A command that could not be carried out, and has said why."""
+
+
 def command(name: str, flags: Flags, *plain: str) -> int:
     """Run `aligner NAME PLAIN... --flags`. Its exit status 1 (some rows failed) goes on; another one ends everything."""
     words = [word for flag, value in flags.items() for word in _words(flag, value)]
     status = subprocess.run([sys.executable, "-m", "aligner", name, *plain, *words], check=False).returncode
     if status not in (0, 1):
-        raise UserError(f"aligner {name} ended with {status}: see above. The same command goes on from there.")
+        raise StepFailed(f"aligner {name} ended with {status}: see above. The same command goes on from there.")
     return status
 
 
