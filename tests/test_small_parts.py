@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import time
 
 import pytest
 from conftest import TEMPLATE, read_rows
@@ -84,3 +85,17 @@ def test_the_embedded_model_answers_and_is_fetched_once(capsys):
     turn = [{"role": "user", "content": "What is the capital of France?"}]
     ids = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_tensors="pt")
     assert "Paris" in tokenizer.decode(model.generate(**ids, max_new_tokens=12, do_sample=False)[0])
+
+
+@pytest.mark.parametrize("times", [3, 3000])
+def test_a_diff_of_texts_that_repeat_themselves_is_whole_and_quick(times):
+    """A small model that loops writes such texts; difflib alone would take minutes for them."""
+    before, after = "so it goes on here " * times, "so it goes on there " * times
+    began = time.monotonic()
+    segments = diff(before, after)
+    assert time.monotonic() - began < 5
+    assert "".join(s.text for s in segments if s.kind != "+") == before
+    assert "".join(s.text for s in segments if s.kind != "-") == after
+    assert sum(len(s.text) for s in segments if s.kind == "=") == len("so it goes on ") * times, (
+        "and only one word differs"
+    )
