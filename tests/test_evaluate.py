@@ -48,6 +48,7 @@ def evaluate(told: Told, folder: Path, rows: list[Any], *more: object) -> tuple[
     after = write(folder / "after.jsonl", rows)
     status = cli.main(["evaluate", "--after", after, "--output", str(folder / "out"), "--judge", "served", "--judge_url", told.url,
                        "--judge_model", "m", *map(str, more)])  # fmt: skip
+    assert status < 2
     return status, json.loads((folder / "out" / "report.json").read_text())["verdicts"]
 
 
@@ -71,6 +72,12 @@ def test_nothing_is_asked_twice(told, tmp_path, capsys):
     assert len(told.asked) == 48, "six were known"
     evaluate(told, tmp_path, ROWS)
     assert len(told.asked) == 48 and "every reply is known" in capsys.readouterr().out
+    file = tmp_path / "out" / "replies.jsonl"
+    kept = file.read_text().splitlines()
+    file.write_text("\n".join([kept[0], kept[1].replace('"reply": "', '"reply": 7, "x": "'), *kept[2:], ""]))
+    with pytest.raises(AssertionError):
+        evaluate(told, tmp_path, ROWS)
+    assert "replies.jsonl line 2: is damaged" in capsys.readouterr().err
 
 
 def test_a_judge_that_always_takes_the_first_makes_ties_and_shows_its_bias(told, tmp_path, capsys):

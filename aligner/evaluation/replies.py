@@ -30,12 +30,17 @@ class Replies:
     def _read(self) -> None:
         text = self.file.read_bytes()
         whole = text[: text.rfind(b"\n") + 1]
-        try:
-            for line in whole.splitlines():
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
                 kept = json.loads(line)
-                self._kept[kept["key"]] = Said(kept["reply"], *kept["tokens"])
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{self.file}: is damaged. Remove it to ask anew.") from None
+                said = Said(kept["reply"], *map(int, kept["tokens"]))
+                if not isinstance(said.text, str):
+                    raise TypeError("a reply is text")
+                self._kept[kept["key"]] = said
+            except (ValueError, KeyError, TypeError):
+                raise UserError(
+                    f"{self.file} line {number}: is damaged. Remove that line; its reply is asked for anew."
+                ) from None
         if len(whole) < len(text):
             os.truncate(self.file, len(whole))
 
