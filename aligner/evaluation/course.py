@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aligner.evaluation.figures import KINDS, copying
+from aligner.evaluation.judging import Progress
 from aligner.evaluation.pairs import Pair, read_pairs
 from aligner.evaluation.steps import Flags, command
 from aligner.files import Row, read_rows, remove_folder, sha256_of, write_lines
@@ -26,7 +27,6 @@ from aligner.records import UserError
 if TYPE_CHECKING:
     from aligner.evaluation.losses import Shares
 
-Progress = Callable[..., Any]
 EXPORTED = "exported-"
 STATE = "state.json"  # what a resume state has in its folder
 _UPDATE = re.compile(r"update-(\d+)")

@@ -6,7 +6,7 @@ all tokens hides which of the two a run is still learning.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,13 +16,13 @@ from transformers import PreTrainedModel
 
 from aligner.encoder import Encoder
 from aligner.evaluation.figures import COPIED, EDITED, END, KINDS, key_of
+from aligner.evaluation.judging import Progress
 from aligner.evaluation.pairs import Pair
 from aligner.models import positions_of
 from aligner.prompts import PromptTemplate
 
 LOGITS = 1 << 27  # numbers of a batch's logits at most: 512 MiB in fp32
 CHUNK = 256  # pairs that are tokenised together
-Progress = Callable[..., Any]
 
 
 class Share(NamedTuple):
