@@ -64,12 +64,18 @@ class Course:
                           "loss": means(shares, pairs), "copying": copying(made)})  # fmt: skip
         return found
 
+    def _trusted(self) -> bool:
+        return bool(self.flags.get("trust_remote_code"))
+
     def _digest(self, rows: Path, place: str) -> str:
         """What decides an Aligner's corrections."""
         from aligner.models import fingerprint
 
-        trusted = bool(self.flags.get("trust_remote_code"))
-        said = [sha256_of(rows), fingerprint(place, trusted), *sorted(f"{k}={v}" for k, v in self.flags.items())]
+        said = [
+            sha256_of(rows),
+            fingerprint(place, self._trusted()),
+            *sorted(f"{k}={v}" for k, v in self.flags.items()),
+        ]
         return hashlib.sha256("\0".join(said).encode()).hexdigest()[:12]
 
     def _losses(self, place: str, pairs: Sequence[Pair], progress: Progress) -> dict[int, Shares]:
@@ -78,8 +84,7 @@ class Course:
         from aligner.evaluation.losses import losses
         from aligner.inference.corrector import Corrector
 
-        trusted, dtype = bool(self.flags.get("trust_remote_code")), self.flags.get("dtype")
-        aligner = Corrector.load(place, self.flags.get("prompt_template"), trust_remote_code=trusted, dtype=dtype)
+        aligner = Corrector.load(place, self.flags.get("prompt_template"), trust_remote_code=self._trusted())
         found = losses(aligner.model, aligner.encoder, aligner.template, pairs, progress)
         del aligner
         torch.cuda.empty_cache()  # the next one corrects in a process of its own, and needs the room

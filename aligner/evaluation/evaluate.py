@@ -19,7 +19,7 @@ from aligner.evaluation.dimensions import DIMENSIONS
 from aligner.evaluation.figures import copying, lines, verdicts
 from aligner.evaluation.judges.human import HumanJudge
 from aligner.evaluation.judges.judge import Asked, Judge, Said
-from aligner.evaluation.judging import SAME, Judged, judge_pairs, to_ask
+from aligner.evaluation.judging import Judged, judge_pairs, to_ask
 from aligner.evaluation.pairs import Pair, read_pairs
 from aligner.evaluation.replies import Replies
 from aligner.evaluation.report import curves_of, scores_of, write_report
@@ -145,7 +145,7 @@ def _said(report: dict[str, Any], pairs: int) -> Iterator[str]:
 
 def nothing_read(name: str, judged: Sequence[Judged]) -> bool:
     """Whether there were replies in a dimension and none of them held a verdict."""
-    asked = [each for each in judged if each.dimension == name and each.replies[0] != SAME and not each.error]
+    asked = [each for each in judged if each.dimension == name and each.changed and not each.error]
     return bool(asked) and all(each.outcome is None for each in asked)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from aligner.evaluation.judges.human import HumanJudge
-from aligner.evaluation.judging import SAME, Judged
+from aligner.evaluation.judging import Judged
 from aligner.evaluation.pairs import Pair
 from aligner.evaluation.rates import agreement, elo, length_controlled, order_bias, rate
 from aligner.quality.edits import edits, words
@@ -31,7 +31,7 @@ def verdicts(judged: Sequence[Judged], people: HumanJudge | None = None) -> dict
     for name in dict.fromkeys(each.dimension for each in judged):
         rows = [each for each in judged if each.dimension == name]
         found[name] = {
-            **_counted(rows), "changed": _counted([each for each in rows if each.replies[0] != SAME]), **_fairness(rows),
+            **_counted(rows), "changed": _counted([each for each in rows if each.changed]), **_fairness(rows),
             "agreement": _agreement(rows, people), "by_upstream": _by(rows, lambda each: each.pair.upstream),
             "by_category": _by(rows, lambda each: each.pair.category),
             "first_error": next((each.error for each in rows if each.error), None),
@@ -41,11 +41,9 @@ def verdicts(judged: Sequence[Judged], people: HumanJudge | None = None) -> dict
 
 def _counted(rows: Sequence[Judged]) -> dict[str, Any]:
     read = [each for each in rows if each.outcome is not None]
-    changed = [each.replies[0] != SAME for each in rows]
-    judged = not any(changed) or any(
-        each.replies[0] != SAME for each in read
-    )  # else only what nobody was asked is known
-    found = rate([each.outcome for each in read if each.outcome is not None]) if judged else None
+    known = any(each.changed for each in read) or not any(each.changed for each in rows)
+    # Where of the changed ones none was read, only what nobody was asked is known: no rate.
+    found = rate([each.outcome for each in read if each.outcome is not None]) if known else None
     missing = sum(bool(each.error) for each in rows)
     counts = {"pairs": len(rows), "unreadable": len(rows) - len(read) - missing, "unanswered": missing}
     if found is None:
@@ -56,7 +54,7 @@ def _counted(rows: Sequence[Judged]) -> dict[str, Any]:
 
 
 def _fairness(rows: Sequence[Judged]) -> dict[str, Any]:
-    asked = [each for each in rows if each.replies[0] != SAME and each.outcome is not None]
+    asked = [each for each in rows if each.changed and each.outcome is not None]
     said = [verdict for each in asked for verdict in each.read]
     changed = [sum(verdict or 0 for verdict in each.read) != 0 for each in asked]
     controlled = length_controlled(
@@ -74,7 +72,7 @@ def _fairness(rows: Sequence[Judged]) -> dict[str, Any]:
 def _agreement(rows: Sequence[Judged], people: HumanJudge | None) -> dict[str, Any] | None:
     if people is None:
         return None
-    rows = [each for each in rows if each.replies[0] != SAME]
+    rows = [each for each in rows if each.changed]
     labels = [people.outcome(each.dimension, each.pair.question, each.pair.before, each.pair.after) for each in rows]
     both = [
         (each.outcome, label)

@@ -29,6 +29,11 @@ class Judged:
     read: tuple[int | None, int | None]
     error: str = ""
 
+    @property
+    def changed(self) -> bool:
+        """Whether the answer was changed, so that there was something to ask."""
+        return self.replies[0] != SAME
+
 
 def both_orders(pair: Pair, dimension: Dimension) -> tuple[Asked, Asked]:
     """The answer first, and the correction first."""
