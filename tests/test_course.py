@@ -53,4 +53,6 @@ def test_a_state_and_its_run_have_the_same_figures_and_nothing_is_corrected_twic
     assert list(first["loss"]) == ["all", "one", "other"] and first["loss"]["all"]["end"]["tokens"] == 4
     assert [path.name for path in (out / "models").iterdir() if path.is_dir()] == [], "the exported state is gone"
     assert "Along the Aligners" in (out / "report.html").read_text()
-    assert cli.main(command) == 0 and "answers corrected" not in capfd.readouterr().out
+    (out / "models" / "exported-by-a-kill").mkdir()
+    assert cli.main(command) == 0 and not (out / "models" / "exported-by-a-kill").exists()
+    assert "answers corrected" not in capfd.readouterr().out

@@ -87,8 +87,9 @@ def test_a_judge_of_which_nothing_can_be_read_is_said_and_no_success(told, tmp_p
 
 def test_labelled_pairs_that_were_not_read_are_counted_beside_the_agreement(told, tmp_path, capsys):
     told.rule = lambda prompt: "Hm." if "q3" in prompt or "q4" in prompt else fair(prompt)
-    labels = write(tmp_path / "l.jsonl", [{**row, "label": "after"} for row in ROWS])
-    _, found = evaluate(told, tmp_path, ROWS, "--dimensions", "helpful", "--labels", labels)
+    rows = [*ROWS, {"question": "same", "answer": "x", "corrected": "x"}]  # which the judge is not asked about
+    labels = write(tmp_path / "l.jsonl", [{**row, "label": "after"} for row in rows])
+    _, found = evaluate(told, tmp_path, rows, "--dimensions", "helpful", "--labels", labels)
     agreement = found["helpful"]["agreement"]
     assert (agreement["labelled"], agreement["rows"], agreement["share"]) == (12, 10, 1)
     assert (
