@@ -29,9 +29,11 @@ def test_the_step_has_the_originals_gradient_and_a_ratio():
 
 
 def test_a_whole_run_has_the_originals_losses():
-    last = printed("tests.benchmarks.whole_run", TEMPLATE, "--rows", 12, "--ranks", 1).splitlines()[-1]
+    """Twelve rows are one update, most of it the optimiser's: its time says nothing of either side, so none is asked for."""
+    *sides, last = printed("tests.benchmarks.whole_run", TEMPLATE, "--rows", 12, "--ranks", 1).splitlines()
+    assert [side.split()[0] for side in sides] == ["original", "ours"]
     assert float(re.search(r"losses differ by (\S+);", last)[1]) < 1e-5
-    assert float(re.search(r"ours: (\S+) in CPU seconds", last)[1]) > 1
+    assert float(re.search(r"ours: (\S+) in CPU seconds", last)[1]) > 0
 
 
 def test_decoding_is_compared_and_equal(tiny_model):

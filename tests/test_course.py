@@ -23,6 +23,14 @@ def test_states_come_in_order_of_their_updates_and_other_models_after_them():
         in_order(["a/update-9", "b/update-9"])
 
 
+def test_states_of_two_runs_stand_in_one_table_under_names_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert in_order(["mine=a/update-9", "b/update-9"]) == [("update-9", "b/update-9"), ("mine", "a/update-9")]
+    (tmp_path / "lr=1e-5").mkdir()
+    (tmp_path / "lr=1e-5" / "config.json").write_text("{}")
+    assert in_order(["lr=1e-5"]) == [("lr=1e-5", "lr=1e-5")], "a folder that is there is a folder"
+
+
 def test_a_folder_of_states_is_no_model(tmp_path, capsys):
     after = write(tmp_path / "after.jsonl", ROWS)
     assert cli.main(["evaluate", "--after", after, "--output", str(tmp_path / "out"), "--models", str(tmp_path)]) == 2

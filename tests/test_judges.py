@@ -48,13 +48,15 @@ def classifier(base: Path, folder: Path) -> str:
     return str(folder)
 
 
-def test_people_can_be_the_judge(tmp_path):
+def test_people_can_be_the_judge_and_are_not_counted_in_tokens(tmp_path, capsys):
     labels = write(
         tmp_path / "l.jsonl", [{**row, "label": ("after", "before", "tie")[n % 3]} for n, row in enumerate(ROWS)]
     )
     assert by("human", tmp_path, ROWS, "--labels", labels, "--dimensions", "helpful") == 0
     found = report(tmp_path)["verdicts"]["helpful"]
     assert (found["wins"], found["losses"], found["ties"]) == (4, 4, 4)
+    said = capsys.readouterr().out
+    assert "24 replies to ask for\n" in said and "token" not in said
 
 
 def test_where_no_changed_pair_was_judged_there_is_no_rate(tmp_path, capsys):

@@ -35,7 +35,7 @@ ORDER = [
     "evaluation.judges.local", "evaluation.judges.scores", "evaluation.judges.reward_and_cost", "evaluation.judges",
     "evaluation.replies", "evaluation.judging", "evaluation.figures", "evaluation.systems", "evaluation.steps",
     "evaluation.losses", "evaluation.course", "evaluation.report", "evaluation.alpaca_eval", "evaluation.evaluate",
-    "evaluation.prompt_sets", "evaluation.campaign", "evaluation.harness", "commands.model_flags", "commands.check",
+    "evaluation.prompt_sets", "evaluation.campaign", "evaluation.harness", "commands.shared_flags", "commands.check",
     "commands.plan", "commands.evaluate", "commands.correct", "commands.serve", "commands.calibrate", "commands.export",
     "commands.campaign", "commands", "cli",
     "__main__",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from aligner.commands.model_flags import add_model_flags
+from aligner.commands.shared_flags import add_model_flags
 from aligner.files import refuse_overwriting
 from aligner.records import UserError
 

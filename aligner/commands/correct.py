@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from aligner.commands.model_flags import add_model_flags
+from aligner.commands.shared_flags import add_model_flags, add_server_flags
 from aligner.files import refuse_overwriting
 from aligner.records import UserError
 
@@ -55,10 +55,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="VARIABLE",
         help="the variable with its key (ALIGNER_API_KEY)",
     )
-    add("--concurrency", type=int, default=8, metavar="N", help="requests to a server at once (8)")
-    add(
-        "--timeout", type=float, default=600, metavar="S", help="seconds a server may take, each time it is asked (600)"
-    )
+    add_server_flags(parser)
     add_model_flags(parser)
 
 

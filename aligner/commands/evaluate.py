@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aligner.commands.shared_flags import add_server_flags
 from aligner.records import UserError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ JUDGES = ("none", "served", "local", "reward", "cost", "reward-cost", "human")
 NEEDS: dict[str, tuple[str, ...]] = {
     "served": ("judge_url", "judge_model"), "reward-cost": ("judge_model", "cost_model"), "human": ("labels",), "none": (),
 }  # fmt: skip
+WRITERS = ("served", "local")  # judges whose replies are tokens
 ALONE = {"reward": "helpful", "cost": "harmless"}  # judges of one score, and what it stands for by itself
 FORMS = ("helpful", "harmless", "honest", "empathy")
 
@@ -53,7 +55,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--limit", type=int, metavar="N", help="pairs to use at most, the first ones")
     add("--run_folder", metavar="DIR", help="a training run's folder: its curves go into the report")
-    add("--models", nargs="+", default=[], metavar="DIR",
+    add("--models", nargs="+", default=[], metavar="[NAME=]DIR",
         help="Aligners, or resume states of a run (RUN/checkpoints/update-*): what each loses on copied and on edited tokens of "
         "these corrections, and what each copies when it corrects these answers")  # fmt: skip
     add("--max_new_tokens", type=int, default=2048, metavar="N", help="longest correction of --models in tokens (2048)")
@@ -81,14 +83,7 @@ def add_judge_flags(parser: argparse.ArgumentParser) -> None:
         help="people's labels (question, answer, corrected, label): to agree with, or to judge by",
     )
     add("--max_tokens", type=int, default=1024, metavar="N", help="longest reply of a judge that writes (1024)")
-    add("--concurrency", type=int, default=8, metavar="N", help="requests at once (8)")
-    add(
-        "--timeout",
-        type=float,
-        default=600,
-        metavar="S",
-        help="seconds a reply may take, each time it is asked for (600)",
-    )
+    add_server_flags(parser)
     add("--price", nargs=2, type=float, metavar=("IN", "OUT"), help="of a million tokens, to say what it costs")
     add("--alpaca_eval", metavar="PROGRAM", help="run AlpacaEval too: its program, 'alpaca_eval' or the path of one")
     add("--alpaca_eval_judge", metavar="NAME|DIR", help="its annotators config (asks --judge_model at --judge_url)")
@@ -116,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     work = Work(
         args.after, args.before, tuple(map(parse, args.systems)), Path(args.output), tuple(names),
         None if args.judge == "none" else judge(args), args.labels, tuple(args.price) if args.price else None,
-        args.max_tokens, args.limit, args.run_folder, alpaca(args), course(args),
+        args.max_tokens if args.judge in WRITERS else 0, args.limit, args.run_folder, alpaca(args), course(args),
     )  # fmt: skip
     return evaluate(work)
 
@@ -152,9 +147,8 @@ def course(args: argparse.Namespace) -> Course | None:
         from aligner.models import check_place, quiet_libraries
 
         quiet_libraries()
-        for model in args.models:
+        for _, model in in_order(args.models):  # what is wrong with them is said before anything is paid for
             check_place(model)
-        in_order(args.models)  # says what is wrong with them, before anything is paid for
     flags = {name: getattr(args, name) for name in ("max_new_tokens", "prompt_template", "trust_remote_code")}
     return Course(tuple(args.models), {name: value for name, value in flags.items() if value}) if args.models else None
 

@@ -6,7 +6,7 @@ import argparse
 import math
 import os
 
-from aligner.commands.model_flags import add_model_flags
+from aligner.commands.shared_flags import add_model_flags
 from aligner.records import UserError
 from aligner.serving import LOOPBACK
 

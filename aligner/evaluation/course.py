@@ -7,7 +7,6 @@ exported for the time it takes.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -34,7 +33,7 @@ _UPDATE = re.compile(r"update-(\d+)")
 
 @dataclass(frozen=True)
 class Course:
-    """The Aligners to measure, model folders or resume states; `flags`: of `aligner correct`, for how they decode."""
+    """The Aligners to measure, [NAME=]model folders or resume states; `flags`: of `aligner correct`, for how they decode."""
 
     models: tuple[str, ...]
     flags: Flags
@@ -96,14 +95,22 @@ def in_order(models: Sequence[str]) -> list[tuple[str, str]]:
 
     UserError where one is a folder of something else, or two have one name.
     """
-    for model in filter(os.path.isdir, models):
-        if not any((Path(model) / file).is_file() for file in ("config.json", STATE)):
+    named = [_named(model) for model in models]
+    for _, model in named:
+        if Path(model).is_dir() and not any((Path(model) / file).is_file() for file in ("config.json", STATE)):
             raise UserError(f"{model}: is no model folder and no resume state; those are RUN/checkpoints/update-N.")
-    named = [(Path(model).name or model, model) for model in models]
     if twice := next((name for name, _ in named if [n for n, _ in named].count(name) > 1), None):
-        raise UserError(f"--models has two called '{twice}': rename a folder, or measure them one after another.")
+        raise UserError(f"--models has two called '{twice}': write NAME=DIR for one of them.")
     numbers = {name: int(found[1]) for name, _ in named if (found := _UPDATE.fullmatch(name))}
     return sorted(named, key=lambda each: (each[0] not in numbers, numbers.get(each[0], 0)))
+
+
+def _named(model: str) -> tuple[str, str]:
+    """NAME=DIR, or a place that is called by its last part. A folder may have an equals sign in its own name."""
+    name, _, place = model.partition("=")
+    if name and place and "/" not in name and not Path(model).exists():
+        return name, place
+    return Path(model).name or model, model
 
 
 @contextmanager

@@ -36,8 +36,8 @@ FIRST = 16  # replies after which it is said how long the others take
 class Work:
     """What is to be evaluated: the corrections in `after`, or `systems` against each other.
 
-    `price`: of a million tokens in and out; `max_tokens`: of a reply; `labels`: people's, to agree with; `course`: Aligners to
-    measure on the same rows.
+    `price`: of a million tokens in and out; `max_tokens`: of a reply, 0 where none is written; `labels`: people's, to agree
+    with; `course`: Aligners to measure on the same rows.
     """
 
     after: str | None
@@ -150,9 +150,12 @@ def nothing_read(name: str, judged: Sequence[Judged]) -> bool:
 
 
 def estimate(asked: Sequence[Asked], judge: Judge, price: Sequence[float] | None, longest: int) -> str:
-    """What asking will take: replies, tokens in (a token being about four characters), money at most where the price is known."""
+    """What asking will take: replies, tokens in (a token being about four characters), money at most where the price is known.
+    Of a judge that writes nothing (`longest` 0) the replies alone."""
     if not asked:
         return "nothing to ask: every reply is known"
+    if not longest:
+        return f"{len(asked):,} replies to ask for"
     tokens = sum(len(judge.prompt(each)) for each in asked) / CHARACTERS
     most = (tokens * price[0] + len(asked) * longest * price[1]) / 1e6 if price else 0
     cost = f": at most about {most:,.2f}" if price else ""

@@ -1,4 +1,4 @@
-"""The flags that every command with an Aligner in it has."""
+"""The flags that several commands have: those with an Aligner in them, and those that ask a server."""
 
 from __future__ import annotations
 
@@ -13,3 +13,16 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add("--prompt_template", metavar="NAME", help="for a model without aligner.json: a known prompt or a YAML file")
     add("--dtype", choices=("float32", "bfloat16"), help="of the weights (bfloat16 on a GPU that has it, else float32)")
     add("--trust_remote_code", action="store_true", help="run Python code that comes with the model")
+
+
+def add_server_flags(parser: argparse.ArgumentParser) -> None:
+    """How a server is asked."""
+    add = parser.add_argument
+    add("--concurrency", type=int, default=8, metavar="N", help="requests to a server at once (8)")
+    add(
+        "--timeout",
+        type=float,
+        default=600,
+        metavar="S",
+        help="seconds a reply may take, each time it is asked for (600)",
+    )
