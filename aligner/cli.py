@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from aligner import __version__
@@ -46,7 +47,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0; 1 where `check` found something; 2 for what the user can mend."""
+    """Run one command. Returns the exit status: 0; 1 where rows are wrong or failed; 2 for what the user can mend; 70 for a fault
+    of this program, with its traceback."""
     commands = parser()
     args, rest = commands.parse_known_args(arguments)
     if rest and args.command != "plan":
@@ -65,3 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+    except Exception:
+        traceback.print_exc()
+        return 70

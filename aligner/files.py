@@ -63,13 +63,21 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) < len(pairs):
         keys = [key for key, _ in pairs]
         made[REPEATED] = next(key for key in made if keys.count(key) > 1)
+    elif (inside := next((key for value in made.values() if (key := _repeated(value))), None)) is not None:
+        made[REPEATED] = inside
     return made
+
+
+def _repeated(value: Any) -> str | None:
+    """The note of an object in a value, or None; an object has that of what is in it."""
+    if isinstance(value, list):
+        return next((key for each in value if (key := _repeated(each)) is not None), None)
+    return value.get(REPEATED) if isinstance(value, dict) else None
 
 
 def _row(origin: Origin, value: Any) -> Row | DataError:
     """A row of JSON, if it means one thing."""
-    repeated = value.pop(REPEATED, None) if isinstance(value, dict) else None
-    if repeated is not None:
+    if (repeated := _repeated(value)) is not None:
         return DataError(*origin, f"the key '{repeated}' stands in it twice", "Remove one of the two")
     return Row(origin, value)
 

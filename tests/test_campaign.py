@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,8 @@ def test_a_table_of_upstreams_and_nothing_is_done_twice(both, tiny_model, tmp_pa
 
 
 def test_results_of_another_aligner_or_other_questions_are_not_taken_for_these(both, tiny_model, tmp_path, capsys):
-    file = Path(config(tmp_path, both, tiny_model))
+    shutil.copytree(tiny_model, tmp_path / "model")
+    file = Path(config(tmp_path, both, tmp_path / "model"))
     value = yaml.safe_load(file.read_text())
     del value["sets"]["truthfulqa"], value["upstreams"]["other"]
     file.write_text(yaml.safe_dump(value))
@@ -62,6 +64,13 @@ def test_results_of_another_aligner_or_other_questions_are_not_taken_for_these(b
     value["aligner"]["max_new_tokens"] = 5
     file.write_text(yaml.safe_dump(value, sort_keys=False))
     assert main([str(file)]) == 2 and "was made with another aligner" in capsys.readouterr().err
+    value["aligner"]["max_new_tokens"] = 4
+    value["aligner"]["batch_size"] = 3
+    file.write_text(yaml.safe_dump(value, sort_keys=False))
+    assert main([str(file)]) == 0, "how quickly it is made does not matter"
+    weights = value["aligner"]["model"] + "/model.safetensors"
+    Path(weights).write_bytes(Path(weights).read_bytes()[:-1] + b"\1")
+    assert main([str(file)]) == 2 and "was made with another aligner" in capsys.readouterr().err, "trained anew"
     (tmp_path / "q.json").write_text(json.dumps([{"question": "another?"}]))
     assert main([str(file)]) == 2 and "was made with another questions" in capsys.readouterr().err
 
@@ -75,6 +84,14 @@ def test_an_upstream_that_is_not_there_leaves_its_cell_empty(both, tiny_model, t
     assert main([str(file)]) == 1 and "error: one, truthfulqa: aligner correct ended with 2" in capsys.readouterr().err
     rows = json.loads((tmp_path / "out" / "table.json").read_text())["rows"]
     assert rows["one"] == [None] and rows["other"] == rows["average"] != [None]
+    value["upstreams"]["one"] = value["upstreams"]["other"]
+    file.write_text(yaml.safe_dump(value, sort_keys=False))
+    assert main([str(file)]) == 0, "an address that was mended goes on"
+    value["judge"]["judge_url"] = "nowhere"
+    file.write_text(yaml.safe_dump(value, sort_keys=False))
+    assert main([str(file)]) == 1
+    rows = json.loads((tmp_path / "out" / "table.json").read_text())["rows"]
+    assert rows["one"] == rows["other"] == [None], "an earlier judge's figures are not shown for this one"
 
 
 def test_the_papers_campaign_can_be_read():
@@ -90,6 +107,8 @@ def test_the_papers_campaign_can_be_read():
         ({"sets": {"truthfulqa": {}}}, "none is named"),
         ({"sets": {"truthfulqa": {"dimensions": ["nice"]}}}, "'nice' is none of them"),
         ({"judges": {}}, "'judges' is not known"),
+        ({"upstreams": []}, "upstreams holds a list, not names and values"),
+        ({"output": 3}, "output holds a number, not text"),
         ({"aligner": None}, "has no aligner"),
         (
             {"aligner": {"modell": "m"}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import resource
 import subprocess
 import sys
@@ -57,6 +58,29 @@ def test_questions_are_alike_by_three_quarters_of_their_word_triples():
     )
     assert known.like("one two three four five nine ten eleven") == (False, None)
     assert known.like("shorts") == (False, None)
+
+
+def test_who_is_alike_is_the_same_as_by_comparing_each_with_each():
+    drawn = random.Random(3)
+    texts = [" ".join(drawn.choices("abc", k=drawn.randint(3, 9))) for _ in range(300)]
+
+    def triples(text: str) -> set[str]:
+        words = text.split()
+        return {" ".join(words[n : n + 3]) for n in range(len(words) - 2)}
+
+    def alike(one: str, other: str) -> bool:
+        return len(triples(one) & triples(other)) >= 0.75 * len(triples(one) | triples(other))
+
+    known = Questions(texts[:150])
+    for text in texts[150:]:
+        same, near = known.like(text)
+        assert same == (text in texts[:150])
+        assert same or (near is not None) == any(alike(text, other) for other in texts[:150])
+
+
+@pytest.mark.parametrize("text", ["I'm sorry, but I can't help.", "I\u2019m sorry, but I can\u2019t help."])
+def test_a_refusal_is_one_with_either_apostrophe(text, tmp_path):
+    assert examine([rows(tmp_path / "d.jsonl", ("q", "a", text))]).found["refusal"].count == 1
 
 
 def test_the_exit_status_says_whether_every_row_can_be_used(tmp_path, capsys):

@@ -90,6 +90,10 @@ def test_text_comes_back_as_it_was_written(tmp_path_factory, rows):
             json.dumps([{**ROW, "answer": "\ud83d"}]),
             "F row 1: 'answer' holds half a surrogate pair, which is no text, at character 1. Remove the character",
         ),
+        (
+            '[{"question": "q", "more": [{"a": 1, "a": 2}], "answer": "a", "correction": "c"}]',
+            "F row 1: the key 'a' stands in it twice. Remove one of the two",
+        ),
         ('[{"question"}]', "F: broken JSON at line 1 column 13: Expecting ':' delimiter. Mend the file there"),
         (
             json.dumps(ROW) + "\n\n{broken\n",

@@ -144,6 +144,33 @@ def test_one_odd_reply_is_that_pairs_alone(odd, told, tmp_path, capsys):
     assert (status, found["helpful"]["wins"]) == (0, 13), "what was odd was not kept"
 
 
+def test_a_reply_that_was_cut_off_has_no_verdict(told, tmp_path):
+    told.rule, told.odd = fair, "cut"
+    rows = [*ROWS, {"question": "an odd one", "answer": "bad", "corrected": "good"}]
+    status, found = evaluate(told, tmp_path, rows, "--dimensions", "helpful")
+    assert (found["helpful"]["wins"], found["helpful"]["unreadable"], status) == (12, 1, 0)
+
+
+def test_rows_behind_the_limit_are_not_counted_as_left_out(told, tmp_path):
+    told.rule = fair
+    status, found = evaluate(told, tmp_path, [*ROWS[:2], {"question": "no answer"}, *ROWS[2:]], "--limit", 2)
+    assert (status, found["helpful"]["pairs"]) == (0, 2)
+
+
+def test_a_row_that_calls_itself_what_cannot_be_printed_is_still_reported(told, tmp_path):
+    told.rule = fair
+    rows = [{**row, "upstream": "gpt", "category": "\ud83d" if n else "x"} for n, row in enumerate(ROWS)]
+    _, found = evaluate(told, tmp_path, rows, "--dimensions", "helpful")
+    assert list(found["helpful"]["by_category"]) == ["x", "?"]
+
+
+def test_a_judge_may_say_identical(told, tmp_path):
+    """What was asked is known by the texts, not by what the reply says."""
+    told.rule = lambda prompt: "identical"
+    status, found = evaluate(told, tmp_path, ROWS, "--dimensions", "helpful")
+    assert (found["helpful"]["changed"]["pairs"], status) == (12, 1)
+
+
 def test_a_mind_that_changes_to_equal_is_a_changed_mind(told, tmp_path):
     told.rule = lambda prompt: "[[A]]" if responses(prompt)[0].startswith("good") else "[[Equal]]"
     _, found = evaluate(told, tmp_path, ROWS, "--dimensions", "helpful")

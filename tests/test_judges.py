@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,12 @@ from test_evaluate import ROWS
 from transformers import LlamaForSequenceClassification
 
 from aligner import cli
-from aligner.evaluation.dimensions import HELPFUL
+from aligner.evaluation.dimensions import CUT_OFF, HELPFUL
+from aligner.evaluation.judges.human import HumanJudge
 from aligner.evaluation.judges.judge import Asked
 from aligner.evaluation.judges.local import LocalJudge
 from aligner.evaluation.judges.scores import ScoreJudge
+from aligner.inference.sampling import generate
 from aligner.records import UserError
 
 
@@ -57,6 +62,13 @@ def test_people_can_be_the_judge_and_are_not_counted_in_tokens(tmp_path, capsys)
     assert (found["wins"], found["losses"], found["ties"]) == (4, 4, 4)
     said = capsys.readouterr().out
     assert "24 replies to ask for\n" in said and "token" not in said
+
+
+def test_a_label_holds_for_the_pair_the_other_way_round_too(tmp_path):
+    row = {"question": "q", "answer": "one", "corrected": "other", "label": "after"}
+    people = HumanJudge.load(write(tmp_path / "l.jsonl", [row]))
+    assert people.outcome("helpful", "q", "one", "other") == 1 and people.outcome("helpful", "q", "other", "one") == -1
+    assert people.outcome("helpful", "q", "one", "third") is None
 
 
 def test_where_no_changed_pair_was_judged_there_is_no_rate(tmp_path, capsys):
@@ -140,9 +152,36 @@ def test_safe_rlhfs_score_head_is_read_as_it_is_published(tiny_model, tmp_path):
     assert json.loads(said.text)[0] == pytest.approx((head @ hidden).item(), abs=1e-5)
 
 
+def test_a_score_that_is_no_number_is_no_score(tiny_model, tmp_path):
+    judge = ScoreJudge.load(classifier(tiny_model, tmp_path / "rm"), costs=False)
+    ((_, said),) = replace(judge, score=lambda ids: math.nan).ask([Asked(HELPFUL, "q", "a", "b")])
+    assert isinstance(said, UserError) and "score of it is nan" in str(said)
+
+
+def test_no_more_is_scored_than_the_model_has_positions(tiny_model, tmp_path):
+    folder = classifier(tiny_model, tmp_path / "rm")
+    positions = ScoreJudge.load(folder, costs=False).longest
+    assert positions == json.loads((tmp_path / "rm" / "config.json").read_text())["max_position_embeddings"]
+
+
+def test_a_local_judge_ends_where_its_model_does_and_without_its_penalties(tiny_model, tmp_path):
+    """A chat model may end its turn with a token of its own; its folder may ask for a penalty on what stands in the prompt."""
+    folder = tmp_path / "chat"
+    shutil.copytree(tiny_model, folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 77], "repetition_penalty": 1.5}))
+    judge = LocalJudge.load(str(folder), 30)
+    assert 77 in judge.ends and judge.model.generation_config.repetition_penalty is None
+    (prompt, *_) = ([5, 6, 7],)
+    [plain] = generate(judge.model, [prompt], [judge.ends[0]], 30, None)
+    stop = plain[9]
+    [ended] = generate(judge.model, [prompt], [judge.ends[0], stop], 30, None)
+    assert ended == plain[: plain.index(stop) + 1]
+
+
 def test_a_local_model_judges_and_what_is_too_long_for_it_is_said(tiny_model):
     judge = LocalJudge.load(str(tiny_model), 4)
     short, long = Asked(HELPFUL, "q", "a", "b"), Asked(HELPFUL, "q " * 3000, "a", "b")
     said = dict(judge.ask([long, short]))
     assert "tokens and the judge room for" in str(said[0]) and said[1].tokens_out <= 4
+    assert said[1].text.endswith(CUT_OFF), "it did not end by itself"
     assert judge.read(short, said[1].text) is None, "a random model says nothing that can be read"

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from aligner.evaluation.dimensions import DIMENSIONS, HARMLESS, HELPFUL, decide
+from aligner.evaluation.dimensions import CUT_OFF, DIMENSIONS, HARMLESS, HELPFUL, decide
 from aligner.evaluation.pairs import read_pairs
 from aligner.records import UserError
 
@@ -23,6 +23,7 @@ from aligner.records import UserError
         ("", None),
         ("[[A]] or [[B]]", None),
         ("[[C]]", None),
+        ("If only brevity counted, [[A]]; but" + CUT_OFF, None),
     ],
 )
 def test_a_verdict_is_read_or_it_is_unreadable(reply, better):

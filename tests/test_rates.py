@@ -30,6 +30,23 @@ def test_the_interval_is_that_of_resampled_questions():
     assert found.low == pytest.approx(means[50], abs=0.006) and found.high == pytest.approx(means[1950], abs=0.006)
 
 
+def test_answers_to_one_question_are_drawn_together():
+    """Eight upstreams that answer 50 questions alike are 50 questions, not 400: the interval is that of one upstream."""
+    outcomes, questions = [1] * 25 + [-1] * 15 + [0] * 10, [f"q{n}" for n in range(50)]
+    alone, together = rate(outcomes), rate(outcomes * 8, questions * 8)
+    assert (together.rate, together.judged) == (alone.rate, 400)
+    assert (together.low, together.high) == (alone.low, alone.high)
+    assert rate(outcomes * 8).low > alone.low + 0.1, "as if they were 400"
+
+
+def test_three_wins_of_three_are_no_certainty():
+    """0.025^(1/3) = 0.292: with a share of wins as low as that, three in a row would still be seen in 1 of 40 tries."""
+    found = rate([1, 1, 1])
+    assert (found.rate, found.high) == (1, 1) and found.low == pytest.approx(2 * 0.292 - 1, abs=1e-3)
+    tied = rate([0] * 3)
+    assert (tied.low, tied.high) == (pytest.approx(-0.708, abs=1e-3), pytest.approx(0.708, abs=1e-3))
+
+
 def test_nothing_judged_has_no_rate():
     assert rate([]) is None and length_controlled([1] * 9, [1] * 9, [2] * 9) is None
 
@@ -39,6 +56,12 @@ def test_a_rate_that_is_all_length_is_controlled_away():
     the rate is the plain one, but for the two tied pairs: 30 wins of 40, (30 - 10) / (40 + 2)."""
     assert length_controlled([1, -1] * 20, [100] * 40, [150, 50] * 20) == pytest.approx(0, abs=1e-6)
     assert length_controlled([1] * 30 + [-1] * 10, [9] * 40, [9] * 40) == pytest.approx(20 / 42, abs=1e-6)
+
+
+def test_what_corrections_of_equal_length_would_win_is_not_known_where_all_are_longer():
+    outcomes, before = [1] * 80 + [-1] * 20, [1000] * 100
+    assert length_controlled(outcomes, before, [1200 + n for n in range(100)]) is None
+    assert length_controlled(outcomes, before, [*[1200 + n for n in range(97)], 900, 1000, 800]) is not None
 
 
 def test_a_rate_that_is_no_length_stays():

@@ -84,6 +84,8 @@ class Handler(BaseHTTPRequestHandler):
     def oddly(self, how: str, made: dict[str, Any]) -> tuple[Any, tuple[int, dict[str, str]] | None]:
         """A reply that servers, gateways and filters have been seen to give."""
         message = made["choices"][0]["message"]
+        if how == "cut":
+            made["choices"][0]["finish_reason"] = "length"
         if how in ("list", "empty"):
             message["content"] = [{"type": "text", "text": "[[A]]"}] if how == "list" else ""
         usage = {"prompt_tokens": None, "completion_tokens": "x"} if how == "usage" else None
@@ -139,6 +141,36 @@ def test_a_refused_row_is_a_row_and_the_others_go_on(told):
     assert Counter(body["messages"][0]["content"] for body in told.asked)["forbidden"] == 1, (
         "a refusal is not tried again"
     )
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_what_a_server_refuses_for_its_length_ends_nothing(status, told):
+    told.failures = [(status, {})]
+    answers = ask(told, ["too long", "b"], concurrency=1)
+    assert f"refuses it (status {status}" in str(answers[0]) and answers[1] == "B"
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"), [("\ud83d", "half a surrogate"), ("a\0b", "a NUL character"), (" \n", "no text")]
+)
+def test_an_answer_that_is_no_text_is_a_refused_row(odd, said, told):
+    told.rule = lambda text: odd if text == "odd" else text.upper()
+    answers = ask(told, ["odd", "b"])
+    assert said in str(answers[0]) and answers[1] == "B"
+
+
+def test_a_fault_of_this_program_is_not_waited_for(told):
+    def broken(client, item):
+        raise KeyError(item)
+
+    with pytest.raises(KeyError, match="a"):
+        list(Server(told.url, "m").each(broken, ["a"]))
+
+
+@pytest.mark.parametrize("url", ["http://localhost:abc/v1", "http://[::1/v1"])
+def test_an_address_that_is_none_is_said(url):
+    with pytest.raises(UserError, match="is no address of a server"):
+        Server(url, "m")
 
 
 def test_a_wrong_key_ends_the_work_with_the_variable_to_set(told, monkeypatch):

@@ -31,6 +31,13 @@ def test_a_diff_holds_both_texts(answer, corrected):
     assert 0 <= copied_share(answer, corrected) <= 1
 
 
+def test_texts_too_long_for_a_table_are_compared_from_both_ends(monkeypatch):
+    monkeypatch.setattr("aligner.quality.edits.TABLE", 10)
+    assert copied_share("one two three four", "one two three four") == 1
+    assert copied_share("one two three four", "one two 3 four") == pytest.approx(12 / 14)
+    assert copied_share("a b c", "a b b c") == pytest.approx(5 / 7), "an end is not counted twice"
+
+
 def test_a_file_is_whole_or_not_there(tmp_path):
     target = tmp_path / "a.txt"
     target.write_text("old")

@@ -21,7 +21,8 @@ from aligner.records import Origin, UserError
 
 def file_of(folder: Path, name: str, quality: list[int]) -> str:
     return write(
-        folder / f"{name}.jsonl", [{"question": f"q{n}", "answer": f"quality {q}"} for n, q in enumerate(quality)]
+        folder / f"{name}.jsonl",
+        [{"question": f"q{n}", "answer": f"quality {q}", "category": "ab"[n % 2]} for n, q in enumerate(quality)],
     )
 
 
@@ -51,6 +52,7 @@ def test_three_systems_stand_in_one_table(told, tmp_path, capsys):
     assert groups["weak against middle"]["wins"] == 6 and groups["weak against middle"]["losses"] == 2
     assert groups["weak against middle"]["elo"] == pytest.approx(1500 + 400 * math.log10(6 / 2))
     assert report["verdicts"]["helpful"]["rate"] is None, "matches of several systems have no rate in common"
+    assert report["verdicts"]["helpful"]["by_category"] == {}, "nor have their categories"
     said = capsys.readouterr().out.splitlines()
     place = said.index("helpful: Elo")
     assert [line.split()[0] for line in said[place + 1 : place + 4]] == ["strong", "middle", "weak"]

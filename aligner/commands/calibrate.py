@@ -34,6 +34,9 @@ def run(args: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
     if not 0 <= args.missed <= 1:
         raise UserError(f"--missed is {args.missed}: it is a share, 0 to 1.")
+    for name in ("batch_size", "max_new_tokens", "rows"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name} is {getattr(args, name)}: it must be at least 1.")
     refuse_overwriting(args.output, args.input)
     from aligner.serving.command import calibrate
 

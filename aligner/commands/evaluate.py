@@ -82,6 +82,7 @@ def add_judge_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="people's labels (question, answer, corrected, label): to agree with, or to judge by",
     )
+    add("--batch_size", type=int, default=8, metavar="N", help="of --judge local: replies at once (8)")
     add("--max_tokens", type=int, default=1024, metavar="N", help="longest reply of a judge that writes (1024)")
     add_server_flags(parser)
     add("--price", nargs=2, type=float, metavar=("IN", "OUT"), help="of a million tokens, to say what it costs")
@@ -132,7 +133,7 @@ def dimensions(args: argparse.Namespace) -> list[str]:
 
 def check_numbers(args: argparse.Namespace) -> None:
     """UserError for a number that can be none."""
-    for name in ("limit", "concurrency", "max_tokens", "max_new_tokens"):
+    for name in ("limit", "concurrency", "batch_size", "max_tokens", "max_new_tokens"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name} is {getattr(args, name)}: it must be at least 1.")
     if args.price and not all(0 <= price < float("inf") for price in args.price):
@@ -191,7 +192,7 @@ def judge(args: argparse.Namespace) -> Judge:
     if args.judge == "local":
         from aligner.evaluation.judges.local import LocalJudge
 
-        return LocalJudge.load(folder, args.max_tokens, trust_remote_code=args.trust_remote_code)
+        return LocalJudge.load(folder, args.max_tokens, args.batch_size, args.trust_remote_code)
     from aligner.evaluation.judges.scores import ScoreJudge
 
     return ScoreJudge.load(folder, args.judge == "cost", args.trust_remote_code)

@@ -19,7 +19,12 @@ from aligner.evaluation.dimensions import DIMENSIONS
 from aligner.evaluation.prompt_sets import SETS, write_questions
 from aligner.evaluation.steps import Flags, StepFailed, command, the_same
 from aligner.files import read_json, read_text, sha256_of, write_json
-from aligner.records import UserError
+from aligner.records import UserError, kind_of
+
+ELSEWHERE = (
+    "model", "stack", "prompt_template", "upstream_url", "upstream_key", "aligner_url", "aligner_key", "concurrency", "timeout",
+    "batch_size", "trust_remote_code",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,11 @@ def read_campaign(file: str) -> Campaign:
         raise UserError(f"{file}: has no {missing}. It needs {', '.join(sorted(known))}.")
     if unknown := value.keys() - known:
         raise UserError(f"{file}: '{min(unknown)}' is not known. There are {', '.join(sorted(known))}.")
+    for name, kind in (("output", str), ("aligner", dict), ("judge", dict), ("upstreams", dict), ("sets", dict)):
+        if not isinstance(value[name], kind) or not value[name]:
+            raise UserError(
+                f"{file}: {name} holds {kind_of(value[name])}, not {'text' if kind is str else 'names and values'}."
+            )
     for name in map(str, value["upstreams"]):
         if name in ("", ".", "..") or "/" in name or "\\" in name:
             raise UserError(f"{file}: upstreams: '{name}' is to be a folder's name: leave / out.")
@@ -82,18 +92,20 @@ def _questions(file: str, name: str, rest: dict[str, Any]) -> Questions:
 
 def run(campaign: Campaign) -> int:
     """Do all of it. Returns the exit status: 0, or 1 where some rows failed, or a whole cell, which stays empty."""
-    status = 0
+    status, aligner = 0, {**deciding(campaign.aligner), **made_by(campaign.aligner)}
     for questions in campaign.sets:
         asked = campaign.output / "questions" / f"{questions.name}.jsonl"
         local = questions.path and Path(questions.path).is_file()
         source = {"path": questions.path, "sha256": sha256_of(questions.path) if local and questions.path else None}
-        the_same(asked.with_suffix(".json"), {"questions": source})
+        the_same(asked.with_suffix(".json"), {"questions": source}, asked)
         if not asked.exists():
             write_questions(asked, questions.name, questions.path)
         for upstream in campaign.upstreams:
             folder = campaign.output / upstream.name / questions.name
             print(f"{upstream.name}, {questions.name}", flush=True)
             try:
+                settings = {"aligner": aligner, "upstream": deciding(upstream.flags), "questions": sha256_of(asked)}
+                the_same(folder / "settings.json", settings, folder / "corrected.jsonl")
                 status = max(status, _one(campaign, upstream, questions, asked, folder))
             except StepFailed as error:  # one upstream that is not there does not keep the others from their rows
                 print(f"error: {upstream.name}, {questions.name}: {error}", file=sys.stderr)
@@ -103,9 +115,30 @@ def run(campaign: Campaign) -> int:
     return status
 
 
+def deciding(flags: Flags) -> Flags:
+    """The flags that decide what is made; where it is made, and how quickly, may change."""
+    return {name: value for name, value in flags.items() if name not in ELSEWHERE}
+
+
+def made_by(flags: Flags) -> Flags:
+    """The Aligners and prompts themselves, for a folder may be trained anew and a file of a prompt edited."""
+    from aligner.card import prompt_of  # torch, for which a misspelt file need not wait
+    from aligner.demo import locate
+    from aligner.models import check_place, fingerprint
+
+    folders = [locate(str(folder)) for folder in flags.get("stack") or [flags.get("model", "")]]
+    for folder in folders:
+        check_place(folder)
+    prompts = [prompt_of(folder, flags.get("prompt_template")).text for folder in folders]
+    return {
+        "model": [fingerprint(folder, bool(flags.get("trust_remote_code"))) for folder in folders],
+        "prompt": prompts,
+    }
+
+
 def _one(campaign: Campaign, upstream: Upstream, questions: Questions, asked: Path, folder: Path) -> int:
     corrected, status = folder / "corrected.jsonl", 0
-    the_same(folder / "settings.json", {"aligner": campaign.aligner, "upstream": upstream.flags})
+    (folder / "report.json").unlink(missing_ok=True)  # a cell that fails now does not show an earlier one's figures
     if not corrected.exists():
         status = command("correct", {"input": asked, "output": corrected, **campaign.aligner, **upstream.flags})
     flags = {"after": corrected, "output": folder, "dimensions": ",".join(questions.dimensions), **campaign.judge}

@@ -68,11 +68,13 @@ class Course:
 
     def _digest(self, rows: Path, place: str) -> str:
         """What decides an Aligner's corrections."""
+        from aligner.card import prompt_of
         from aligner.models import fingerprint
 
         said = [
             sha256_of(rows),
             fingerprint(place, self._trusted()),
+            prompt_of(place, self.flags.get("prompt_template")).text,
             *sorted(f"{k}={v}" for k, v in self.flags.items()),
         ]
         return hashlib.sha256("\0".join(said).encode()).hexdigest()[:12]

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 _VERDICT = re.compile(r"\[\[\s*(?:response\s*)?(A|B|equal)\s*\]\]", re.IGNORECASE)
+CUT_OFF = "\n[cut off here]"  # stands behind a reply that did not end by itself
 FORM = """
 
 [Question]
@@ -48,9 +49,10 @@ class Dimension:
     def read(self, reply: str) -> int | None:
         """1 where the first response is the better one, -1 the second, 0 neither; None where no verdict can be read.
 
-        The last one counts, for reasons may weigh several; two different ones in the same last line are none.
+        The last one counts, for reasons may weigh several; two different ones in the same last line are none. A reply that was
+        cut off has not come to its verdict.
         """
-        lines = [line for line in reply.splitlines() if _VERDICT.search(line)]
+        lines = [line for line in reply.splitlines() if _VERDICT.search(line)] if not reply.endswith(CUT_OFF) else []
         found = {verdict.upper() for verdict in _VERDICT.findall(lines[-1])} if lines else set()
         if len(found) != 1:
             return None

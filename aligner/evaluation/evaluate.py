@@ -26,7 +26,8 @@ from aligner.evaluation.report import curves_of, scores_of, write_report
 from aligner.evaluation.systems import System, matches, standings, unpooled
 from aligner.evaluation.systems import lines as systems_lines
 from aligner.files import write_json, write_lines
-from aligner.records import UserError
+from aligner.locks import take
+from aligner.records import DataError, UserError
 
 CHARACTERS = 4.0  # a token, about, in English
 FIRST = 16  # replies after which it is said how long the others take
@@ -58,15 +59,32 @@ class Work:
 def evaluate(work: Work) -> int:
     """Do the work and print its table. Returns the exit status: 1 where rows could not be used or replies are missing."""
     pairs, faults = matches(work.systems, work.limit) if work.systems else read_pairs(work.after or "", work.before)
-    pairs = pairs if work.systems else pairs[: work.limit]
+    if not work.systems and len(pairs) > (work.limit or len(pairs)):
+        pairs = pairs[: work.limit]
+        faults = [
+            fault for fault in faults if (fault.row or 0) <= pairs[-1].origin.row
+        ]  # those behind are not asked for
     curves = curves_of(work.run_folder) if work.run_folder else None
     people = HumanJudge.load(work.labels) if work.labels and not isinstance(work.judge, HumanJudge) else None
     if work.output.exists() and not work.output.is_dir():
         raise UserError(f"{work.output}: is a file. Name a folder.")
-    work.output.mkdir(parents=True, exist_ok=True)
+    let_go = take(work.output / "evaluation.lock", f"{work.output}: another evaluation is writing it. Wait for it.")
+    try:
+        return _evaluate(work, pairs, faults, curves, people)
+    finally:
+        let_go()
+
+
+def _evaluate(
+    work: Work,
+    pairs: Sequence[Pair],
+    faults: Sequence[DataError],
+    curves: list[dict[str, Any]] | None,
+    people: HumanJudge | None,
+) -> int:
     judged = _judged(work, work.judge, pairs) if work.judge else []
     figures: dict[str, Any] = {"verdicts": verdicts(judged, people), "copying": copying(pairs)}
-    if scores := scores_of(judged):
+    if scores := {} if work.systems else scores_of(judged):
         figures["scores"] = {name: shift(before, after) for name, (before, after) in scores.items()}
     if work.systems:
         figures["elo"], figures["verdicts"] = standings(work.systems, judged), unpooled(figures["verdicts"])

@@ -43,7 +43,8 @@ def _counted(rows: Sequence[Judged]) -> dict[str, Any]:
     read = [each for each in rows if each.outcome is not None]
     known = any(each.changed for each in read) or not any(each.changed for each in rows)
     # Where of the changed ones none was read, only what nobody was asked is known: no rate.
-    found = rate([each.outcome for each in read if each.outcome is not None]) if known else None
+    outcomes = [each.outcome for each in read if each.outcome is not None]
+    found = rate(outcomes, [each.pair.question for each in read]) if known else None
     missing = sum(bool(each.error) for each in rows)
     counts = {"pairs": len(rows), "unreadable": len(rows) - len(read) - missing, "unanswered": missing}
     if found is None:
@@ -85,8 +86,10 @@ def _agreement(rows: Sequence[Judged], people: HumanJudge | None) -> dict[str, A
 
 
 def _by(rows: Sequence[Judged], group: Callable[[Judged], str]) -> dict[str, Any]:
-    names = list(dict.fromkeys(map(group, rows)))
-    return {name: _counted([each for each in rows if group(each) == name]) for name in names} if len(names) > 1 else {}
+    groups: dict[str, list[Judged]] = {}
+    for each in rows:
+        groups.setdefault(group(each), []).append(each)
+    return {name: _counted(some) for name, some in groups.items()} if len(groups) > 1 else {}
 
 
 def copying(pairs: Sequence[Pair]) -> dict[str, Any]:

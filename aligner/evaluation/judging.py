@@ -32,7 +32,7 @@ class Judged:
     @property
     def changed(self) -> bool:
         """Whether the answer was changed, so that there was something to ask."""
-        return self.replies[0] != SAME
+        return self.pair.before != self.pair.after
 
 
 def both_orders(pair: Pair, dimension: Dimension) -> tuple[Asked, Asked]:

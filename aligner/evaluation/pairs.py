@@ -100,10 +100,15 @@ def _pair(
             return DataError(*origin, f"the field '{name}' is missing", "Write question, answer and corrected")
         if fault := text_fault(origin, name, text, may_be_empty=name == "corrected"):
             return fault
-    upstream = str(fields.get("upstream") or fields.get("generator") or "")
+    upstream = _name(fields.get("upstream") or fields.get("generator"))
     passes = fields.get("passes")
     settled = passes[-1] == passes[-2] if isinstance(passes, list) and len(passes) > 1 else None
-    return Pair(origin, str(question), str(before), str(after), upstream, str(fields.get("category") or ""), settled)
+    return Pair(origin, str(question), str(before), str(after), upstream, _name(fields.get("category")), settled)
+
+
+def _name(value: Any) -> str:
+    """What a row says of itself, as text that can be printed."""
+    return str(value or "").encode("utf-8", "replace").decode("utf-8")
 
 
 def _first(fields: dict[str, Any], names: tuple[str, ...]) -> Any:

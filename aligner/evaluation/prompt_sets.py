@@ -15,7 +15,7 @@ from typing import Any
 
 from aligner.files import Row, read_rows, write_lines
 from aligner.hub import is_hub_address, parse_address, read_hub
-from aligner.records import DataError, UserError
+from aligner.records import DataError, UserError, text_fault
 
 Question = dict[str, str]
 
@@ -30,8 +30,8 @@ class PromptSet:
 
 
 def _plain(row: Mapping[str, Any]) -> Question | None:
-    text = row.get("question", row.get("prompt"))
-    return {"question": str(text), "category": str(row.get("category") or row.get("topic") or "")} if text else None
+    text = row.get("question") or row.get("prompt")
+    return {"question": text, "category": str(row.get("category") or row.get("topic") or "")} if text else None
 
 
 def _first_turn(row: Mapping[str, Any]) -> Question | None:
@@ -68,7 +68,12 @@ def questions_of(name: str, path: str | None = None) -> Iterator[Question]:
     place = path or known.path
     if not place:
         raise UserError(f"the prompt set '{name}' needs a path.")
-    found = [question for row in _rows(place, known.path) if (question := known.question(row.value))]
+    found = []
+    for row in _rows(place, known.path):
+        if question := known.question(row.value):
+            if fault := text_fault(row.origin, "question", question["question"]):
+                raise fault
+            found.append(question)
     if not found:
         raise UserError(f"{place}: has no questions of '{name}'.")
     if known.sample and len(found) > known.sample:

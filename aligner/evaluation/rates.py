@@ -12,6 +12,7 @@ import numpy as np
 
 SAMPLES = 10_000  # of the bootstrap
 NEWTON = 50  # iterations at most
+FEW = 3  # corrections on either side of their answers' lengths, for the rate at equal lengths to be known
 
 
 @dataclass(frozen=True)
@@ -31,18 +32,30 @@ class Rate:
         return self.wins + self.losses + self.ties
 
 
-def rate(outcomes: Sequence[int], seed: int = 0) -> Rate | None:
-    """The rate of outcomes, one a question, and a percentile bootstrap over the questions. None where nothing was judged."""
+def rate(outcomes: Sequence[int], questions: Sequence[str] | None = None, seed: int = 0) -> Rate | None:
+    """The rate of outcomes, and a percentile bootstrap over their questions: several answers to one question are drawn together
+    (without `questions` each outcome is one). None where nothing was judged.
+
+    Where all questions say the same there is nothing to draw: the interval has room for as many others as may have been missed
+    (the exact binomial bound, 1 - 0.025^(1 / questions)).
+    """
     values = np.asarray(outcomes, float)
     if not len(values):
         return None
-    wins, losses, ties = ((values == kind).sum() for kind in (1, -1, 0))
-    shares = np.array([wins, losses, ties]) / len(values)
-    drawn = np.random.default_rng(seed).multinomial(
-        len(values), shares, SAMPLES
-    )  # resampling questions is drawing counts
-    low, high = np.percentile((drawn[:, 0] - drawn[:, 1]) / len(values), [2.5, 97.5])
-    return Rate(int(wins), int(losses), int(ties), float(values.mean()), float(low), float(high))
+    _, group = np.unique(
+        range(len(values)) if questions is None else np.asarray(questions, object), return_inverse=True
+    )
+    each = np.column_stack([np.bincount(group, values), np.bincount(group)])  # of a question: wins less losses, judged
+    kinds, counts = np.unique(each, axis=0, return_counts=True)
+    found, asked = float(values.mean()), int(counts.sum())
+    if len(kinds) > 1:  # resampling questions is drawing how many there are of each kind
+        drawn = np.random.default_rng(seed).multinomial(asked, counts / asked, SAMPLES) @ kinds
+        low, high = np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5])
+    else:
+        missed = 1 - 0.025 ** (1 / asked)
+        low, high = found - missed * (found + 1), found + missed * (1 - found)
+    wins, losses, ties = (int((values == kind).sum()) for kind in (1, -1, 0))
+    return Rate(wins, losses, ties, found, float(low), float(high))
 
 
 def length_controlled(outcomes: Sequence[int], before: Sequence[int], after: Sequence[int]) -> float | None:
@@ -50,11 +63,12 @@ def length_controlled(outcomes: Sequence[int], before: Sequence[int], after: Seq
 
     As AlpacaEval 2 does for win rates: logistic regression of the outcome (win 1, tie 0.5, loss 0) on a constant and
     tanh(difference of lengths / its standard deviation); the constant alone gives the rate, 2 sigmoid(b) - 1. A weak pull towards
-    zero (as one more tied pair at each end of lengths) keeps it finite where every pair was won. None below ten outcomes.
+    zero (as one more tied pair at each end of lengths) keeps it finite where every pair was won. None below ten outcomes, and
+    where fewer than FEW corrections are no longer, or no shorter, than their answers: then it would be a guess.
     """
-    if len(outcomes) < 10:
-        return None
     difference = np.asarray(after, float) - np.asarray(before, float)
+    if len(outcomes) < 10 or min((difference <= 0).sum(), (difference >= 0).sum()) < FEW:
+        return None
     spread = difference.std()
     length = np.tanh(difference / spread) if spread > 0 else np.zeros(len(difference))
     design = np.column_stack([np.ones(len(length) + 2), np.append(length, [1.0, -1.0])])

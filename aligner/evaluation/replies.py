@@ -9,23 +9,17 @@ from pathlib import Path
 
 from aligner.evaluation.judges.judge import Asked, Judge, Said
 from aligner.files import json_line
-from aligner.locks import take
 from aligner.records import UserError
 
 
 class Replies:
-    """A file of JSON lines, (key, reply), that only grows. One process writes it at a time."""
+    """A file of JSON lines, (key, reply), that only grows. Who opens it holds its folder."""
 
     def __init__(self, file: str) -> None:
         self.file, self._kept = Path(file), dict[str, Said]()
-        self._let_go = take(Path(f"{file}.lock"), f"{file}: another evaluation is writing it. Wait for it.")
-        try:
-            if self.file.exists():
-                self._read()
-            self._stream = self.file.open("a", encoding="utf-8")
-        except BaseException:
-            self._let_go()
-            raise
+        if self.file.exists():
+            self._read()
+        self._stream = self.file.open("a", encoding="utf-8")
 
     def _read(self) -> None:
         text = self.file.read_bytes()
@@ -64,4 +58,3 @@ class Replies:
     def close(self) -> None:
         """Let go of the file."""
         self._stream.close()
-        self._let_go()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -41,8 +42,8 @@ def _row(pair: Pair) -> dict[str, Any]:
     figures = edits(pair.before, pair.after)
     return {
         "row": pair.origin.row, "question": pair.question, "upstream": pair.upstream, "category": pair.category,
-        "similarity": round(figures.similarity, 3), "before": len(pair.before), "after": len(pair.after), "verdicts": [],
-        "diff": [[kind, text] for kind, text in diff(pair.before, pair.after)],
+        "same": figures.identical, "similarity": round(figures.similarity, 3), "before": len(pair.before),
+        "after": len(pair.after), "verdicts": [], "diff": [[kind, text] for kind, text in diff(pair.before, pair.after)],
     }  # fmt: skip
 
 
@@ -52,16 +53,16 @@ def _as_script(value: Any) -> str:
 
 
 def _pictures(report: dict[str, Any], judged: Sequence[Judged], curves: list[dict[str, Any]] | None) -> dict[str, str]:
-    found, scores = {}, scores_of(judged)
+    found, scores = {}, scores_of(judged) if report.get("scores") else {}
     histogram = BytesIO()
     draw_histogram(report["copying"]["all"]["similarity_histogram"], histogram)
     found["How much was changed"] = histogram
     for dimension, (before, after) in scores.items():
         found[f"Scores, {dimension}"] = shift = BytesIO()
         draw_shift(before, after, dimension, shift)
-    if scores.keys() == {"helpful", "harmless"}:
+    if scores and all(points := _points(judged)):
         found["Helpfulness and harmlessness"] = plane = BytesIO()
-        draw_plane(*_points(judged), plane)
+        draw_plane(*points, plane)
     if len(course := report.get("course", [])) > 1:
         found["Along the Aligners"] = along = BytesIO()
         draw_course([each["model"] for each in course], _lines_of(course), along)
@@ -90,8 +91,8 @@ def scores_of(judged: Sequence[Judged]) -> dict[str, tuple[list[float], list[flo
 
 def _score(judged: Judged) -> tuple[float, float] | None:
     try:
-        first, second = json.loads(judged.replies[0])
-        return float(first), float(second)
+        first, second = map(float, json.loads(judged.replies[0]))
+        return (first, second) if math.isfinite(first) and math.isfinite(second) else None
     except (ValueError, TypeError):
         return None
 

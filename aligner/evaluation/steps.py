@@ -29,15 +29,17 @@ def command(name: str, flags: Flags, *plain: str) -> int:
 
 
 def _words(flag: str, value: Any) -> list[str]:
+    if value is None:  # an empty value in YAML
+        return []
     if isinstance(value, bool):
         return [f"--{flag}"] if value else []
     return [f"--{flag}", *(map(str, value) if isinstance(value, list) else [str(value)])]
 
 
-def the_same(file: Path, settings: Flags) -> None:
-    """Keep what a folder's results are made with. UserError where they were made with something else."""
-    if file.exists() and (before := read_json(file)) != json.loads(json.dumps(settings)):
-        changed = min(name for name in settings if before.get(name) != settings[name])
+def the_same(file: Path, settings: Flags, made: Path) -> None:
+    """Keep what `made` is made with. UserError where it is there, and was made with something else."""
+    if made.exists() and file.exists() and (before := read_json(file)) != json.loads(json.dumps(settings)):
+        changed = min(name for name in before.keys() | settings.keys() if before.get(name) != settings.get(name))
         raise UserError(
             f"{file.parent}: was made with another {changed} ({file.name} says which). Name another output, or remove it."
         )

@@ -63,10 +63,16 @@ def match(one: str, other: str) -> str:
 
 
 def unpooled(verdicts: dict[str, Any]) -> dict[str, Any]:
-    """Verdicts without the rates of all matches together: which system stands on which side is only their order."""
+    """Verdicts without the figures of all matches together: which system stands on which side is only their order."""
     nothing = dict.fromkeys(("rate", "low", "high", "elo"))
     return {
-        name: {**found, **nothing, "changed": {**found["changed"], **nothing}, "length_controlled_of_changed": None}
+        name: {
+            **found,
+            **nothing,
+            "changed": {**found["changed"], **nothing},
+            "length_controlled_of_changed": None,
+            "by_category": {},
+        }
         for name, found in verdicts.items()
     }
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
@@ -22,6 +22,7 @@ from aligner.records import UserError
 
 log = logging.getLogger("aligner")
 CHUNK = 64  # prompts that are tokenised together
+Made = TypeVar("Made")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -59,11 +60,13 @@ class Aligner(Protocol):
 
 @dataclass(frozen=True)
 class Settings:
-    """How corrections are made: rows at once, tokens at most, and how tokens are drawn (greedily without `sampling`)."""
+    """How corrections are made: rows at once, tokens at most, and how tokens are drawn (greedily without `sampling`).
+    `max_prompt_tokens`: of a prompt that is read, where that is less than the model's positions."""
 
     batch_size: int = 8
     max_new_tokens: int = 2048
     sampling: Sampling | None = None
+    max_prompt_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ class Corrector:
         check_feedback(self.template, requests)
         refused: list[tuple[int, UserError]] = []
         rows = self._rows(requests, refused)
-        for row in _named(self.decoded(rows)):
+        for row in memory_named(self.decoded(rows), "--batch_size or --max_new_tokens"):
             yield row.index, self.corrected(row, requests[row.index].answer)
         yield from refused
 
@@ -150,7 +153,7 @@ class Corrector:
                 group = [row for row in batch if row.most == most]
                 sampling = self.settings.sampling
                 drawn = sampling and replace(sampling, seed=sampling.seed + group[0].index)  # every batch draws anew
-                made = generate(self.model, [row.prompt for row in group], self.encoder.eos, most, drawn)
+                made = generate(self.model, [row.prompt for row in group], [self.encoder.eos], most, drawn)
                 for row, tokens in zip(group, made, strict=True):
                     row.made = tokens
                     yield row
@@ -174,6 +177,9 @@ class Corrector:
             return UserError(
                 f"its prompt has {len(prompt):,} tokens and the model {positions:,} positions: shorten it."
             )
+        most = self.settings.max_prompt_tokens
+        if most and len(prompt) > most:
+            return UserError(f"its prompt has {len(prompt):,} tokens, and at most {most:,} are read: shorten it.")
         return Row(prompt, answer, min(self.settings.max_new_tokens, positions - len(prompt)), index)
 
 
@@ -182,12 +188,12 @@ def best_dtype() -> str:
     return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
 
 
-def _named(rows: Iterator[Row]) -> Iterator[Row]:
-    """The rows; UserError with the remedy where a GPU's memory does not suffice."""
+def memory_named(made: Iterator[Made], flags: str) -> Iterator[Made]:
+    """What is made, one by one; UserError with the flags to lower where a GPU's memory does not suffice."""
     try:
-        yield from rows
+        yield from made
     except torch.OutOfMemoryError:
-        raise UserError("the GPU's memory is full. Lower --batch_size or --max_new_tokens.") from None
+        raise UserError(f"the GPU's memory is full. Lower {flags}.") from None
 
 
 def in_batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

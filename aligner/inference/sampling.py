@@ -22,12 +22,13 @@ class Sampling:
 
 @torch.inference_mode()
 def generate(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], eos: int, most: int, sampling: Sampling | None
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], ends: Sequence[int], most: int, sampling: Sampling | None
 ) -> list[list[int]]:
-    """What the model puts behind each prompt, with end-of-text where it came to that; greedily without `sampling`.
+    """What the model puts behind each prompt, up to the first of the tokens that end a text; greedily without `sampling`.
 
-    Prompts are padded in front, and masked by their lengths.
+    Prompts are padded in front with the first of `ends`, and masked by their lengths.
     """
+    eos = ends[0]
     longest = max(map(len, prompts))
     ids_BL = torch.tensor([[eos] * (longest - len(p)) + list(p) for p in prompts], device=model.device)
     mask_BL = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=model.device)
@@ -35,9 +36,10 @@ def generate(
     if sampling:
         torch.manual_seed(sampling.seed)
     config = GenerationConfig(
-        do_sample=sampling is not None, max_new_tokens=most, eos_token_id=eos, pad_token_id=eos, **drawn
+        do_sample=sampling is not None, max_new_tokens=most, eos_token_id=list(ends), pad_token_id=eos, **drawn
     )
     made_BM: list[list[int]] = model.generate(  # type: ignore[operator]
         input_ids=ids_BL, attention_mask=mask_BL, generation_config=config
     )[:, longest:].tolist()
-    return [made[: made.index(eos) + 1] if eos in made else made for made in made_BM]
+    stops = [next((place + 1 for place, token in enumerate(made) if token in ends), None) for made in made_BM]
+    return [made[:stop] for made, stop in zip(made_BM, stops, strict=True)]

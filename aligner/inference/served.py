@@ -11,7 +11,7 @@ from aligner.inference.corrector import Corrected, Outcome, Request, Settings, c
 from aligner.inference.servers import Client, Server
 from aligner.prompts import PromptTemplate
 from aligner.quality.edits import edits
-from aligner.records import UserError
+from aligner.records import Origin, UserError, text_fault
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,10 @@ class Upstream:
             **{name: value for name, value in given.items() if value is not None},
         )
         text = answer.choices[0].message.content
-        return text if text else UserError(f"{self.server.url} gave no text for it.")
+        if not isinstance(text, str) or not text.strip():
+            return UserError(f"{self.server.url} gave no text for it.")
+        fault = text_fault(Origin(self.server.url, 0), "answer", text)
+        return UserError(f"{self.server.url} gave what is no text: {fault.problem}.") if fault else text
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ RETRIES = 12  # with the client's waits of 0.5, 1, 2, 4, 8, 8, ... seconds: more
 SILENCE = 8.0  # seconds until it is said that a server does not answer
 NO_KEY = "none"  # the client insists on one
 FORBIDDEN = 403  # a key that may not, or text that a filter does not let through
-REFUSED = (400, 413)  # the request itself; any other status speaks of the server
+REFUSED = (400, 413, 422)  # the request itself; any other status speaks of the server
 BROKEN = (
     openai.OpenAIError,
     AttributeError,
@@ -58,7 +58,13 @@ class Server:
     timeout: float = 600
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
+        try:
+            parts = urlsplit(self.url)
+            _ = parts.port  # it is read, and may be none, only here
+        except ValueError as error:
+            raise UserError(
+                f"'{self.url}' is no address of a server ({error}). Write it as http://HOST:PORT/v1."
+            ) from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UserError(
                 f"'{parts.hostname or self.url}' is no address of a server. Write it as http://HOST:PORT/v1."
@@ -95,8 +101,11 @@ class Server:
                     place = next(places, None)
                 if place is None:
                     break
-                result = self._call(call, client, items[place], answered.is_set())
-                if not isinstance(result, UserError):
+                try:
+                    result = self._call(call, client, items[place], answered.is_set())
+                except Exception as error:  # a fault of this program: for the caller, who would wait for ever
+                    result = error
+                if not isinstance(result, Exception):
                     answered.set()
                 done.put((place, result))
             done.put((-1, None))
@@ -112,6 +121,8 @@ class Server:
                 elif isinstance(result, ServerGone):
                     gone = result
                     stopped.set()
+                elif isinstance(result, Exception) and not isinstance(result, UserError):
+                    raise result
                 else:
                     yield place, result
         finally:

@@ -53,10 +53,20 @@ def _opcodes(before: list[str], after: list[str]) -> Iterable[tuple[str, int, in
 
 
 def _kept(before: list[str], after: list[str]) -> Iterable[tuple[str, int, int, int, int]]:
-    """The opcodes of a longest common subsequence; of texts too long for its table, that all is replaced."""
+    """The opcodes of a longest common subsequence; of texts too long for its table, that all between equal ends is replaced."""
     if len(before) * len(after) > TABLE:
-        return [("replace", 0, len(before), 0, len(after))]
+        head = _alike(before, after)
+        tail = _alike(before[head:][::-1], after[head:][::-1])
+        i, j = len(before) - tail, len(after) - tail
+        found = ("equal", 0, head, 0, head), ("replace", head, i, head, j), ("equal", i, len(before), j, len(after))
+        return [each for each in found if each[1] < each[2] or each[3] < each[4]]
     return [(o.tag, o.src_start, o.src_end, o.dest_start, o.dest_end) for o in LCSseq.opcodes(before, after)]
+
+
+def _alike(before: list[str], after: list[str]) -> int:
+    """How many words from the beginning on are the same."""
+    different = (place for place, (one, other) in enumerate(zip(before, after, strict=False)) if one != other)
+    return next(different, min(len(before), len(after)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -70,7 +71,7 @@ class Suspicions:
                 if seen := pattern.search(getattr(record, name)):
                     self.found[kind].add(f"{place}: '{seen[0]}' in the {name}")
                     break
-        if seen := _REFUSAL.search(record.correction[:300]):
+        if seen := _REFUSAL.search(record.correction[:300].replace("\u2019", "'")):
             self.found["refusal"].add(f"{place}: {_short(seen[0])}")
         if self._evaluation.exact:
             self._overlap(record.question, place)
@@ -108,7 +109,7 @@ class Questions:
     def __init__(self, questions: Iterable[str]) -> None:
         self.exact: set[str] = set()
         self._texts: list[str] = []
-        self._sizes: list[int] = []
+        self._triples: list[set[int]] = []
         self._with: dict[int, list[int]] = {}
         for question in questions:
             text = normalised(question)
@@ -119,19 +120,20 @@ class Questions:
             for triple in triples:
                 self._with.setdefault(triple, []).append(len(self._texts))
             self._texts.append(question)
-            self._sizes.append(len(triples))
+            self._triples.append(triples)
 
     def like(self, question: str) -> tuple[bool, str | None]:
         """Whether the question is among them but for case, punctuation and spacing; else one that is nearly the same."""
         text = normalised(question)
         if text in self.exact:
             return True, None
-        mine, shared = set(_triples(text)), dict[int, int]()
-        for triple in mine:
-            for number in self._with.get(triple, ()):
-                shared[number] = shared.get(number, 0) + 1
-        for number, count in shared.items():
-            if count >= self.ALIKE * (len(mine) + self._sizes[number] - count):
+        mine = set(_triples(text))
+        # Who shares three quarters of my triples shares one of any quarter of them, so of those that fewest have.
+        rarest = sorted(mine, key=lambda triple: len(self._with.get(triple, ())))
+        few = rarest[: len(mine) - math.ceil(self.ALIKE * len(mine)) + 1]
+        for number in dict.fromkeys(number for triple in few for number in self._with.get(triple, ())):
+            theirs = self._triples[number]
+            if len(mine & theirs) >= self.ALIKE * len(mine | theirs):
                 return False, self._texts[number]
         return False, None
 

@@ -18,23 +18,27 @@ class HumanJudge:
     """Outcomes by (dimension or "", question, before, after): 1 the correction is better, -1 the answer, 0 neither."""
 
     identity: str
-    outcomes: dict[tuple[str, str, str, str], int]
+    outcomes: dict[tuple[str, ...], int]
 
     @classmethod
     def load(cls, file: str) -> HumanJudge:
         """Rows with question, answer, corrected (or correction) and label: before, after or tie; a `dimension` where they hold for
         one alone. UserError where one cannot be read."""
-        outcomes: dict[tuple[str, str, str, str], int] = {}
+        outcomes: dict[tuple[str, ...], int] = {}
         for row in read_rows(file):
             if isinstance(row, DataError):
                 raise row
             value: Any = row.value if isinstance(row.value, dict) else {}
-            if value.get("label") not in LABELS:
+            if not isinstance(value.get("label"), str) or value["label"] not in LABELS:
                 raise DataError(
                     *row.origin, f"its label is {value.get('label')!r}", f"Write one of {', '.join(LABELS)}"
                 )
-            key = (str(value.get("dimension") or ""), value.get("question"), value.get("answer"),
-                   value.get("corrected", value.get("correction")))  # fmt: skip
+            texts = value.get("question"), value.get("answer"), value.get("corrected", value.get("correction"))
+            if not all(isinstance(text, str) for text in texts):
+                raise DataError(
+                    *row.origin, "is no labelled pair", "Write question, answer, corrected and label as text"
+                )
+            key = (str(value.get("dimension") or ""), *map(str, texts))
             if outcomes.setdefault(key, LABELS[value["label"]]) != LABELS[value["label"]]:
                 raise DataError(
                     *row.origin, "contradicts the label of the same pair in an earlier row", "Keep one of them"
@@ -42,9 +46,13 @@ class HumanJudge:
         return cls(sha256_of(file), outcomes)
 
     def outcome(self, dimension: str, question: str, before: str, after: str) -> int | None:
-        """The label of a pair, or None."""
-        found = self.outcomes.get((dimension, question, before, after))
-        return self.outcomes.get(("", question, before, after)) if found is None else found
+        """The label of a pair, also of one that was labelled the other way round; or None."""
+        for name in (dimension, ""):
+            if (found := self.outcomes.get((name, question, before, after))) is not None:
+                return found
+            if (turned := self.outcomes.get((name, question, after, before))) is not None:
+                return -turned
+        return None
 
     def prompt(self, asked: Asked) -> str:
         """What was looked at."""
@@ -54,9 +62,6 @@ class HumanJudge:
         """As `Judge` says; a pair without a label is an error."""
         for place, each in enumerate(asked):
             label = self.outcome(each.dimension.name, each.question, each.first, each.second)
-            if label is None:
-                turned = self.outcome(each.dimension.name, each.question, each.second, each.first)
-                label = None if turned is None else -turned
             yield place, UserError("nobody has labelled it.") if label is None else Said(str(-label))
 
     def read(self, asked: Asked, reply: str) -> int | None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from aligner.evaluation.dimensions import CUT_OFF
 from aligner.evaluation.judges.judge import Asked, Said
-from aligner.inference.corrector import DTYPES, best_dtype, in_batches
+from aligner.inference.corrector import DTYPES, best_dtype, in_batches, memory_named
 from aligner.inference.sampling import generate
 from aligner.models import fingerprint, load_model, load_tokenizer, placement, positions_of
 from aligner.records import UserError
@@ -16,20 +17,29 @@ from aligner.records import UserError
 
 @dataclass(frozen=True)
 class LocalJudge:
-    """An instruct model, decoded greedily through its own chat template; without one the prompt is given as it is."""
+    """An instruct model, decoded greedily through its own chat template; without one the prompt is given as it is.
+
+    `ends`: the tokens that end its reply. A model's turn may end with another one than its texts.
+    """
 
     name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    max_tokens: int = 512
+    ends: tuple[int, ...]
+    max_tokens: int = 1024
     batch_size: int = 8
 
     @classmethod
     def load(cls, folder: str, max_tokens: int, batch_size: int = 8, trust_remote_code: bool = False) -> LocalJudge:
         """Open a folder or hub id, on the GPUs there are or on the CPU."""
         model = load_model(folder, DTYPES[best_dtype()], trust_remote_code, **placement()).eval()
-        name = fingerprint(folder, trust_remote_code)
-        return cls(name, model, load_tokenizer(folder, trust_remote_code), max_tokens, batch_size)
+        name, tokenizer = fingerprint(folder, trust_remote_code), load_tokenizer(folder, trust_remote_code)
+        own = model.generation_config.eos_token_id
+        ends = dict.fromkeys(
+            [tokenizer.eos_token_id, *(own if isinstance(own, list) else [own] if own is not None else [])]
+        )
+        model.generation_config = GenerationConfig()  # its own would add penalties, which tell against copied verdicts
+        return cls(name, model, tokenizer, tuple(ends), max_tokens, batch_size)
 
     @property
     def identity(self) -> str:
@@ -42,19 +52,24 @@ class LocalJudge:
 
     def ask(self, asked: Sequence[Asked]) -> Iterator[tuple[int, Said | UserError]]:
         """As `Judge` says."""
-        eos = int(self.tokenizer.eos_token_id)
         room = (positions_of(self.model.config) or 10**9) - self.max_tokens
         prompts = [self._ids(self.prompt(each)) for each in asked]
         for place, ids in enumerate(prompts):
             if len(ids) > room:
                 yield place, UserError(f"its prompt has {len(ids):,} tokens and the judge room for {max(0, room):,}.")
-        by_length = sorted(range(len(asked)), key=lambda place: len(prompts[place]))
-        fitting = [place for place in by_length if len(prompts[place]) <= room]
-        for batch in in_batches(fitting, self.batch_size):
-            made = generate(self.model, [prompts[place] for place in batch], eos, self.max_tokens, None)
-            for place, tokens in zip(batch, made, strict=True):
-                text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
-                yield place, Said(text, len(prompts[place]), len(tokens))
+        longest_first = sorted(
+            range(len(asked)), key=lambda place: -len(prompts[place])
+        )  # memory fails at once or never
+        fitting = [place for place in longest_first if len(prompts[place]) <= room]
+        for place, tokens in memory_named(self._made(prompts, fitting), "--batch_size or --max_tokens"):
+            text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+            cut = "" if tokens[-1] in self.ends else CUT_OFF
+            yield place, Said(text + cut, len(prompts[place]), len(tokens))
+
+    def _made(self, prompts: Sequence[list[int]], places: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+        for batch in in_batches(places, self.batch_size):
+            made = generate(self.model, [prompts[place] for place in batch], self.ends, self.max_tokens, None)
+            yield from zip(batch, made, strict=True)
 
     def _ids(self, prompt: str) -> list[int]:
         if self.tokenizer.chat_template:

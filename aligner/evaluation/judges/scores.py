@@ -8,6 +8,7 @@ the hidden state of the last token. Its normaliser is monotone and changes no co
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +18,11 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from aligner.evaluation.judges.judge import Asked, Said
-from aligner.models import fingerprint, load_config, load_tokenizer, placement
+from aligner.models import fingerprint, load_config, load_tokenizer, placement, positions_of
 from aligner.records import UserError
 
 SAFE_RLHF = "BEGINNING OF CONVERSATION: USER: {question} ASSISTANT:{response}"  # and end-of-text
+LONGEST = 4096  # tokens of a question and a response, or the model's positions
 Score = Callable[[list[int]], float]
 
 
@@ -32,7 +34,7 @@ class ScoreJudge:
     tokenizer: PreTrainedTokenizerBase
     score: Score
     costs: bool
-    longest: int = 4096
+    longest: int
     known: dict[tuple[str, str], float] = field(default_factory=dict)
 
     @classmethod
@@ -42,7 +44,8 @@ class ScoreJudge:
         safe_rlhf = any(name.endswith("ForScore") for name in config.architectures or [])
         opened = _score_head if safe_rlhf else _classifier
         name = fingerprint(folder, trust_remote_code)
-        return cls(name, load_tokenizer(folder, trust_remote_code), opened(folder, trust_remote_code), costs)
+        longest = min(LONGEST, positions_of(config) or LONGEST)
+        return cls(name, load_tokenizer(folder, trust_remote_code), opened(folder, trust_remote_code), costs, longest)
 
     @property
     def identity(self) -> str:
@@ -69,7 +72,10 @@ class ScoreJudge:
                 raise UserError(
                     f"a response has {len(ids):,} tokens with its question; at most {self.longest:,} are scored."
                 )
-            self.known[question, response] = self.score(ids)
+            score = self.score(ids)
+            if not math.isfinite(score):
+                raise UserError(f"the model's score of it is {score}.")
+            self.known[question, response] = score
         return self.known[question, response]
 
     def _ids(self, question: str, response: str) -> list[int]:

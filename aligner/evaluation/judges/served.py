@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aligner.evaluation.dimensions import CUT_OFF
 from aligner.evaluation.judges.judge import Asked, Said
 from aligner.inference.servers import Client, Server
 from aligner.records import UserError
@@ -37,11 +38,15 @@ class ServedJudge:
             model=self.server.model, messages=[{"role": "user", "content": prompt}], max_tokens=self.max_tokens,
             temperature=self.temperature,
         )  # fmt: skip
-        text, usage = reply.choices[0].message.content, reply.usage
+        choice, usage = reply.choices[0], reply.usage
+        text = choice.message.content
         if not isinstance(text, str) or not text.strip():
             return UserError(f"{self.server.url} gave no text for it; a model that reasons may need more --max_tokens.")
         counts = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
-        return Said(text, *(count if isinstance(count, int) else 0 for count in counts))
+        return Said(
+            text + CUT_OFF * (choice.finish_reason == "length"),
+            *(count if isinstance(count, int) else 0 for count in counts),
+        )
 
     def read(self, asked: Asked, reply: str) -> int | None:
         """The dimension's verdict."""
