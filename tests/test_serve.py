@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from typing import Any
 
 import openai
@@ -13,9 +14,12 @@ from layered import ANSWER, QUESTION, ask, client, correction, corrector, exchan
 from test_correct_file import lines
 
 from aligner import cli
+from aligner.inference.greedy import Row
 from aligner.records import UserError
+from aligner.serving.dialogue import questions
 from aligner.serving.exchange import Heard
 from aligner.serving.shadow import ShadowLog
+from aligner.serving.worker import Ticket, Worker
 
 __all__ = ["corrector"]  # a fixture
 
@@ -129,6 +133,40 @@ def test_an_answer_without_text_is_passed_on(corrector, told):
         ).json()
     assert body["choices"][0]["message"]["tool_calls"] == [{}]
     assert body["choices"][0]["aligner"]["action"] == "no_text"
+
+
+def test_who_calls_tools_says_so_after_the_correction_too(corrector, told):
+    """An agent ends its loop where the finish reason is another, and cannot put pieces together that have no number."""
+    call = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
+    message = {"role": "assistant", "content": ANSWER, "tool_calls": [call, {**call, "id": "c2"}]}
+    whole = {"id": "1", "object": "chat.completion", "created": 1, "model": "m",
+             "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]}  # fmt: skip
+    made = exchange(corrector, told.url)
+    with serving(made) as address:
+        made.upstream.ask = lambda *_: _reply(whole)  # type: ignore[method-assign]
+        choice = ask(address).choices[0]
+        pieces = [piece.choices[0] for piece in ask(address, stream=True)]
+    assert choice.model_extra["aligner"]["action"] == "corrected" and choice.finish_reason == "tool_calls"
+    assert [call.id for call in choice.message.tool_calls] == ["c1", "c2"]
+    assert pieces[-1].finish_reason == "tool_calls"
+    assert [(call.index, call.id) for piece in pieces for call in piece.delta.tool_calls or ()] == [
+        (0, "c1"),
+        (1, "c2"),
+    ]
+
+
+def test_of_a_long_dialogue_a_few_beginnings_are_tried_and_the_longest_with_room_is_taken(corrector, told):
+    turns = [f"turn {n} of them" for n in range(201)]
+    messages = [{"role": ("user", "assistant")[n % 2], "content": turn} for n, turn in enumerate(turns)]
+    worker = Worker(replace(corrector, settings=replace(corrector.settings, max_prompt_tokens=300)))
+    tried = []
+    plain = worker._with
+    worker._with = lambda ticket, question: (tried.append(question), plain(ticket, question))[1]  # type: ignore[method-assign]
+    found = questions(messages)
+    row = worker._row(Ticket(found, ANSWER, "", None, None, None))
+    fitting = [text for text in found if isinstance(plain(Ticket([text], ANSWER, "", None, None, None), text), Row)]
+    assert corrector.template.render(fitting[0], ANSWER, "") == corrector.encoder.tokenizer.decode(row.prompt)
+    assert 200 < len(row.prompt) <= 300 and len(tried) <= 9, "of 101"
 
 
 async def _reply(whole: dict[str, Any]) -> Any:

@@ -40,6 +40,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="the variable with the upstream's key, for callers that send none of their own (OPENAI_API_KEY)")  # fmt: skip
     add("--feedback", default="", metavar="TEXT", help="what to mind, for an Aligner whose prompt has a slot for it")
     add("--max_requests", type=int, default=64, metavar="N", help="requests held at once; more get 429 (64)")
+    add("--max_prompt_tokens", type=int, default=8192, metavar="N",
+        help="longest prompt that the Aligner reads; of a longer dialogue the oldest turns are left out (8192)")  # fmt: skip
     add("--max_request_bytes", type=int, default=1_000_000, metavar="N", help="longest request (1,000,000)")
     add("--upstream_timeout", type=float, default=120, metavar="S", help="seconds for the upstream's answer (120)")
     add("--aligner_timeout", type=float, default=60, metavar="S", help="seconds for a correction (60)")
@@ -63,6 +65,7 @@ def check(args: argparse.Namespace) -> None:
     for name in (
         "batch_size",
         "max_new_tokens",
+        "max_prompt_tokens",
         "max_requests",
         "max_request_bytes",
         "upstream_timeout",

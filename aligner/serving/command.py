@@ -47,7 +47,7 @@ def serve(args: argparse.Namespace, key: str | None) -> None:
 def exchange_of(args: argparse.Namespace) -> Exchange:
     """The Aligner, its upstream and what is done with answers."""
     shadow = ShadowLog(args.shadow_file) if args.shadow_file else None
-    name, corrector = opened(args)
+    name, corrector = opened(args, args.max_prompt_tokens)
     feedback = FEEDBACKS.get(args.feedback, args.feedback)
     check_feedback(corrector.template, [Request("", "", feedback)])
     key, largest = os.environ.get(args.upstream_key), 10 * args.max_request_bytes
@@ -90,12 +90,12 @@ def calibrate(args: argparse.Namespace) -> list[str]:
     return [*table(points, chosen), f"picture: {args.output}"]
 
 
-def opened(args: argparse.Namespace) -> tuple[str, Corrector]:
+def opened(args: argparse.Namespace, max_prompt_tokens: int | None = None) -> tuple[str, Corrector]:
     """The Aligner that the flags name, and what it is called."""
     quiet_libraries()
     speak()
     folder = locate(args.model)
     check_place(folder)
-    settings = Settings(args.batch_size, args.max_new_tokens)
+    settings = Settings(args.batch_size, args.max_new_tokens, max_prompt_tokens=max_prompt_tokens)
     corrector = Corrector.load(folder, args.prompt_template, settings, args.trust_remote_code, args.dtype)
     return Path(folder).resolve().name, corrector

@@ -8,14 +8,33 @@ messages are instructions to the upstream and are not shown; of a message with p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 SPEAKERS = {"user": "Human", "assistant": "Assistant"}
 
 
-def questions(messages: Sequence[Mapping[str, Any]]) -> list[str]:
+@dataclass(frozen=True)
+class Questions:
     """The question with the whole dialogue, then with ever later beginnings: where the model has no room for all of it, the
-    oldest turns are left out.
+    oldest turns are left out. Each is put together when it is looked at, for together they are long.
+
+    `starts`: the user's turns.
+    """
+
+    turns: Sequence[tuple[str, str]]
+    starts: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, place: int) -> str:
+        turns = self.turns[self.starts[place] :]
+        return turns[0][1] if len(turns) == 1 else "\n\n".join(f"{SPEAKERS[role]}: {text}" for role, text in turns)
+
+
+def questions(messages: Sequence[Mapping[str, Any]]) -> Questions:
+    """What may stand for the question of a chat, the longest first.
 
     No answer goes back uncorrected for want of a question: where the assistant spoke last its turn stands in the dialogue, and
     where no user said anything, what the other messages say is the question, or nothing.
@@ -24,14 +43,8 @@ def questions(messages: Sequence[Mapping[str, Any]]) -> list[str]:
     turns = [turn for turn in turns if turn[1].strip()]
     starts = [place for place, (role, _) in enumerate(turns) if role == "user"]
     if not starts:
-        return ["\n".join(text_of(message.get("content")) for message in messages)]
-    return [_question(turns[start:]) for start in starts]
-
-
-def _question(turns: Sequence[tuple[str, str]]) -> str:
-    if len(turns) == 1:
-        return turns[0][1]
-    return "\n\n".join(f"{SPEAKERS[role]}: {text}" for role, text in turns)
+        return Questions([("user", "\n".join(text_of(message.get("content")) for message in messages))], [0])
+    return Questions(turns, starts)
 
 
 def text_of(content: Any) -> str:

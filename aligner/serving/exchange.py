@@ -23,7 +23,7 @@ from aiohttp import ClientError, ClientResponse
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from aligner.serving.dialogue import questions, text_of
+from aligner.serving.dialogue import Questions, questions, text_of
 from aligner.serving.protocol import LAST, Refused, chunk, completion, event, usage_chunk
 from aligner.serving.shadow import ShadowLog
 from aligner.serving.upstream import Upstream, returned
@@ -31,6 +31,7 @@ from aligner.serving.worker import Done, Failed, Ticket, TooLong, Worker
 
 log = logging.getLogger("aligner")
 CHAT = "/chat/completions"
+LONGEST = 1 << 20  # bytes of a line of a stream that is listened to
 Choice = dict[str, Any]
 
 
@@ -117,6 +118,8 @@ class Exchange:
                     async for piece in pieces:
                         yield chunk(whole, index, {"content": piece})
                 rest = {name: v for name, v in choice["message"].items() if name not in ("role", "content") and v}
+                if calls := rest.get("tool_calls"):  # which in a stream are pieces of a numbered call
+                    rest["tool_calls"] = [{"index": number, **call} for number, call in enumerate(calls)]
                 yield chunk(whole, index, rest, finish_reason=choice.get("finish_reason"), aligner=choice["aligner"])
             if usage:
                 yield usage_chunk(whole)
@@ -157,7 +160,7 @@ class Exchange:
             choice["aligner"] = {**self._note("failed_open", original), "error": why}
             yield original
 
-    def _ticket(self, found: list[str], original: str) -> Ticket:
+    def _ticket(self, found: Questions, original: str) -> Ticket:
         threshold = self.policy.threshold if self.policy.mode == "gate" else None
         return self.worker.submit(found, original, self.policy.feedback, threshold)
 
@@ -174,7 +177,8 @@ class Exchange:
             choice["aligner"] |= {"confidence": round(done.confidence, 4), "threshold": self.policy.threshold}
         if not done.left_alone:
             choice["message"]["content"] = made.text
-            choice["finish_reason"] = "stop" if made.finished else "length"
+            if choice.get("finish_reason") in (None, "stop", "length"):  # other reasons speak of more than the text
+                choice["finish_reason"] = "stop" if made.finished else "length"
             if choice.get("logprobs"):  # they speak of the upstream's tokens
                 choice["logprobs"] = None
 
@@ -216,7 +220,7 @@ class Exchange:
 
         return respond
 
-    def _behind_it(self, found: list[str], original: str, model: Any) -> None:
+    def _behind_it(self, found: Questions, original: str, model: Any) -> None:
         """Correct an answer that has already gone back."""
         if len(self._behind) >= self.policy.backlog:
             self.counts["dropped"] += 1
@@ -227,7 +231,7 @@ class Exchange:
         self._behind.add(task)
         task.add_done_callback(self._behind.discard)
 
-    async def _log(self, found: list[str], original: str, model: Any) -> None:
+    async def _log(self, found: Questions, original: str, model: Any) -> None:
         assert self._shadow
         try:
             done = await self.worker.submit(found, original, self.policy.feedback).done()
@@ -249,7 +253,8 @@ class Heard:
 
     def feed(self, part: bytes) -> None:
         """Take in some bytes of server-sent events; what is no chunk is not looked at."""
-        *whole, self._begun = (self._begun + part).split(b"\n")
+        *whole, begun = (self._begun + part).split(b"\n")
+        self._begun = begun if len(begun) < LONGEST else b""
         for line in whole:
             try:
                 for choice in json.loads(line.removeprefix(b"data:"))["choices"]:

@@ -6,13 +6,15 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Sequence
+from bisect import bisect_left
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
 from aligner.inference.corrector import Corrected, Corrector
 from aligner.inference.greedy import Row
 from aligner.records import UserError
+from aligner.serving.dialogue import Questions
 from aligner.serving.gate import confidence
 
 log = logging.getLogger("aligner")
@@ -43,7 +45,7 @@ class Done:
 class Ticket:
     """An answer that waits for its correction. `questions`: the longest first, of which the first with room is taken."""
 
-    questions: Sequence[str]
+    questions: Questions
     answer: str
     feedback: str
     threshold: float | None  # an answer at least as probable is left alone
@@ -107,9 +109,7 @@ class Worker:
         """How many answers wait or are being corrected."""
         return self._waiting.qsize() + len(self._active)
 
-    def submit(
-        self, questions: Sequence[str], answer: str, feedback: str = "", threshold: float | None = None
-    ) -> Ticket:
+    def submit(self, questions: Questions, answer: str, feedback: str = "", threshold: float | None = None) -> Ticket:
         """Ask for a correction, from the event loop."""
         ticket = Ticket(questions, answer, feedback, threshold, asyncio.Queue(), asyncio.get_running_loop())
         if self.is_alive():
@@ -147,9 +147,11 @@ class Worker:
                 self._tell(row, ended=True)
 
     def _new(self, most: int) -> list[Row]:
-        """At most so many of the waiting as rows."""
+        """Rows of at most so many of the waiting; those that are answered at once count, for each takes a pass of its own."""
         rows: list[Row] = []
-        while len(rows) < most and not self._closing:
+        for _ in range(most):
+            if self._closing:
+                break
             try:
                 ticket = self._first or self._waiting.get_nowait()
             except Empty:
@@ -181,17 +183,26 @@ class Worker:
         return row
 
     def _row(self, ticket: Ticket) -> Row:
-        """With the longest question that leaves the correction as much room as the answer has."""
-        template, row = self.corrector.template, None
-        for question in ticket.questions:
-            prompt = template.render(question, ticket.answer, ticket.feedback)
-            [(ids, answer, _)] = self.corrector.encoder.pairs([prompt], [ticket.answer])
-            row = self.corrector.row(ids, answer, self._count)
-            if isinstance(row, Row) and row.most >= min(len(answer), self.corrector.settings.max_new_tokens):
-                return row
-        if isinstance(row, Row):
-            return row
-        raise row or UserError("nobody asks anything.")
+        """With the longest question that leaves the correction as much room as the answer has; all of it, or as few tries as
+        finding a place in a list takes, for each is tokenised."""
+        tried: dict[int, Row | UserError] = {}
+
+        def fits(place: int) -> bool:
+            row = tried[place] = self._with(ticket, ticket.questions[place])
+            return isinstance(row, Row) and row.most >= min(len(row.answer), self.corrector.settings.max_new_tokens)
+
+        last = len(ticket.questions) - 1
+        place = 0 if fits(0) else bisect_left(range(last), True, lo=min(1, last), key=fits)
+        row = tried.get(place) or self._with(ticket, ticket.questions[place])
+        if isinstance(row, UserError):
+            raise row
+        return row
+
+    def _with(self, ticket: Ticket, question: str) -> Row | UserError:
+        """A ticket's row with one of its questions."""
+        prompt = self.corrector.template.render(question, ticket.answer, ticket.feedback)
+        [(ids, answer, _)] = self.corrector.encoder.pairs([prompt], [ticket.answer])
+        return self.corrector.row(ids, answer, self._count)
 
     def _tell(self, row: Row, ended: bool, left_alone: bool = False) -> None:
         ticket = self._active[row.index]
