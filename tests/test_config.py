@@ -11,9 +11,8 @@ from transformers import GemmaConfig, LlamaConfig
 
 from aligner.records import UserError
 from aligner.training.config import RunConfig
-from aligner.training.finetune.engine import deepspeed_config
 from aligner.training.flags import parse, to_flags
-from aligner.training.zero import zero3_limits
+from aligner.training.zero import deepspeed_config, zero3_limits
 
 ORIGINAL = (
     "--model_name_or_path m --max_length 2048 --trust_remote_code False --train_datasets correction-json::a b "

@@ -17,7 +17,7 @@ from conftest import ROOT, TEMPLATE, sft
 from two_hosts import missing, two_hosts
 
 from aligner.records import UserError
-from aligner.runs.launch import launch_command
+from aligner.runs.launch import launch_command, placement
 from aligner.training.flags import parse
 from aligner.training.hosts import Host, forwarded, launcher_words, read_hostfile, remote_words
 from aligner.training.ranks import first_host, rank_variables
@@ -89,6 +89,7 @@ def test_a_broken_slurm_environment_is_one_line():
         ("a,b", "a"),
         ("n[1,4]-ib,x", "n1-ib"),
         ("rack1-[10-12]", "rack1-10"),
+        ("r[1-2]n[1-4],x", "r1n1"),
     ],
 )
 def test_the_first_node_of_slurms_list(nodelist, first):
@@ -162,6 +163,26 @@ def test_the_command_for_several_hosts(tmp_path, tiny_model, monkeypatch):
     assert "HF_HOME=/shared/hf" in line and "--launcher_args" not in line
 
 
+def test_a_single_other_host_is_not_taken_for_this_one(tmp_path, tiny_model, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    lines = []
+    for host in ("192.0.2.1", "localhost"):  # the first one is nobody's, by RFC 5737
+        (tmp_path / "hosts").write_text(f"{host} slots=2\n")
+        config = parse(flags(tiny_model, tmp_path / "out", "--hostfile", tmp_path / "hosts"))
+        lines.append(launch_command(config, stages(config)[-1], 2))
+    assert "--force_multi" in lines[0] and "--force_multi" not in lines[1]
+
+
+def test_gpus_named_otherwise_than_by_number_are_refused(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("aligner.runs.launch.gpus_here", lambda: 2)
+    config = parse(flags(tiny_model, tmp_path / "out"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert placement(config, 2) == ["--include", "localhost:3,5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-ab12,GPU-cd34")
+    with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES is GPU-ab12"):
+        placement(config, 2)
+
+
 def test_several_hosts_without_pdsh_are_refused_with_the_other_ways(tmp_path, tiny_model, monkeypatch):
     file = tmp_path / "hosts"
     file.write_text("a slots=2\nb slots=2\n")
@@ -212,6 +233,29 @@ def test_a_slurm_job_near_its_time_limit_queues_itself_again_and_goes_on(tiny_mo
     assert "stopped after update" in log.read_text()  # no work is lost: not the state of --save_interval
     assert slurm_job(tmp_path, *arguments, log=log).wait(300) == 0, log.read_text()
     assert "going on after update" in log.read_text() and len(losses(folder)) == 240
+
+
+def test_a_slurm_job_whose_step_does_not_end_in_time_is_queued_again_all_the_same(tmp_path):
+    """A state that takes longer to write than is left: it goes on from the one before."""
+    for name, text in {
+        "srun": "trap '' USR1; echo begun; sleep 60 & wait; wait",
+        "scontrol": 'echo "$@" > "$SCONTROL_LOG"',
+    }.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    script, log = tmp_path / "slurm_script", tmp_path / "log"
+    text = (ROOT / "scripts/sft-correction.slurm").read_text()
+    script.write_text(text.replace("patience=780", "patience=2"))
+    variables = {"SLURM_JOB_ID": "77", "SLURM_SUBMIT_DIR": str(ROOT), "SCONTROL_LOG": str(tmp_path / "scontrol.log"),
+                 "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"}  # fmt: skip
+    job = subprocess.Popen(
+        ["bash", str(script)], env={**os.environ, **variables}, stdout=log.open("w"), start_new_session=True
+    )
+    while "begun" not in log.read_text():
+        time.sleep(0.1)
+    os.kill(job.pid, signal.SIGUSR1)
+    assert job.wait(30) == 0 and (tmp_path / "scontrol.log").read_text() == "requeue 77\n"
+    os.killpg(job.pid, signal.SIGKILL)  # the sleep of the stand-in
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TEMPLATE
+from tqdm import tqdm
 
 from aligner.card import Card, differences, prompt_of, read_card, write_card
 from aligner.files import COMPLETED
@@ -225,3 +227,21 @@ def test_the_log_is_cut_back_to_where_the_run_goes_on(tmp_path):
     output = replace(parse([]).output, log_type="none")
     Metrics(output, tmp_path, "correction", 4, 2, {}).close()
     assert [line["update"] for line in read_log(tmp_path)] == [0, 1, 2]
+
+
+def test_a_pipe_whose_reader_is_gone_ends_no_run(tmp_path, monkeypatch):
+    """`... 2>&1 | tee log` over a connection that drops: the stop's state must still be saved."""
+    monkeypatch.setattr(tqdm, "monitor_interval", 0)
+    reader, writer = os.pipe()
+    pipe = os.fdopen(writer, "w", buffering=1)
+    monkeypatch.setattr(sys, "stderr", pipe)
+    monkeypatch.setattr(sys, "stdout", pipe)
+    metrics = Metrics(replace(parse([]).output, log_type="none"), tmp_path, "correction", 2, 0, {})
+    os.close(reader)
+    for update in (1, 2):
+        metrics.record({"update": update, "loss": 1.0, "lr": 1e-5, "tokens_per_second": 3.0})
+        metrics.record({"update": update, "eval_loss": 1.0})
+    metrics.close()
+    assert len(read_log(tmp_path)) == 4
+    with pytest.raises(BrokenPipeError):  # it was one
+        pipe.close()

@@ -25,7 +25,7 @@ from aligner.training import stopping, vigil
 from aligner.training.config import RunConfig
 from aligner.training.flags import ROOT, parse, parser, to_flags
 from aligner.training.hardware import gpu_memory, gpus_here, ranks_here, resolved, threads_per_rank
-from aligner.training.hosts import forwarded, launcher_words, read_hostfile, remote_words
+from aligner.training.hosts import forwarded, is_here, launcher_words, read_hostfile, remote_words
 from aligner.training.memory import size_of
 from aligner.training.outlook import Hardware, fit_lines, memory_lines, need_of
 from aligner.training.ranks import free_port, rank_variables
@@ -196,13 +196,15 @@ def launch_command(config: RunConfig, stage: Stage, ranks: int) -> list[str]:
     own = replace(config, launch=replace(config.launch, stage=stage.name, dry_run=False, launcher_args=None))
     runner = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", *placement(config, ranks)]
     runner += ["--master_port", str(free_port()), *launcher_words(config.launch.launcher_args or "")]
-    if config.launch.hostfile and len(read_hostfile(config.launch.hostfile)) > 1:
+    hosts = read_hostfile(config.launch.hostfile) if config.launch.hostfile else []
+    if len(hosts) > 1 or (hosts and not is_here(hosts[0].name)):
         if not shutil.which("pdsh"):
-            raise UserError("--hostfile with several hosts needs pdsh. Install it, or use Slurm or torchrun (README).")
+            raise UserError("--hostfile with other hosts needs pdsh. Install it, or use Slurm or torchrun (README).")
         variables = forwarded({**os.environ, **environment(config, ranks), **vigil.launcher_mark()})
         words = ["env", *(f"{name}={value}" for name, value in variables.items())]
         words += [sys.executable, "-m", "aligner.training.finetune", *to_flags(own)]
-        return [*runner, "--no_python", "--no_local_rank", *remote_words(words)]
+        alone = ["--force_multi"] if len(hosts) == 1 else []  # or DeepSpeed would start its ranks here
+        return [*runner, *alone, "--no_python", "--no_local_rank", *remote_words(words)]
     return [*runner, "--module", "aligner.training.finetune", *to_flags(own)]
 
 
@@ -212,6 +214,11 @@ def placement(config: RunConfig, ranks: int) -> list[str]:
         return ["--hostfile", config.launch.hostfile]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if visible and gpus_here():
+        if not all(word.strip().isdigit() for word in visible.split(",")):
+            raise UserError(
+                f"CUDA_VISIBLE_DEVICES is {visible}: DeepSpeed's launcher takes numbers alone. Name GPUs by number, or start the "
+                "ranks with torchrun (README)."
+            )
         return ["--include", "localhost:" + ",".join(visible.split(",")[:ranks])]
     return ["--num_gpus", str(ranks)]
 

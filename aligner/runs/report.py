@@ -14,7 +14,7 @@ from rich.text import Text
 
 from aligner.inference.corrector import Corrector, Request, Settings
 from aligner.quality.edits import diff, show
-from aligner.records import Correction
+from aligner.records import Correction, UserError
 from aligner.training.datasets.mixture import normalised
 from aligner.training.datasets.supervised import Tokens
 from aligner.training.finetune.metrics import read_log
@@ -61,7 +61,10 @@ def show_result(stages: Sequence[Stage], data: StageData, corrections: int, trus
             screen.print(f"  {name:<22}{loss:.4f}")
     if corrections and held_out:
         different = {normalised(record.question): record for record in reversed(held_out)}
-        show_corrections(screen, folder, list(different.values())[::-1][:corrections], trust_remote_code)
+        try:
+            show_corrections(screen, folder, list(different.values())[::-1][:corrections], trust_remote_code)
+        except UserError as error:  # the run is complete all the same
+            screen.print(f"they cannot be shown: {error}")
     screen.print(f"\ncheckpoint  {folder}\npicture     {folder / 'loss.png'}")
     next_command = [*command_line(), "correct", "--model", str(folder), "--input", example_input(data)]
     next_command += ["--output", "corrected.jsonl", "--max_new_tokens", "256"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -61,6 +62,16 @@ def read_hostfile(file: str) -> list[Host]:
     if not hosts:
         raise UserError(f"{file}: names no host. Write lines like 'worker-1 slots=8'.")
     return hosts
+
+
+def is_here(name: str) -> bool:
+    """Whether a host's name is this machine's: only then can its address be listened at."""
+    try:
+        with socket.socket() as listener:
+            listener.bind((socket.gethostbyname(name), 0))
+    except OSError:
+        return False
+    return True
 
 
 def forwarded(environment: Mapping[str, str]) -> dict[str, str]:

@@ -10,11 +10,11 @@ from aligner.records import UserError
 
 
 def first_host(nodelist: str) -> str:
-    """The first name of Slurm's list of nodes: gpu[03-05,07],cpu1 begins with gpu03."""
-    found = re.match(r"([^,\[]+)(?:\[([0-9]+)[^\]]*\]([^,]*))?", nodelist)
-    if found is None:
+    """The first name of Slurm's list of nodes: gpu[03-05,07],cpu1 begins with gpu03, and r[1-2]n[1-4] with r1n1."""
+    name = re.match(r"(?:[^,\[\]]|\[[0-9][^\]]*\])+", nodelist)
+    if name is None:
         raise UserError(f"SLURM_STEP_NODELIST is '{nodelist}', which begins with no node's name. Set MASTER_ADDR.")
-    return "".join(part or "" for part in found.groups())
+    return re.sub(r"\[([0-9]+)[^\]]*\]", r"\1", name[0])
 
 
 def alone() -> dict[str, str]:

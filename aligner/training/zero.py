@@ -1,10 +1,43 @@
-"""ZeRO-3's limits, in parameters and from the model: what a rank may hold whole at once, and what it fetches ahead."""
+"""What DeepSpeed is told: its configuration, and ZeRO-3's limits from the model: what a rank may hold whole at once, and what
+it fetches ahead."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from aligner.training.config import LaunchConfig, OptimizationConfig
+
+CLIP = 1.0  # the original's gradient clipping
 LIVE, PREFETCH = 1_000_000_000, 50_000_000  # DeepSpeed's defaults
+
+
+def deepspeed_config(optimization: OptimizationConfig, launch: LaunchConfig, model: Any) -> dict[str, Any]:
+    """DeepSpeed's configuration of a run of a model with this configuration. Batch sizes are 1: the updates are planned by us."""
+    offload = launch.offload
+    zero: dict[str, Any] = {"stage": launch.zero_stage}
+    if offload in ("optimizer", "all"):
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if offload in ("parameter", "all"):
+        zero["offload_param"] = {"device": "cpu"}
+    if launch.zero_stage == 3:
+        zero |= zero3_limits(model.get_text_config())
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": CLIP,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }
+    if optimization.bf16:
+        config["bf16"] = {"enabled": True}
+        if launch.zero_stage:  # at stage 0 DeepSpeed accumulates in bf16 or not at all
+            config["data_types"] = {"grad_accum_dtype": "fp32"}
+    elif optimization.fp16:
+        config["fp16"] = {"enabled": True, "loss_scale": 0, "initial_scale_power": 16}
+    return config
 
 
 def zero3_limits(text: Any) -> dict[str, int]:

@@ -28,10 +28,11 @@ from aligner.models import load_config, load_model, quiet_libraries
 from aligner.training.config import DataConfig, LaunchConfig, OptimizationConfig
 from aligner.training.datasets.supervised import IGNORED
 from aligner.training.finetune.batching import Layout, MicroBatch
-from aligner.training.finetune.engine import Engine, Ranks, connect, deepspeed_config, load_partitioned
+from aligner.training.finetune.engine import Engine, Ranks, connect, load_partitioned
 from aligner.training.finetune.loop import Parts, train
 from aligner.training.ranks import free_port
 from aligner.training.stages import plan_of
+from aligner.training.zero import deepspeed_config
 from tests.benchmarks import original
 from tests.benchmarks.step import TOKENS
 from tests.benchmarks.workloads import real_rows

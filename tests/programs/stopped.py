@@ -12,15 +12,16 @@ import torch.distributed as dist
 
 from aligner.files import COMPLETED
 from aligner.models import load_config, load_model, quiet_libraries
-from aligner.records import Origin
+from aligner.records import Origin, UserError
 from aligner.training.datasets.supervised import Tokens
 from aligner.training.finetune.batching import Layout, collate
-from aligner.training.finetune.engine import Engine, connect, deepspeed_config, gathered, load_partitioned
+from aligner.training.finetune.engine import Engine, connect, gathered, load_partitioned
 from aligner.training.finetune.run import run_stage
 from aligner.training.flags import parse
 from aligner.training.hardware import resolved
 from aligner.training.plan import Plan
 from aligner.training.stages import stages
+from aligner.training.zero import deepspeed_config
 
 
 def run(flags, folder):
@@ -65,10 +66,13 @@ def refuse_infinite_gradients(model_folder: str, stage: int) -> dict:
     if hook:
         hook.remove()
     torch.manual_seed(0)  # dropout
-    engine.accumulate([collate([row], [1 / 24], Layout(True, 1, 100, 0))])
+    heard = []  # the request comes while the last micro-batch is under way, and on one rank alone
+    hook = engine.model.lm_head.weight.register_hook(lambda gradient: heard.append(ranks.rank == 1))
+    _, stop = engine.accumulate([collate([row], [1 / 24], Layout(True, 1, 100, 0))], lambda: any(heard))
+    hook.remove()
     rate, norm = engine.update()
     engine.close()
-    return {"stage": stage, "refused": refused, "moved": moved, "rate": rate, "norm": norm}
+    return {"stage": stage, "refused": refused, "moved": moved, "rate": rate, "norm": norm, "stop": stop}
 
 
 def main() -> None:
@@ -84,6 +88,10 @@ def main() -> None:
         dist.barrier()
         run([*flags, "--save_total_limit", "1"], stopped)
     refused = [refuse_infinite_gradients(work["model"], stage) for stage in (0, 1, 2, 3)]
+    try:
+        ranks.agree({"prompt": "the same", "data": ranks.rank})
+    except UserError as error:
+        Path(work["folder"], f"disagreed-{ranks.rank}").write_text(str(error))
     Path(work["folder"], f"refused-{ranks.rank}.json").write_text(json.dumps(refused))
 
 

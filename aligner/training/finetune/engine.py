@@ -10,8 +10,10 @@ from __future__ import annotations
 import gc
 import math
 import os
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -27,13 +29,12 @@ from transformers.integrations import HfDeepSpeedConfig
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from aligner.records import UserError, system_error
-from aligner.training.config import LaunchConfig, OptimizationConfig
+from aligner.training.config import OptimizationConfig
 from aligner.training.finetune.batching import MicroBatch
 from aligner.training.finetune.loss import Objective
 from aligner.training.plan import Plan
-from aligner.training.zero import zero3_limits
 
-CLIP = 1.0  # the original's gradient clipping
+PATIENCE = 60  # minutes that ranks wait for each other: one may fetch the base model, or write a state, alone
 Found = TypeVar("Found")
 BETAS = (0.9, 0.95)  # paper, table 22
 
@@ -82,6 +83,15 @@ class Ranks:
             if failed is not None:
                 raise UserError(f"rank {rank}: {failed}" if self.count > 1 else str(failed))
 
+    def agree(self, mine: dict[str, Any]) -> None:
+        """UserError, on all, where a rank has something else than the first: files of one name may differ between hosts."""
+        found: list[Any] = [None] * self.count
+        dist.all_gather_object(found, (socket.gethostname(), mine))
+        for rank, (host, theirs) in enumerate(found):
+            if differing := sorted(name for name in theirs if theirs[name] != found[0][1].get(name)):
+                raise UserError(f"rank {rank} on {host} has another {', '.join(differing)} than rank 0 on {found[0][0]}. Give all "
+                                "hosts the same files and packages.")  # fmt: skip
+
     def sum(self, values: torch.Tensor) -> list[float]:
         """Sums over all ranks, in double precision, read once."""
         total = values.to(self.device, torch.float64)
@@ -101,38 +111,10 @@ def connect(local_rank: int) -> Ranks:
         accelerator.set_device(local_rank % max(1, accelerator.device_count()))  # Slurm may show a task its GPU alone
     if not dist.is_initialized():
         backend = "gloo" if on_cpu else accelerator.communication_backend_name()
-        deepspeed.init_distributed(dist_backend=backend, verbose=False)
+        limit = timedelta(minutes=int(os.environ.get("DEEPSPEED_TIMEOUT") or PATIENCE))
+        deepspeed.init_distributed(dist_backend=backend, timeout=limit, verbose=False)
     device = torch.device("cpu") if on_cpu else torch.device(accelerator.current_device_name())
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
-
-
-def deepspeed_config(optimization: OptimizationConfig, launch: LaunchConfig, model: Any) -> dict[str, Any]:
-    """DeepSpeed's configuration of a run of a model with this configuration. Batch sizes are 1: the updates are planned by us."""
-    offload = launch.offload
-    zero: dict[str, Any] = {"stage": launch.zero_stage}
-    if offload in ("optimizer", "all"):
-        zero["offload_optimizer"] = {"device": "cpu"}
-    if offload in ("parameter", "all"):
-        zero["offload_param"] = {"device": "cpu"}
-    if launch.zero_stage == 3:
-        zero |= zero3_limits(model.get_text_config())
-    config: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": CLIP,
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 10**9,
-        "wall_clock_breakdown": False,
-    }
-    if optimization.bf16:
-        config["bf16"] = {"enabled": True}
-        if launch.zero_stage:  # at stage 0 DeepSpeed accumulates in bf16 or not at all
-            config["data_types"] = {"grad_accum_dtype": "fp32"}
-    elif optimization.fp16:
-        config["fp16"] = {"enabled": True, "loss_scale": 0, "initial_scale_power": 16}
-    return config
 
 
 def load_partitioned(
@@ -190,9 +172,8 @@ class Engine:
             optimizer.state.clear()
         self.scaled = bool(o.fp16)  # fp16's loss scaler expects overflows and skips them itself
         self._bad = torch.zeros((), device=ranks.device)
-        for parameter in model.parameters():
-            if parameter.requires_grad and not self.scaled:
-                parameter.register_hook(self._look_at)
+        learned = [p for p in model.parameters() if p.requires_grad and not self.scaled]
+        self._hooks = [parameter.register_hook(self._look_at) for parameter in learned]
 
     def _look_at(self, gradient: torch.Tensor) -> None:
         """Note, without waiting for the device, whether a gradient is finite (its sum is not, if one entry is not)."""
@@ -203,9 +184,11 @@ class Engine:
         loss: torch.Tensor = self.deepspeed(batch)
         return loss
 
-    def accumulate(self, batches: Sequence[MicroBatch], asked: bool = False) -> tuple[float, bool]:
+    def accumulate(
+        self, batches: Sequence[MicroBatch], asked: Callable[[], bool] = lambda: False
+    ) -> tuple[float, bool]:
         """Forward and backward over this rank's share of one update. Returns the update's loss over all ranks, and whether
-        any of them was `asked` to stop.
+        any of them was `asked` to stop, until now.
 
         Raises FloatingPointError where the loss or a gradient is not finite; the weights have not moved then.
         """
@@ -217,7 +200,7 @@ class Engine:
             part = self.forward(batch.to(self.ranks.device))
             self.deepspeed.backward(part * self.ranks.count, scale_wrt_gas=False)
             loss += part.detach()
-        told = torch.tensor(float(asked), device=self.ranks.device)
+        told = torch.tensor(float(asked()), device=self.ranks.device)
         total, bad, stop = self.ranks.sum(torch.stack([loss, self._bad, told]))
         if not self.scaled and (bad or not math.isfinite(total)):
             raise FloatingPointError("a gradient is not finite" if math.isfinite(total) else f"the loss is {total}")
@@ -227,9 +210,16 @@ class Engine:
         """Clip, move the weights, advance the schedule. Returns the learning rate used and the gradient's norm."""
         rate = self.schedule.get_last_lr()[0]
         norm = self._own_norm() if self.stage == 0 and self.deepspeed.get_global_grad_norm() is None else None
+        scale = (
+            self._scaler().cur_scale if self.scaled and self.stage == 0 else 1.0
+        )  # there it reports the scaled one's
         self.deepspeed.step()
         reported = self.deepspeed.get_global_grad_norm()
-        return rate, float(norm if norm is not None else reported)
+        return rate, float(norm if norm is not None else reported) / scale
+
+    def overflowed(self) -> bool:
+        """Whether fp16's scaler found the last gradient too large, and nothing was moved."""
+        return self.scaled and bool(self.deepspeed.optimizer.overflow)
 
     def skip(self) -> None:
         """Give up a gradient that is not finite: the weights and AdamW's moments stay, the schedule goes on."""
@@ -275,11 +265,17 @@ class Engine:
         return self.ranks.sum(torch.stack(parts).sum(0, keepdim=True))[0]
 
     def close(self) -> None:
-        """Free what the engine holds, so that another one can follow in this process."""
+        """Let go of what DeepSpeed and the hooks hold, so that another engine can follow in this process."""
+        for hook in self._hooks:
+            hook.remove()
         self.deepspeed.destroy()
-        gc.collect()
-        if self.ranks.device.type == "cuda":
-            torch.cuda.empty_cache()
+
+
+def release_memory() -> None:
+    """Give back what a closed engine held. Nobody may hold the engine any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def gathered(parameters: Sequence[torch.nn.Parameter]) -> Any:

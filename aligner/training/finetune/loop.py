@@ -47,9 +47,11 @@ def train(parts: Parts, start: int) -> None:
     for prepared in one_ahead(partial(prepare, parts), range(start, plan.updates)):
         stop = make_update(parts, prepared)
         done = prepared.update + 1
+        if stop:  # who asks may not wait for long
+            parts.save(done)
         if is_evaluation_due(parts, done):
             evaluate(parts, done)
-        if stop or (parts.save_interval and (done % parts.save_interval == 0 or done == plan.updates)):
+        if not stop and parts.save_interval and (done % parts.save_interval == 0 or done == plan.updates):
             parts.save(done)
         if stop and done < plan.updates:
             raise Stopped(done)
@@ -82,10 +84,15 @@ def make_update(parts: Parts, prepared: Prepared) -> bool:
     engine, o, update, rows = parts.engine, parts.optimization, prepared.update, prepared.rows
     seed_dropout(o.seed, update, engine.ranks.rank)
     try:
-        loss, stop = engine.accumulate(prepared.batches, parts.asked())
+        loss, stop = engine.accumulate(prepared.batches, parts.asked)
     except FloatingPointError as error:
         return give_up(parts, prepared, str(error))
     rate, norm = engine.update()
+    if engine.overflowed():
+        what = f"update {update + 1}: its gradient is too large for fp16, whose loss scale is lowered; the weights were not changed"
+        if parts.metrics:
+            parts.metrics.record({"update": update + 1, "epoch": prepared.epoch + 1, "skipped": what})
+        return stop
     tokens = sum(len(parts.train[row].ids) for row in rows)
     targets = sum(parts.train[row].target_length for row in rows)
     seconds = time.perf_counter() - began

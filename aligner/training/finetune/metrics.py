@@ -9,6 +9,7 @@ import os
 import statistics
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,18 +63,17 @@ class Metrics:
         self._file.flush()
         if "skipped" in values:
             log.warning("%s; skipped", values["skipped"])
-            self._bar.update()
+            self._advance("")
         elif "loss" in values:
             if is_far_above(values["loss"], self._recent):
                 log.warning("update %s: the loss is %.3f, far above its recent course (%.3f); see its records if it stays",
                             values["update"], values["loss"], statistics.median(self._recent))  # fmt: skip
             self._recent.append(values["loss"])
-            self._bar.set_postfix_str(
+            self._advance(
                 f"loss {values['loss']:.3f}, lr {values['lr']:.1e}, {values['tokens_per_second']:,.0f} tokens/s"
             )
-            self._bar.update()
         else:
-            self._bar.write(f"update {values['update']}: held-out loss {values['eval_loss']:.4f}")
+            log.info("update %s: held-out loss %.4f", values["update"], values["eval_loss"])
         for tracker in list(self._trackers):
             try:
                 tracker({name: value for name, value in values.items() if name != "skipped"})
@@ -81,9 +81,17 @@ class Metrics:
                 log.warning("logging to %s stopped: %s", type(error).__module__, error)
                 self._trackers.remove(tracker)
 
+    def _advance(self, figures: str) -> None:
+        """Move the bar on. Where nobody reads it any more (a pipe whose reader is gone), the run goes on without."""
+        with suppress(OSError):
+            if figures:
+                self._bar.set_postfix_str(figures)
+            self._bar.update()
+
     def close(self) -> None:
         """Close bar and files."""
-        self._bar.close()
+        with suppress(OSError):
+            self._bar.close()
         self._file.close()
         for tracker in self._trackers:
             try:

@@ -6,12 +6,13 @@ import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -27,7 +28,14 @@ from aligner.training.datasets.supervised import Tally
 from aligner.training.finetune import checkpoint
 from aligner.training.finetune.attention import FAMILIES, supports
 from aligner.training.finetune.batching import Layout
-from aligner.training.finetune.engine import Engine, Ranks, connect, deepspeed_config, load_partitioned, numel
+from aligner.training.finetune.engine import (
+    Engine,
+    Ranks,
+    connect,
+    load_partitioned,
+    numel,
+    release_memory,
+)
 from aligner.training.finetune.loop import Parts, train
 from aligner.training.finetune.metrics import Metrics, read_log
 from aligner.training.flags import parse, rerun_script
@@ -48,24 +56,48 @@ from aligner.training.stages import (
 from aligner.training.standing import Standing, another_run, clear, read_state, standing, the_only_run, warm_up_differs
 from aligner.training.stopping import EXIT_AGAIN, Asked, Stopped, is_requested, withdraw
 from aligner.training.vigil import LAUNCHER, sign_of_life
+from aligner.training.zero import deepspeed_config
 
 GRACE = 3.0  # seconds that other ranks wait: when one ends, the launcher ends all, and the first is to say why
 log = logging.getLogger("aligner")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train the stage that `--stage` names, or all. Returns the exit status: 0; 2 for something the user can mend; 75 where
-    the run was stopped and can go on."""
-    first, joined = int(os.environ.get("RANK", "0")) == 0, dist.is_initialized()
+    """Train the stage that `--stage` names, or all. Returns the exit status: 0; 1 for a fault, with its traceback; 2 for
+    something the user can mend; 75 where the run was stopped and can go on."""
+    joined = dist.is_initialized()
+    status = as_rank(arguments, joined)
+    if dist.is_initialized() and not joined:  # a group that was there before is its maker's
+        if status in (1, 2) and dist.get_world_size() > 1:
+            leave(status)
+        dist.destroy_process_group()
+    return status
+
+
+def leave(status: int) -> NoReturn:
+    """End this process at once: to end the group in order, NCCL would wait for ranks that wait for this one."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def as_rank(arguments: Sequence[str] | None, joined: bool) -> int:
+    """`main`, but for leaving the process group. `joined`: it was there before."""
+    first = int(os.environ.get("RANK", "0")) == 0
     speak(quiet=not first)
     try:
+        if joined:
+            started: dict[str, str] | None = {"RANK": str(dist.get_rank())}
+        else:
+            started = rank_variables(os.environ)
+        os.environ.update(alone() if started is None else started)
+        first = int(os.environ["RANK"]) == 0
+        speak(quiet=not first)
         config = resolved(parse(sys.argv[1:] if arguments is None else arguments))
         if config.launch.dry_run:
             raise UserError("--dry_run is for scripts/sft-correction.sh; this program trains.")
         quiet_libraries()
-        if not joined:
-            started = rank_variables(os.environ)
-            os.environ.update(alone() if started is None else started)
         train_stages(config, first)
     except Stopped as stopped:
         log.warning("%s", stopped)
@@ -77,9 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             speak()
         log.error("%s", system_error(error) if isinstance(error, OSError) else error)
         return 2
-    finally:
-        if dist.is_initialized() and not joined:  # a group that was there before is its maker's
-            dist.destroy_process_group()
+    except Exception:
+        traceback.print_exc()
+        return 1
     return 0
 
 
@@ -94,6 +126,7 @@ def train_stages(config: RunConfig, first: bool) -> None:
                 with sign_of_life(stage.folder, int(os.environ["RANK"])):
                     try:
                         run_stage(config, stage, partial(is_asked, asked, whole if first else None))
+                        release_memory()
                     finally:
                         if first and alone_here:
                             withdraw(whole)
@@ -117,6 +150,7 @@ def run_stage(config: RunConfig, stage: Stage, asked: Callable[[], bool] = lambd
         raise UserError(f"--gpus is {config.launch.gpus} and {ranks.count} ranks were started. Leave it out.")
     tallies = {"train": asdict(tally), "eval": asdict(held_out_tally)}
     card = make_card(config, stage, data, records_per_update(config, ranks.count), tallies)
+    ranks.agree({**card.deciding(), "rows": [len(train_tokens), len(held_out)], "what became of rows": tallies})
     found = begin(config, stage, card, ranks)
     if found.finished:
         log.info("%s is already complete: %s", stage.name, stage.folder)
@@ -194,6 +228,7 @@ def build_engine(config: RunConfig, stage: Stage, plan: Plan, ranks: Ranks, toke
     """The model, split over the ranks, behind an engine."""
     o, trusted = stage.optimization, config.model.trust_remote_code
     ds_config = deepspeed_config(o, config.launch, load_config(stage.start_from, trusted))
+    torch.manual_seed(o.seed)  # of rows that the embedding may be given for new tokens
     load = partial(load_model, stage.start_from, dtype_of(config), trusted)
     model = load_partitioned(ds_config, load, partial(fit_embedding, tokenizer=tokenizer))
     if o.gradient_checkpointing:
