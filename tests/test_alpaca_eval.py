@@ -33,6 +33,17 @@ def test_its_program_gets_both_sides_and_its_leaderboard_is_read_back(tmp_path, 
     assert cli.main([*command, str(program)]) == 0
     assert json.loads((tmp_path / "out" / "report.json").read_text())["alpaca_eval"] == {"win_rate": 75, "n_total": 1}
     assert "AlpacaEval: win_rate 75" in capsys.readouterr().out
+    assert cli.main([*(word if word != "m" else "other" for word in command), str(program)]) == 0
+    assert len(list((tmp_path / "out" / "alpaca_eval").glob("judge-*"))) == 2, "one judge's verdicts are not another's"
     program.write_text("#!/bin/sh\necho broken >&2; exit 1\n")
     assert cli.main([*command, str(program)]) == 2 and "failed (broken)" in capsys.readouterr().err
     assert cli.main([*command, "/no/where"]) == 2 and "there is no such program" in capsys.readouterr().err
+
+
+def test_a_question_that_stands_twice_would_be_joined_crosswise(tmp_path, capsys):
+    rows = [{"question": "q", "answer": name, "corrected": f"{name}!", "upstream": name} for name in ("one", "other")]
+    command = ["evaluate", "--after", write(tmp_path / "a.jsonl", rows), "--output", str(tmp_path / "out")]
+    assert (
+        cli.main([*command, "--judge_model", "m", "--judge_url", "http://localhost:1/v1", "--alpaca_eval", "sh"]) == 2
+    )
+    assert "'q' stands 2 times" in capsys.readouterr().err

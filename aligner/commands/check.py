@@ -22,14 +22,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     from aligner.quality.suspicions import KINDS
 
     parser.epilog = (
-        "Exit 0: every row can be used. Exit 1: one cannot, or something named by --fail_on was found. Exit 2: the command "
-        "cannot be carried out, or a file not read. Suspicious rows are counted with examples: "
+        "Exit 0: every row can be used. Exit 1: one cannot (of the data, or of --eval_datasets), none is left, with a tokenizer "
+        "one has no room for a target, or something named by --fail_on was found. Exit 2: the command cannot be carried out, or "
+        "a file not read. Suspicious rows are counted with examples: "
         f"{', '.join(KINDS)}; 'cut' with a tokenizer."
     )
     add = parser.add_argument
     add("data", nargs="+", metavar="PATH|SPEC", help="files, or specs NAME[:PROPORTION[:PATH]]")
     add("--eval_datasets", nargs="+", default=[], metavar="PATH|SPEC", help="look for their questions in the data")
-    add("--register", action="append", default=[], metavar="FILE.py", help="files that register data sets")
+    add("--register", nargs="+", default=[], metavar="FILE.py", help="Python files that register data sets")
     add("--columns", nargs="+", default=[], metavar="FIELD=NAME,...", help="fields called otherwise")
     add("--prefer", choices=("better", "safer"), help="which judgement of pku-saferlhf decides")
     add("--multi_turn", action="store_true", help="take hh-rlhf's dialogues of several turns")

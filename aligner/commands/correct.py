@@ -28,7 +28,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--stack", nargs="+", metavar="DIR", help="several, each correcting what the one before it made")
     add = parser.add_argument
     add("--input", required=True, metavar="FILE", help="rows with question and answer (JSON lines, JSON, Parquet)")
-    add("--output", required=True, metavar="FILE", help="JSON lines: each row with 'corrected', 'finished' and 'edits'")
+    add(
+        "--output",
+        required=True,
+        metavar="FILE",
+        help="JSON lines: each row with 'corrected', 'finished' and 'edits' ('passes' of several), or 'error'",
+    )
     add("--rounds", type=int, default=1, metavar="N", help="feed corrections back in, so many times in all (1)")
     add(
         "--feedback",
@@ -47,13 +52,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--upstream_key",
         default="OPENAI_API_KEY",
         metavar="VARIABLE",
-        help="the variable with its key (OPENAI_API_KEY)",
+        help="the variable with the upstream's key (OPENAI_API_KEY)",
     )
     add(
         "--aligner_key",
         default="ALIGNER_API_KEY",
         metavar="VARIABLE",
-        help="the variable with its key (ALIGNER_API_KEY)",
+        help="the variable with the served Aligner's key (ALIGNER_API_KEY)",
     )
     add_server_flags(parser)
     add_model_flags(parser)

@@ -30,12 +30,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Every pair that changed is asked in both orders; a judge that changes its mind gives a tie, an unreadable reply is "
         "counted as such. Replies are kept in OUTPUT/replies.jsonl: killed or run again, nothing is asked twice. Exit 0: every "
-        "pair has a reply; 1: some have none, or rows could not be used; 2: the command cannot be carried out, or a server is gone."
+        "pair has a reply; 1: some have none, no verdict of a dimension could be read, or rows could not be used; 2: the command "
+        "cannot be carried out, or a server is gone."
     )
     add = parser.add_argument
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "--after", metavar="FILE", help="rows as 'aligner correct' writes them: question, answer, corrected"
+        "--after",
+        metavar="FILE",
+        help="rows with question, answer, and corrected (as 'aligner correct' writes them) or correction (as training reads them)",
     )
     what.add_argument(
         "--systems", nargs="+", default=[], metavar="NAME=FILE",
@@ -59,7 +62,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="Aligners, or resume states of a run (RUN/checkpoints/update-*): what each loses on copied and on edited tokens of "
         "these corrections, and what each copies when it corrects these answers")  # fmt: skip
     add("--max_new_tokens", type=int, default=2048, metavar="N", help="longest correction of --models in tokens (2048)")
-    add("--prompt_template", metavar="NAME", help="of --models without aligner.json")
+    add(
+        "--prompt_template",
+        metavar="NAME",
+        help="of --models, instead of their own; needed where there is no aligner.json",
+    )
     add("--trust_remote_code", action="store_true", help="run Python code that comes with the judge or --models")
     add_judge_flags(parser)
 

@@ -9,7 +9,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     parser.epilog = (
         "All flags of training are understood, --config above all; --gpus counts the GPUs of all nodes. Rows and tokens are "
-        "counted in --train_datasets where that is given. Nothing is downloaded for the paper's base models. "
+        "counted in --train_datasets where that is given. Nothing is downloaded for the paper's base models, but the "
+        "tokenizer where data are given. "
         "Exit 1: it does not fit."
     )
     add = parser.add_argument

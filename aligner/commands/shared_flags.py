@@ -10,7 +10,11 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--batch_size", type=int, default=8, metavar="N", help="answers corrected at once (8)")
     add("--max_new_tokens", type=int, default=2048, metavar="N", help="longest correction in tokens (2048)")
-    add("--prompt_template", metavar="NAME", help="for a model without aligner.json: a known prompt or a YAML file")
+    add(
+        "--prompt_template",
+        metavar="NAME",
+        help="a known prompt or a YAML file, instead of the model's own; needed where it has no aligner.json",
+    )
     add("--dtype", choices=("float32", "bfloat16"), help="of the weights (bfloat16 on a GPU that has it, else float32)")
     add("--trust_remote_code", action="store_true", help="run Python code that comes with the model")
 

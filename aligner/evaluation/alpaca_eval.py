@@ -7,9 +7,11 @@ rate needs its own 805 instructions and data from the hub; for other questions i
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,8 +64,10 @@ def export(pairs: Sequence[Pair], folder: Path) -> dict[str, Path]:
     return written
 
 
-def annotator(folder: Path, model: str) -> Path:
-    """Write an annotators config that asks a model of an OpenAI-compatible server in plain words."""
+def annotator(parent: Path, model: str) -> Path:
+    """Write an annotators config that asks a model of an OpenAI-compatible server in plain words. The package keeps verdicts
+    beside it, whoever gave them: each model and prompt has a folder of its own."""
+    folder = parent / f"judge-{hashlib.sha256(f'{model}{PROMPT}'.encode()).hexdigest()[:8]}"
     write_text(folder / "prompt.txt", PROMPT)
     config = {"judge": {
         "prompt_template": str((folder / "prompt.txt").resolve()),
@@ -85,7 +89,11 @@ def run(how: AlpacaEval, pairs: Sequence[Pair], folder: Path) -> dict[str, float
         raise UserError(
             f"--alpaca_eval {how.program}: there is no such program. 'pip install alpaca_eval' into an environment of its own."
         )
-    judge = how.judge or str(annotator(folder / "judge", how.model or "").resolve())
+    questions = Counter(pair.question for pair in pairs)
+    if twice := next((question for question, count in questions.items() if count > 1), None):
+        raise UserError(f"--alpaca_eval goes by the question, and '{twice[:60]}' stands {questions[twice]} times. Give each "
+                        "upstream's rows a file of their own.")  # fmt: skip
+    judge = how.judge or str(annotator(folder, how.model or "").resolve())
     files = export(pairs, folder)
     address = {"OPENAI_BASE_URL": how.url} if how.url else {}
     # With its second version's rate it would fetch the difficulties of its own instructions.

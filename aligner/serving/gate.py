@@ -68,7 +68,7 @@ def table(points: Sequence[Point], chosen: Point | None) -> list[str]:
             *lines,
             "No threshold misses so few changes: the gate would leave nothing alone. Allow more with --missed.",
         ]
-    return [*lines, f"aligner serve --mode gate --threshold {_floor(chosen.threshold)}"]
+    return [*lines, f"add to 'aligner serve': --mode gate --threshold {_floor(chosen.threshold)}"]
 
 
 def _floor(value: float) -> float:

@@ -133,14 +133,15 @@ class OutputConfig:
     save_total_limit: int = flag(1, "resume states to keep")
     resume: str = flag(
         "auto",
-        "auto: go on where the folder's run stopped; never: start over; force: go on although data, prompt or recipe changed",
+        "auto: go on where the folder's run stopped; never: start over; force: go on with a stopped run although data, prompt or "
+        "recipe changed",
         choices=("auto", "never", "force"),
     )
     show_corrections: int = flag(0, "held-out corrections to generate and show at the end")
     log_type: str | None = flag(
         None, "besides train_log.jsonl (default: wandb where a key is set)", choices=("wandb", "tensorboard", "none")
     )
-    log_dir: str | None = flag(None, "folder for wandb or tensorboard files (default: output_dir)")
+    log_dir: str | None = flag(None, "folder for wandb or tensorboard files (default: the stage's folder)")
     log_project: str = flag("aligner", "wandb project")
     log_run_name: str | None = flag(None, "wandb run name (default: the output folder's name)")
 

@@ -100,7 +100,8 @@ def the_only_run(folder: Path) -> Iterator[Path]:
 def another_run(folder: Path, found: Standing) -> UserError:
     """The error for a folder that holds another run."""
     kind = "finished" if found.finished else "stopped"
+    force = "" if found.finished else ", or --resume force to go on all the same"
     return UserError(
         f"{folder} holds a {kind} run that differs in {', '.join(found.changed)}. "
-        "Give another --output_dir, --resume never to start over, or --resume force to go on all the same."
+        f"Give another --output_dir, {'or ' if found.finished else ''}--resume never to start over{force}."
     )

@@ -112,7 +112,7 @@ def _tracker(output: OutputConfig, folder: Path, name: str, settings: dict[str, 
     try:
         if kind == "tensorboard":
             return _tensorboard(directory / "tensorboard" / name)
-        run_name = output.log_run_name or folder.resolve().name
+        run_name = output.log_run_name or Path(output.output_dir or folder).resolve().name
         return _wandb(directory, output.log_project, f"{run_name}-{name}", settings)
     except Exception as error:  # a missing package, no permission, no network: the run goes on
         log.warning("no %s logging: %s", kind, error)
