@@ -245,7 +245,7 @@ def test_a_slurm_job_whose_step_does_not_end_in_time_is_queued_again_all_the_sam
         (tmp_path / name).chmod(0o755)
     script, log = tmp_path / "slurm_script", tmp_path / "log"
     text = (ROOT / "scripts/sft-correction.slurm").read_text()
-    script.write_text(text.replace("patience=780", "patience=2"))
+    script.write_text(text.replace("patience=480", "patience=2"))
     variables = {"SLURM_JOB_ID": "77", "SLURM_SUBMIT_DIR": str(ROOT), "SCONTROL_LOG": str(tmp_path / "scontrol.log"),
                  "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"}  # fmt: skip
     job = subprocess.Popen(

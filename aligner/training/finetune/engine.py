@@ -34,7 +34,7 @@ from aligner.training.finetune.batching import MicroBatch
 from aligner.training.finetune.loss import Objective
 from aligner.training.plan import Plan
 
-PATIENCE = 60  # minutes that ranks wait for each other: one may fetch the base model, or write a state, alone
+PATIENCE = 30  # minutes that ranks wait for each other: one may fetch the base model, or write a state, alone
 Found = TypeVar("Found")
 BETAS = (0.9, 0.95)  # paper, table 22
 
