@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import threading
+import time
 from contextlib import aclosing
 
 import openai
@@ -96,15 +97,18 @@ def test_more_than_it_holds_is_refused_with_429(corrector, told):
         assert ask(address).choices, "its place is free again"
 
 
-def test_who_leaves_is_not_worked_for(corrector, told):
-    told.delay = 1
-    made = exchange(corrector, told.url)
+@pytest.mark.parametrize("mode", ["always", "shadow"])
+def test_who_leaves_is_not_worked_for(mode, corrector, told, tmp_path):
+    told.delay = 3
+    made = exchange(corrector, told.url, tmp_path / "shadow.jsonl", mode=mode)
     with serving(made) as address:
+        began = time.monotonic()
         for stream in (False, True):
             with pytest.raises(requests.ReadTimeout):
                 body = {"model": "m", "stream": stream, "messages": [{"role": "user", "content": "slow"}]}
                 requests.post(f"{address}/v1/chat/completions", json=body, timeout=0.2)
         until(lambda: requests.get(f"{address}/health").json()["under_way"] == 0)
+        assert time.monotonic() - began < 2.5, "before the upstream has answered"
         assert made.worker.waiting() == 0 and made.counts["corrected"] == 0
 
 

@@ -14,7 +14,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ class Exchange:
     async def stream(self, asked: dict[str, Any], caller: Mapping[str, str]) -> ASGIApp:
         """The completion as server-sent events."""
         if self.policy.mode == "shadow":
-            return self._through(asked, caller)
+            return await self._through(asked, caller)
         body = {name: value for name, value in asked.items() if name != "stream_options"}
         reply = await self.upstream.ask(CHAT, caller, {**body, "stream": False})
         if reply.status != 200:
@@ -186,8 +186,12 @@ class Exchange:
         prompt = self.worker.corrector.template.name
         return {"action": action, "original": original, "model": self.name, "prompt": prompt, "mode": self.policy.mode}
 
-    def _through(self, asked: dict[str, Any], caller: Mapping[str, str]) -> ASGIApp:
-        """The upstream's own stream, as it comes; what it said goes to the shadow."""
+    async def _through(self, asked: dict[str, Any], caller: Mapping[str, str]) -> ASGIApp:
+        """The upstream's own stream, as it comes; what it said goes to the shadow. It is waited for here, where a client that
+        leaves is noticed."""
+        async with AsyncExitStack() as opening:
+            response = await opening.enter_async_context(self.upstream.open(CHAT, caller, asked))
+            opened = opening.pop_all()
 
         async def parts(response: ClientResponse) -> AsyncGenerator[bytes, None]:
             heard = Heard()
@@ -205,7 +209,7 @@ class Exchange:
                 self._behind_it(questions(asked["messages"]), text, asked.get("model"))
 
         async def respond(scope: Scope, receive: Receive, send: Send) -> None:
-            async with self.upstream.open(CHAT, caller, asked) as response:
+            async with opened:
                 answer: Response
                 if response.status != 200:
                     answer = Response(await self.upstream.read(response), response.status, returned(response))
