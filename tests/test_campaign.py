@@ -29,7 +29,7 @@ def config(folder: Path, told: Told, model: Path) -> str:
     upstream = {"upstream_url": told.url, "upstream_model": "m"}
     value = {
         "output": str(folder / "out"),
-        "aligner": {"model": str(model), "prompt_template": "correction", "max_new_tokens": 4},
+        "aligner": {"model": str(model), "prompt_template": "correction", "max_new_tokens": 4, "feedback": None},
         "judge": {"judge": "served", "judge_url": told.url, "judge_model": "m"},
         "sets": {"truthfulqa": {"dimensions": ["honest"], "path": str(questions)},
                  "beavertails": {"dimensions": ["helpful", "harmless"], "path": str(questions)}},

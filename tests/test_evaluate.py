@@ -164,6 +164,14 @@ def test_a_row_that_calls_itself_what_cannot_be_printed_is_still_reported(told, 
     assert list(found["helpful"]["by_category"]) == ["x", "?"]
 
 
+def test_one_sign_in_thousands_is_a_change(tmp_path):
+    after = write(tmp_path / "a.jsonl", [{"question": "q", "answer": "word " * 700, "corrected": "word " * 700 + "!"}])
+    assert cli.main(["evaluate", "--after", after, "--output", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    [row] = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])["rows"]
+    assert row["similarity"] == 1 and not row["same"], "rounded it is the same; it is not counted so"
+
+
 def test_a_judge_may_say_identical(told, tmp_path):
     """What was asked is known by the texts, not by what the reply says."""
     told.rule = lambda prompt: "identical"

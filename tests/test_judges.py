@@ -119,6 +119,25 @@ def test_reward_and_cost_together_score_helpful_and_harmless_and_show_the_shift(
     assert "not for honest" in capsys.readouterr().err
 
 
+def test_systems_have_no_scores_before_and_after(tiny_model, tmp_path):
+    """Which of two systems stands on which side is only their order."""
+    folder = classifier(tiny_model, tmp_path / "rm")
+    files = [f"{name}={write(tmp_path / name, [{'question': 'q', 'answer': name}])}" for name in ("one", "other")]
+    command = [
+        "evaluate",
+        "--systems",
+        *files,
+        "--output",
+        str(tmp_path / "out"),
+        "--judge",
+        "reward",
+        "--judge_model",
+        folder,
+    ]
+    assert cli.main(command) == 0 and "scores" not in report(tmp_path)
+    assert "Scores, " not in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_a_model_without_a_trained_head_is_no_judge(tiny_model, tmp_path):
     folder = classifier(tiny_model, tmp_path / "rm")
     weights = load_file(tmp_path / "rm" / "model.safetensors")

@@ -7,7 +7,11 @@ import random
 
 import pytest
 
+from aligner.evaluation.figures import verdicts
+from aligner.evaluation.judging import Judged
+from aligner.evaluation.pairs import Pair
 from aligner.evaluation.rates import agreement, elo, length_controlled, order_bias, rate
+from aligner.records import Origin
 
 
 def test_the_papers_rate():
@@ -37,6 +41,17 @@ def test_answers_to_one_question_are_drawn_together():
     assert (together.rate, together.judged) == (alone.rate, 400)
     assert (together.low, together.high) == (alone.low, alone.high)
     assert rate(outcomes * 8).low > alone.low + 0.1, "as if they were 400"
+
+
+def test_a_report_draws_questions_and_not_the_answers_of_several_upstreams():
+    outcomes = [1] * 12 + [-1] * 5 + [0] * 3
+
+    def of(*upstreams: str) -> dict[str, float]:
+        pairs = [Pair(Origin("f", n), f"q{n}", "a", "b", name) for name in upstreams for n in range(20)]
+        found = verdicts([Judged(p, "helpful", outcomes[p.origin.row], ("", ""), (0, 0)) for p in pairs])["helpful"]
+        return {name: found[name] for name in ("rate", "low", "high")}
+
+    assert of("one") == of("one", "other", "third")
 
 
 def test_three_wins_of_three_are_no_certainty():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from dataclasses import replace
@@ -16,7 +17,7 @@ from test_correct_file import lines
 from aligner import cli
 from aligner.inference.greedy import Row
 from aligner.records import UserError
-from aligner.serving.dialogue import questions
+from aligner.serving.dialogue import Questions, questions
 from aligner.serving.exchange import Heard
 from aligner.serving.shadow import ShadowLog
 from aligner.serving.worker import Ticket, Worker
@@ -167,6 +168,20 @@ def test_of_a_long_dialogue_a_few_beginnings_are_tried_and_the_longest_with_room
     fitting = [text for text in found if isinstance(plain(Ticket([text], ANSWER, "", None, None, None), text), Row)]
     assert corrector.template.render(fitting[0], ANSWER, "") == corrector.encoder.tokenizer.decode(row.prompt)
     assert 200 < len(row.prompt) <= 300 and len(tried) <= 9, "of 101"
+
+
+def test_answers_that_are_left_alone_take_their_turns(corrector):
+    """Each takes a forward pass of its own: however many come, those under way are not kept waiting for all of them."""
+    worker = Worker(corrector)
+
+    async def five() -> None:
+        for _ in range(5):
+            question = Questions([("user", QUESTION)], [0])
+            worker._waiting.put(Ticket(question, ANSWER, "", -1e9, asyncio.Queue(), asyncio.get_running_loop()))
+        assert worker._new(2) == []
+
+    asyncio.run(five())
+    assert worker._waiting.qsize() == 3
 
 
 async def _reply(whole: dict[str, Any]) -> Any:
