@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import platform
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from aligner.files import read_json, write_json
 from aligner.prompts import KNOWN, PromptTemplate, find_template
 from aligner.records import UserError
 
+log = logging.getLogger("aligner")
 FILE = "aligner.json"
 PACKAGES = ("aligner", "torch", "transformers", "deepspeed", "datasets", "accelerate")
 
@@ -92,7 +95,14 @@ def card_from(value: Any, place: str) -> Card:
 def prompt_of(folder: str, chosen: str | None) -> PromptTemplate:
     """The prompt to use with a model: the chosen one, else its card's. UserError names the known ones."""
     if chosen:
-        return find_template(chosen)
+        template = find_template(chosen)
+        with suppress(UserError):  # a card that is none is what one may go without
+            own = read_card(folder) if Path(folder).is_dir() else None
+            if own and own.prompt.text != template.text:
+                log.warning(
+                    "%s was trained with the prompt '%s', and '%s' is used", folder, own.prompt.name, template.name
+                )
+        return template
     card = read_card(folder) if Path(folder).is_dir() else _hub_card(folder)
     if card is None:
         raise UserError(

@@ -92,6 +92,7 @@ def test_an_upstream_that_is_not_there_leaves_its_cell_empty(both, tiny_model, t
     assert main([str(file)]) == 1
     rows = json.loads((tmp_path / "out" / "table.json").read_text())["rows"]
     assert rows["one"] == rows["other"] == [None], "an earlier judge's figures are not shown for this one"
+    assert not (tmp_path / "out/other/truthfulqa/report.html").exists()
 
 
 def test_the_papers_campaign_can_be_read():

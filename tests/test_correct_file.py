@@ -65,6 +65,11 @@ def work(tmp_path: Path, rows: list[Any], *aligners: Rewriter, **more: Any) -> W
 ROWS = [{"id": n, "question": f"Q{n}", "answer": f"a{n}", "extra": {"kept": [n]}} for n in range(5)]
 
 
+def test_empty_corrections_are_counted(tmp_path):
+    report = correct_file(work(tmp_path, ROWS, Rewriter(lambda text: "" if text in ("a1", "a3") else text)), QUIET)
+    assert (report.corrected, report.empty) == (5, 2)
+
+
 def test_rows_keep_their_order_and_their_fields(tmp_path):
     report = correct_file(work(tmp_path, ROWS, Rewriter(str.upper)), QUIET)
     assert [(row["id"], row["extra"], row["corrected"]) for row in lines(tmp_path / "out.jsonl")] == [

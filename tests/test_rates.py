@@ -58,6 +58,8 @@ def test_three_wins_of_three_are_no_certainty():
     """0.025^(1/3) = 0.292: with a share of wins as low as that, three in a row would still be seen in 1 of 40 tries."""
     found = rate([1, 1, 1])
     assert (found.rate, found.high) == (1, 1) and found.low == pytest.approx(2 * 0.292 - 1, abs=1e-3)
+    twice = rate([1, 1, 1], ["q", "q", "another"])
+    assert twice.low == pytest.approx(2 * 0.025**0.5 - 1), "two questions, whatever was said to each how often"
     tied = rate([0] * 3)
     assert (tied.low, tied.high) == (pytest.approx(-0.708, abs=1e-3), pytest.approx(0.708, abs=1e-3))
 

@@ -15,6 +15,7 @@ from layered import ANSWER, QUESTION, ask, client, correction, corrector, exchan
 from test_correct_file import lines
 
 from aligner import cli
+from aligner.inference.corrector import Corrector
 from aligner.inference.greedy import Row
 from aligner.records import UserError
 from aligner.serving.dialogue import Questions, questions
@@ -134,6 +135,24 @@ def test_an_answer_without_text_is_passed_on(corrector, told):
         ).json()
     assert body["choices"][0]["message"]["tool_calls"] == [{}]
     assert body["choices"][0]["aligner"]["action"] == "no_text"
+
+
+def test_an_empty_correction_is_none(corrector, told, monkeypatch):
+    monkeypatch.setattr(Corrector, "text", lambda self, tokens: "")
+    with (
+        serving(exchange(corrector, told.url)) as address,
+        pytest.raises(openai.InternalServerError, match="empty correction"),
+    ):
+        ask(address)
+    with serving(exchange(corrector, told.url, on_failure="open")) as address:
+        choice = ask(address).choices[0]
+    assert (choice.message.content, choice.model_extra["aligner"]["action"]) == (ANSWER, "failed_open")
+
+
+def test_what_the_upstream_cut_off_is_still_said_to_be(corrector, told):
+    told.odd = "cut"
+    with serving(exchange(corrector, told.url)) as address:
+        assert ask(address, "an odd one").choices[0].finish_reason == "length"
 
 
 def test_who_calls_tools_says_so_after_the_correction_too(corrector, told):

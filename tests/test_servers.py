@@ -18,7 +18,7 @@ from test_correct_file import lines, write
 from aligner.cli import main
 from aligner.encoder import Encoder
 from aligner.inference.corrector import Request, Settings
-from aligner.inference.served import ServedAligner, Upstream
+from aligner.inference.served import Answer, ServedAligner, Upstream
 from aligner.inference.servers import Server, ServerGone
 from aligner.models import load_tokenizer
 from aligner.prompts import CORRECTION
@@ -113,7 +113,8 @@ def command_of(model: Path, told: Told, questions: list[str], folder: Path, *mor
 
 
 def ask(told: Told, questions: list[str], **more: Any) -> dict[int, Any]:
-    return dict(Upstream(Server(told.url, "m", **more)).stream(questions))
+    answers = dict(Upstream(Server(told.url, "m", **more)).stream(questions))
+    return {place: answer.text if isinstance(answer, Answer) else answer for place, answer in answers.items()}
 
 
 def test_an_upstream_answers_with_bounded_concurrency(told):
@@ -140,6 +141,17 @@ def test_a_refused_row_is_a_row_and_the_others_go_on(told):
     assert isinstance(answers[1], UserError) and "refuses it (status 400" in str(answers[1])
     assert Counter(body["messages"][0]["content"] for body in told.asked)["forbidden"] == 1, (
         "a refusal is not tried again"
+    )
+
+
+def test_an_answer_that_was_cut_off_is_marked_and_counted(told, tmp_path, tiny_model, capsys):
+    told.odd = "cut"
+    assert main(command_of(tiny_model, told, ["an odd one", "b"], tmp_path)) == 0
+    assert [row.get("answer_finished") for row in lines(tmp_path / "out.jsonl")] == [False, None]
+    said = capsys.readouterr().out
+    assert (
+        "2 of 2 answers corrected (2 were asked for)" in said
+        and "1 answers were cut off at the upstream's limit" in said
     )
 
 
@@ -272,7 +284,7 @@ def test_a_silent_server_is_spoken_of(told, monkeypatch, caplog):
 def test_who_stops_does_not_wait_for_what_is_under_way(told):
     told.delay = 30
     stream = Upstream(Server(told.url, "m")).stream(["fast", "slow"])
-    assert next(stream)[1] == "FAST"
+    assert next(stream)[1].text == "FAST"
     began = time.monotonic()
     stream.close()
     assert time.monotonic() - began < 5

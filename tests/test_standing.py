@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -119,6 +120,26 @@ def test_a_warm_up_of_another_run_is_given_up_but_a_finished_main_stage_refuses(
     with pytest.raises(UserError, match=r"holds a finished run that differs in lr \(2e-05 -> 0.001\)"):
         launch.is_finished(other, main, 1)
     assert not launch.is_finished(other, warm_up, 1) and not warm_up.folder.exists()
+
+
+def test_starting_over_without_a_warm_up_leaves_none_of_an_earlier_run(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "is_finished", lambda *_: True)
+    monkeypatch.setattr(launch, "show_result", lambda *_: None)
+    for more, left in (["--identity_proportion", "0.2"], True), ([], False):
+        (tmp_path / "identity").mkdir(exist_ok=True)
+        config = resolved(parse([*flags(tiny_model, tmp_path, *more), "--resume", "never"]))
+        launch.train(config, stages(config), 1)
+        assert (tmp_path / "identity").exists() == left
+
+
+def test_another_prompt_than_a_model_was_trained_with_is_said(tiny_model, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("aligner"), "propagate", True)
+    config = resolved(parse(flags(tiny_model, tmp_path)))
+    write_card(tmp_path, make_card(config, stages(config)[0], stage_data(config, "correction"), 32, {}))
+    prompt_of(str(tmp_path), "correction")
+    assert not caplog.records
+    assert prompt_of(str(tmp_path), "revision").name == "revision"
+    assert "was trained with the prompt 'correction', and 'revision' is used" in caplog.text
 
 
 def test_the_base_model_is_never_the_output_folder(tiny_model):

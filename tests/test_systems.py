@@ -58,6 +58,11 @@ def test_three_systems_stand_in_one_table(told, tmp_path, capsys):
     assert [line.split()[0] for line in said[place + 1 : place + 4]] == ["strong", "middle", "weak"]
 
 
+def test_a_field_that_is_none_is_said(tmp_path):
+    with pytest.raises(UserError, match="there is no field 'answers'; there are corrected"):
+        parse(f"one={file_of(tmp_path, 'one', [1])}:answers")
+
+
 def judged(one: str, other: str, question: int, outcome: int) -> Judged:
     pair = Pair(Origin("f", question), f"q{question}", "a", "b", match(one, other))
     return Judged(pair, "helpful", outcome, ("x", "y"), (0, 0))

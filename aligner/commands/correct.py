@@ -86,8 +86,12 @@ def run(args: argparse.Namespace) -> int:
         raise
     for fault in report.faults:
         print(f"error: {fault}", file=sys.stderr)
-    asked = f", {report.asked:,} of them asked for" if report.asked else ""
-    print(f"{report.corrected:,} of {report.rows:,} answers{asked} corrected: {args.output}")
+    asked = f" ({report.asked:,} were asked for)" if report.asked else ""
+    print(f"{report.corrected:,} of {report.rows:,} answers corrected{asked}: {args.output}")
+    if report.cut:
+        print(f"{report.cut:,} answers were cut off at the upstream's limit ('answer_finished' says which)")
+    if report.empty:
+        print(f"{report.empty:,} corrections are empty: the Aligner ended at once. Do not put it in front of people")
     if report.unfinished:
         print(
             f"{report.unfinished:,} of them did not end within {args.max_new_tokens:,} tokens (or the model's) and were cut off"

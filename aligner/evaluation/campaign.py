@@ -138,7 +138,12 @@ def made_by(flags: Flags) -> Flags:
 
 def _one(campaign: Campaign, upstream: Upstream, questions: Questions, asked: Path, folder: Path) -> int:
     corrected, status = folder / "corrected.jsonl", 0
-    (folder / "report.json").unlink(missing_ok=True)  # a cell that fails now does not show an earlier one's figures
+    for shown in (
+        "report.json",
+        "report.html",
+        "verdicts.jsonl",
+    ):  # a cell that fails now does not show an earlier judge's figures
+        (folder / shown).unlink(missing_ok=True)
     if not corrected.exists():
         status = command("correct", {"input": asked, "output": corrected, **campaign.aligner, **upstream.flags})
     flags = {"after": corrected, "output": folder, "dimensions": ",".join(questions.dimensions), **campaign.judge}

@@ -36,8 +36,8 @@ def rate(outcomes: Sequence[int], questions: Sequence[str] | None = None, seed: 
     """The rate of outcomes, and a percentile bootstrap over their questions: several answers to one question are drawn together
     (without `questions` each outcome is one). None where nothing was judged.
 
-    Where all questions say the same there is nothing to draw: the interval has room for as many others as may have been missed
-    (the exact binomial bound, 1 - 0.025^(1 / questions)).
+    Where all questions have the same rate there is nothing to draw: the interval has room for as many others as may have been
+    missed (the exact binomial bound, 1 - 0.025^(1 / questions)).
     """
     values = np.asarray(outcomes, float)
     if not len(values):
@@ -48,7 +48,7 @@ def rate(outcomes: Sequence[int], questions: Sequence[str] | None = None, seed: 
     each = np.column_stack([np.bincount(group, values), np.bincount(group)])  # of a question: wins less losses, judged
     kinds, counts = np.unique(each, axis=0, return_counts=True)
     found, asked = float(values.mean()), int(counts.sum())
-    if len(kinds) > 1:  # resampling questions is drawing how many there are of each kind
+    if len(np.unique(kinds[:, 0] / kinds[:, 1])) > 1:  # resampling questions is drawing how many there are of each kind
         drawn = np.random.default_rng(seed).multinomial(asked, counts / asked, SAMPLES) @ kinds
         low, high = np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5])
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,8 @@ def parse(text: str) -> System:
     if not (name and equals and rest):
         raise UserError(f"--systems {text}: write NAME=FILE, or NAME=FILE:FIELD with one of {', '.join(FIELDS)}.")
     file, _, field = rest.rpartition(":")
+    if file and field not in FIELDS and Path(file).exists() and not Path(rest).exists():
+        raise UserError(f"--systems {text}: there is no field '{field}'; there are {', '.join(FIELDS)}.")
     return System(name, file, field) if file and field in FIELDS else System(name, rest)
 
 

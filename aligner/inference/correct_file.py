@@ -21,7 +21,7 @@ from aligner.prompts import FEEDBACKS
 from aligner.quality.edits import Edits, edits
 from aligner.records import DataError, Origin, UserError, kind_of, text_fault
 
-ADDED = ("corrected", "finished", "edits", "passes", "error")
+ADDED = ("corrected", "finished", "edits", "passes", "error", "answer_finished")
 Progress = Callable[..., Any]  # as tqdm: progress(iterable, total=..., desc=...)
 
 
@@ -58,11 +58,14 @@ class Work:
 
 @dataclass
 class Report:
-    """What came of it: rows, faults in their order, corrections cut off, feedback nobody read, and per pass the drift."""
+    """What came of it: rows, answers that were asked for and those of them cut off, corrections, those of them empty and cut off,
+    feedback nobody read, faults in their order, and per pass the drift."""
 
     rows: int
     asked: int
+    cut: int
     corrected: int
+    empty: int
     unfinished: int
     unread: int
     faults: list[DataError]
@@ -151,12 +154,13 @@ def _ask(upstream: Upstream, items: Sequence[Item], journal: Journal, progress: 
     if left:
         stream = upstream.stream([items[row].fields["question"] for row in left])
         for place, answer in progress(stream, total=len(left), desc="asking"):
-            journal.add(
-                "answer", left[place], {"refused": str(answer)} if isinstance(answer, UserError) else {"text": answer}
-            )
+            refused = {"refused": str(answer)}
+            journal.add("answer", left[place], refused if isinstance(answer, UserError) else answer._asdict())
     for row in missing:
-        if not _refused(items[row], journal.done["answer", row]):
-            items[row].fields["answer"] = journal.done["answer", row]["text"]
+        if not _refused(items[row], said := journal.done["answer", row]):
+            items[row].fields["answer"] = said["text"]
+            if not said.get("finished", True):
+                items[row].fields["answer_finished"] = False
     return len(missing)
 
 
@@ -243,7 +247,9 @@ def _report(work: Work, items: Sequence[Item], journal: Journal, asked: int, pas
     faults = [item.fault for item in items if item.fault]
     deaf = not any(stage.takes_feedback for stage in work.stack)
     unread = sum(bool(items[row].fields.get("feedback")) for row in good) if deaf else 0
-    return Report(len(items), asked, len(good), sum(not made["finished"] for made in last), unread, faults, drift)
+    cut = sum("answer_finished" in items[row].fields for row in good)
+    empty, unfinished = sum(not made["text"].strip() for made in last), sum(not made["finished"] for made in last)
+    return Report(len(items), asked, cut, len(good), empty, unfinished, unread, faults, drift)
 
 
 def _drift(name: str, step: Sequence[Edits], whole: Sequence[Edits]) -> Drift:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from aligner.encoder import Encoder
 from aligner.inference.corrector import Corrected, Outcome, Request, Settings, check_feedback
@@ -12,6 +12,13 @@ from aligner.inference.servers import Client, Server
 from aligner.prompts import PromptTemplate
 from aligner.quality.edits import edits
 from aligner.records import Origin, UserError, text_fault
+
+
+class Answer(NamedTuple):
+    """What an upstream said. `finished`: it ended by itself and was not cut off at a limit."""
+
+    text: str
+    finished: bool
 
 
 @dataclass(frozen=True)
@@ -22,22 +29,25 @@ class Upstream:
     max_tokens: int | None = None
     temperature: float | None = None
 
-    def stream(self, questions: Sequence[str]) -> Iterator[tuple[int, str | UserError]]:
+    def stream(self, questions: Sequence[str]) -> Iterator[tuple[int, Answer | UserError]]:
         """Yield each question's place and answer as it is there."""
         yield from self.server.each(self._ask, questions)
 
-    def _ask(self, client: Client, question: str) -> str | UserError:
+    def _ask(self, client: Client, question: str) -> Answer | UserError:
         given: dict[str, Any] = {"max_tokens": self.max_tokens, "temperature": self.temperature}
         answer = client.chat.completions.create(
             model=self.server.model,
             messages=[{"role": "user", "content": question}],
             **{name: value for name, value in given.items() if value is not None},
         )
-        text = answer.choices[0].message.content
+        choice = answer.choices[0]
+        text = choice.message.content
         if not isinstance(text, str) or not text.strip():
             return UserError(f"{self.server.url} gave no text for it.")
         fault = text_fault(Origin(self.server.url, 0), "answer", text)
-        return UserError(f"{self.server.url} gave what is no text: {fault.problem}.") if fault else text
+        if fault:
+            return UserError(f"{self.server.url} gave what is no text: {fault.problem}.")
+        return Answer(text, choice.finish_reason != "length")
 
 
 @dataclass(frozen=True)

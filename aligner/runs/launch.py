@@ -125,6 +125,8 @@ def train(config: RunConfig, planned: Sequence[Stage], ranks: int) -> int:
     """Start what is not finished, stage by stage, and show the result."""
     for stage in reversed(planned) if config.output.resume == "never" else []:
         clear(stage.folder)
+    if config.output.resume == "never" and len(stages(config)) == 1:
+        remove_folder(stages(config)[0].folder / "identity")  # an earlier run's warm-up, which this one has none of
     main_finished = is_finished(config, planned[-1], ranks)  # first of all: it may refuse
     for stage in planned:
         if main_finished or is_finished(config, stage, ranks):

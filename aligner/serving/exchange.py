@@ -178,7 +178,10 @@ class Exchange:
         if not done.left_alone:
             choice["message"]["content"] = made.text
             if choice.get("finish_reason") in (None, "stop", "length"):  # other reasons speak of more than the text
-                choice["finish_reason"] = "stop" if made.finished else "length"
+                cut = (
+                    not made.finished or choice.get("finish_reason") == "length"
+                )  # by the Aligner's limit, or the upstream's
+                choice["finish_reason"] = "length" if cut else "stop"
             if choice.get("logprobs"):  # they speak of the upstream's tokens
                 choice["logprobs"] = None
 

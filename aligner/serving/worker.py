@@ -216,6 +216,9 @@ class Worker:
             whole = self.corrector.corrected(row, ticket.answer)
             if left_alone:  # as it was written, whatever the tokenizer makes of it
                 whole = Corrected.unchanged(ticket.answer)
+            if not whole.text.strip():  # nobody is helped by an answer that is gone
+                ticket.say(Failed("the Aligner made an empty correction."))
+                return
             ticket.say(whole.text[len(ticket.told) :])
             now = time.monotonic()
             ticket.say(
