@@ -279,15 +279,20 @@ def test_torchrun_trains_to_the_same_losses(program, tiny_model, tmp_path, one_h
 @pytest.mark.slow
 @pytest.mark.skipif(bool(missing()), reason=f"two hosts need {', '.join(missing())}")
 def test_two_hosts_train_to_the_same_losses_as_two_ranks_on_one(tiny_model, tmp_path, one_host):
-    folder = tmp_path / "out of the way $HOME 100%"  # words that a shell on the way would change
+    """And so do two ranks on the one other host, started from this one."""
+    folder, found = tmp_path / "out of the way $HOME 100%", []  # words that a shell on the way would change
     with two_hosts(tmp_path / "hosts") as hosts:
+        (tmp_path / "other").write_text("10.199.0.2 slots=2\n")
         path = f"{Path(sys.executable).parent}:{hosts.variables['PATH']}"
-        command = [*hosts.on_first, "bash", str(ROOT / "scripts/sft-correction.sh")]
-        command += [*flags(tiny_model, folder, "--save_interval", 0), "--hostfile", str(hosts.hostfile)]
-        done = subprocess.run(
-            command, env={**os.environ, **hosts.variables, "PATH": path}, capture_output=True, text=True, timeout=300,
-            check=False,
-        )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "10.199.0.1:" in done.stdout and "10.199.0.2:" in done.stdout + done.stderr
-    assert losses(folder) == one_host
+        for number, hostfile in enumerate((hosts.hostfile, tmp_path / "other")):
+            command = [*hosts.on_first, "bash", str(ROOT / "scripts/sft-correction.sh")]
+            command += [*flags(tiny_model, folder / str(number), "--save_interval", 0), "--hostfile", str(hostfile)]
+            found.append(subprocess.run(
+                command, env={**os.environ, **hosts.variables, "PATH": path}, capture_output=True, text=True, timeout=300,
+                check=False,
+            ))  # fmt: skip
+    both, other = found
+    assert both.returncode == other.returncode == 0, both.stdout + both.stderr + other.stdout + other.stderr
+    assert "10.199.0.1:" in both.stdout and "10.199.0.2:" in both.stdout + both.stderr
+    assert "10.199.0.2:" in other.stdout and "10.199.0.1:" not in other.stdout + other.stderr
+    assert losses(folder / "0") == losses(folder / "1") == one_host
