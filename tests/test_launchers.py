@@ -277,6 +277,19 @@ def test_torchrun_trains_to_the_same_losses(program, tiny_model, tmp_path, one_h
 
 
 @pytest.mark.slow
+def test_srun_starts_the_training_program_itself_too(tiny_model, tmp_path, one_host):
+    """Without the launch script in front of it: only Slurm's variables say which rank is the first."""
+    command = ["bash", str(ROOT / "tests/programs/srun"), sys.executable, "-m", "aligner.training.finetune"]
+    variables = {"SLURM_JOB_ID": "78", "SLURM_NTASKS": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, *flags(tiny_model, tmp_path / "out", "--save_interval", 0)], capture_output=True, text=True, timeout=300,
+        env={**os.environ, **variables}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert losses(tmp_path / "out") == one_host
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(bool(missing()), reason=f"two hosts need {', '.join(missing())}")
 def test_two_hosts_train_to_the_same_losses_as_two_ranks_on_one(tiny_model, tmp_path, one_host):
     """And so do two ranks on the one other host, started from this one."""
