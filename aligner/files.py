@@ -63,7 +63,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) < len(pairs):
         keys = [key for key, _ in pairs]
         made[REPEATED] = next(key for key in made if keys.count(key) > 1)
-    elif (inside := next((key for value in made.values() if (key := _repeated(value))), None)) is not None:
+    elif (inside := _repeated(list(made.values()))) is not None:
         made[REPEATED] = inside
     return made
 

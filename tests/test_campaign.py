@@ -111,8 +111,9 @@ def test_the_papers_campaign_can_be_read():
         ({"upstreams": []}, "upstreams holds a list, not names and values"),
         ({"output": 3}, "output holds a number, not text"),
         ({"aligner": None}, "has no aligner"),
+        ({"aligner": {"max_new_tokens": 4}}, "aligner: names no model"),
         (
-            {"aligner": {"modell": "m"}},
+            {"aligner": {"model": "m", "modell": "m"}},
             "aligner: 'modell' is no flag of `aligner correct` to set here. Did you mean 'model'?",
         ),
         ({"upstreams": {"../x": {}}}, "upstreams: '../x' is to be a folder's name"),

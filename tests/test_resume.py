@@ -85,7 +85,7 @@ def test_two_ranks_resume_exactly_and_refuse_infinite_gradients(rows23, bpe_fold
         assert all(f["stop"] for f in found), "one rank was asked while the update was under way: all heard of it"
         assert (
             "rank 1 on " in (said := (tmp_path / f"disagreed-{rank}").read_text())
-            and "has another data than rank 0" in said
+            and "has another seed than rank 0" in said
         )
         assert [f["rate"] for f in found] == [found[0]["rate"]] * 4 and found[0]["rate"] < 2e-5  # the schedule went on
         assert [f["norm"] for f in found] == pytest.approx([found[0]["norm"]] * 4, rel=1e-5), (

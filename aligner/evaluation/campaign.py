@@ -21,6 +21,7 @@ from aligner.evaluation.steps import Flags, StepFailed, command, the_same
 from aligner.files import read_json, read_text, sha256_of, write_json
 from aligner.records import UserError, kind_of
 
+FIGURES = ("report.json", "report.html", "verdicts.jsonl")
 ELSEWHERE = (
     "model", "stack", "prompt_template", "upstream_url", "upstream_key", "aligner_url", "aligner_key", "concurrency", "timeout",
     "batch_size", "trust_remote_code",
@@ -72,6 +73,8 @@ def read_campaign(file: str) -> Campaign:
             raise UserError(
                 f"{file}: {name} holds {kind_of(value[name])}, not {'text' if kind is str else 'names and values'}."
             )
+    if not (value["aligner"].get("model") or value["aligner"].get("stack")):
+        raise UserError(f"{file}: aligner: names no model (and no stack of them).")
     for name in map(str, value["upstreams"]):
         if name in ("", ".", "..") or "/" in name or "\\" in name:
             raise UserError(f"{file}: upstreams: '{name}' is to be a folder's name: leave / out.")
@@ -126,7 +129,7 @@ def made_by(flags: Flags) -> Flags:
     from aligner.demo import locate
     from aligner.models import check_place, fingerprint
 
-    folders = [locate(str(folder)) for folder in flags.get("stack") or [flags.get("model", "")]]
+    folders = [locate(str(folder)) for folder in flags.get("stack") or [flags["model"]]]
     for folder in folders:
         check_place(folder)
     prompts = [prompt_of(folder, flags.get("prompt_template")).text for folder in folders]
@@ -138,12 +141,8 @@ def made_by(flags: Flags) -> Flags:
 
 def _one(campaign: Campaign, upstream: Upstream, questions: Questions, asked: Path, folder: Path) -> int:
     corrected, status = folder / "corrected.jsonl", 0
-    for shown in (
-        "report.json",
-        "report.html",
-        "verdicts.jsonl",
-    ):  # a cell that fails now does not show an earlier judge's figures
-        (folder / shown).unlink(missing_ok=True)
+    for name in FIGURES:  # a cell that fails now does not show an earlier judge's
+        (folder / name).unlink(missing_ok=True)
     if not corrected.exists():
         status = command("correct", {"input": asked, "output": corrected, **campaign.aligner, **upstream.flags})
     flags = {"after": corrected, "output": folder, "dimensions": ",".join(questions.dimensions), **campaign.judge}

@@ -178,9 +178,8 @@ class Exchange:
         if not done.left_alone:
             choice["message"]["content"] = made.text
             if choice.get("finish_reason") in (None, "stop", "length"):  # other reasons speak of more than the text
-                cut = (
-                    not made.finished or choice.get("finish_reason") == "length"
-                )  # by the Aligner's limit, or the upstream's
+                # Cut off by the Aligner's limit, or by the upstream's.
+                cut = not made.finished or choice.get("finish_reason") == "length"
                 choice["finish_reason"] = "length" if cut else "stop"
             if choice.get("logprobs"):  # they speak of the upstream's tokens
                 choice["logprobs"] = None

@@ -88,8 +88,8 @@ def main() -> None:
         dist.barrier()
         run([*flags, "--save_total_limit", "1"], stopped)
     refused = [refuse_infinite_gradients(work["model"], stage) for stage in (0, 1, 2, 3)]
-    try:
-        ranks.agree({"prompt": "the same", "data": ranks.rank})
+    try:  # each rank has a recipe of its own
+        run([*next(iter(work["runs"].values())), "--seed", str(ranks.rank)], Path(work["folder"]) / "disagreed")
     except UserError as error:
         Path(work["folder"], f"disagreed-{ranks.rank}").write_text(str(error))
     Path(work["folder"], f"refused-{ranks.rank}.json").write_text(json.dumps(refused))

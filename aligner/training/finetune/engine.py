@@ -210,9 +210,8 @@ class Engine:
         """Clip, move the weights, advance the schedule. Returns the learning rate used and the gradient's norm."""
         rate = self.schedule.get_last_lr()[0]
         norm = self._own_norm() if self.stage == 0 and self.deepspeed.get_global_grad_norm() is None else None
-        scale = (
-            self._scaler().cur_scale if self.scaled and self.stage == 0 else 1.0
-        )  # there it reports the scaled one's
+        scaled = self.scaled and self.stage == 0  # there the norm is reported of the scaled gradient
+        scale = self._scaler().cur_scale if scaled else 1.0
         self.deepspeed.step()
         reported = self.deepspeed.get_global_grad_norm()
         return rate, float(norm if norm is not None else reported) / scale

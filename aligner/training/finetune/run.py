@@ -150,7 +150,8 @@ def run_stage(config: RunConfig, stage: Stage, asked: Callable[[], bool] = lambd
         raise UserError(f"--gpus is {config.launch.gpus} and {ranks.count} ranks were started. Leave it out.")
     tallies = {"train": asdict(tally), "eval": asdict(held_out_tally)}
     card = make_card(config, stage, data, records_per_update(config, ranks.count), tallies)
-    ranks.agree({**card.deciding(), "rows": [len(train_tokens), len(held_out)], "what became of rows": tallies})
+    counts = [[counted.rows, counted.kept] for counted in (tally, held_out_tally)]
+    ranks.agree({**card.deciding(), "number of rows": counts})
     found = begin(config, stage, card, ranks)
     if found.finished:
         log.info("%s is already complete: %s", stage.name, stage.folder)
