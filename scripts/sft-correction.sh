@@ -5,4 +5,4 @@
 # --help lists the flags, --dry_run shows what would be done.
 set -eu
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" ""  # an extra: none
-exec "$PYTHON" -m aligner.runs.launch "$@"
+exec "$PYTHON" -m aligner.launch "$@"

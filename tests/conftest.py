@@ -157,7 +157,7 @@ def environment(ranks: int) -> dict[str, str]:
 
 def launch_program(module: str, ranks: int, *arguments: object, timeout: float = 400) -> str:
     """Run a module under the real DeepSpeed launcher with CPU ranks; its output. Fails the test if it fails."""
-    from aligner.training.ranks import free_port
+    from aligner.training.distributed.launcher_variables import free_port
 
     command = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--num_gpus", str(ranks)]
     command += ["--master_port", str(free_port()), "--module", module, *map(str, arguments)]

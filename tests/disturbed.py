@@ -27,7 +27,7 @@ class Run:
         self.flags = ["--train_datasets", str(TEMPLATE), "--model_name_or_path", str(model), "--output_dir", str(out),
                       "--records_per_update", "8", "--max_length", "512", "--save_interval", "4", "--gpus", "2", "--bf16",
                       "False", "--log_type", "none", *map(str, flags)]  # fmt: skip
-        self.command = [sys.executable, "-m", "aligner.runs.launch", *self.flags]
+        self.command = [sys.executable, "-m", "aligner.launch", *self.flags]
         self.variables = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
         self.said = ""
 

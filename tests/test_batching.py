@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from aligner.records import Origin
 from aligner.training.datasets.supervised import Tokens
-from aligner.training.finetune.batching import (
+from aligner.training.engine.batching import (
     Layout,
     balanced_layout,
     collate,
@@ -21,7 +21,7 @@ from aligner.training.finetune.batching import (
     row_weights,
     rows_of_update,
 )
-from aligner.training.finetune.loss import weighted_nll
+from aligner.training.engine.loss import weighted_nll
 from aligner.training.plan import Plan
 from tests.benchmarks.balance import balance
 from tests.benchmarks.workloads import Workload, available, lengths_of, rows_of

@@ -11,8 +11,8 @@ from transformers import GemmaConfig, LlamaConfig
 
 from aligner.records import UserError
 from aligner.training.config import RunConfig
+from aligner.training.engine.zero import deepspeed_config, zero3_limits
 from aligner.training.flags import parse, to_flags
-from aligner.training.zero import deepspeed_config, zero3_limits
 
 ORIGINAL = (
     "--model_name_or_path m --max_length 2048 --trust_remote_code False --train_datasets correction-json::a b "
@@ -127,7 +127,7 @@ def test_every_shipped_configuration_parses(file):
 
 
 def test_help_names_every_flag_with_its_unit(capsys):
-    from aligner.runs.launch import main
+    from aligner.launch.launch import main
 
     assert main(["--help"]) == 0
     text = capsys.readouterr().out

@@ -141,7 +141,7 @@ def test_a_host_that_is_cut_off_ends_the_run_with_the_cause(tiny_model, whole, t
         )
         at = run.flags.index("--gpus")
         run.flags[at : at + 2] = ["--hostfile", str(hosts.hostfile)]
-        run.command = [*hosts.on_first, sys.executable, "-m", "aligner.runs.launch", *run.flags]
+        run.command = [*hosts.on_first, sys.executable, "-m", "aligner.launch", *run.flags]
         run.start().until(6)
         cut(connected=False)
         status = run.end(timeout=400)

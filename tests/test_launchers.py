@@ -16,11 +16,11 @@ import pytest
 from conftest import ROOT, TEMPLATE, sft
 from two_hosts import missing, two_hosts
 
+from aligner.launch.launch import launch_command, placement
 from aligner.records import UserError
-from aligner.runs.launch import launch_command, placement
+from aligner.training.distributed.hosts import Host, forwarded, launcher_words, read_hostfile, remote_words
+from aligner.training.distributed.launcher_variables import first_host, rank_variables
 from aligner.training.flags import parse
-from aligner.training.hosts import Host, forwarded, launcher_words, read_hostfile, remote_words
-from aligner.training.ranks import first_host, rank_variables
 from aligner.training.stages import stages
 
 SLURM = {
@@ -174,7 +174,7 @@ def test_a_single_other_host_is_not_taken_for_this_one(tmp_path, tiny_model, mon
 
 
 def test_gpus_named_otherwise_than_by_number_are_refused(tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr("aligner.runs.launch.gpus_here", lambda: 2)
+    monkeypatch.setattr("aligner.launch.launch.gpus_here", lambda: 2)
     config = parse(flags(tiny_model, tmp_path / "out"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert placement(config, 2) == ["--include", "localhost:3,5"]

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aligner import cli
+from aligner.launch import launch
 from aligner.quality.check import examine
-from aligner.runs import launch
 
 GOOD = '{"question": "q", "answer": "a", "correction": "c"}'
 
@@ -301,7 +301,7 @@ COMMANDS += [
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), COMMANDS)
 def test_ten_of_them_through_the_command_line(kind, name, tmp_path):
-    run = [sys.executable, "-m", "aligner.runs.launch", "--dry_run"]
+    run = [sys.executable, "-m", "aligner.launch", "--dry_run"]
     if kind == "check":
         content, place, finding = DATA[name]
         command = [sys.executable, "-m", "aligner", "check", str(write(tmp_path / "broken.json", content))]

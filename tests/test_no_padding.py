@@ -12,10 +12,11 @@ from transformers import AutoModelForCausalLM
 
 from aligner.records import Origin
 from aligner.training.datasets.supervised import Tokens
-from aligner.training.finetune import loss as loss_module
-from aligner.training.finetune.attention import FAMILIES, is_listed, segment_attention, supports
-from aligner.training.finetune.batching import Layout, Segments, collate, micro_batches, row_weights
-from aligner.training.finetune.loss import Objective, weighted_nll, weighted_nll_of_hidden
+from aligner.training.engine import head_loss
+from aligner.training.engine.attention import FAMILIES, is_listed, segment_attention, supports
+from aligner.training.engine.batching import Layout, Segments, collate, micro_batches, row_weights
+from aligner.training.engine.head_loss import weighted_nll_of_hidden
+from aligner.training.engine.loss import Objective, weighted_nll
 
 SMALL = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
 GROUPED = {**SMALL, "num_key_value_heads": 2, "head_dim": 8}
@@ -118,7 +119,7 @@ def test_what_the_attention_does_not_know_is_refused():
 @pytest.mark.parametrize("workspace", [1, 97 * 4 * 3, 1 << 20])
 def test_the_head_in_pieces_equals_the_head_at_once(softcap, bias, workspace, monkeypatch):
     """Pieces of one row, of three, and all eight at once."""
-    monkeypatch.setattr(loss_module, "WORKSPACE", workspace)
+    monkeypatch.setattr(head_loss, "WORKSPACE", workspace)
     torch.manual_seed(0)
     hidden, head = torch.randn(8, 16, dtype=torch.float64), torch.randn(97, 16, dtype=torch.float64)
     offset = torch.randn(97, dtype=torch.float64) if bias else None
@@ -167,7 +168,7 @@ def test_evaluation_makes_no_gradient():
 def test_the_loss_s_memory_does_not_grow_with_the_prompt_and_stays_small_with_a_large_vocabulary():
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from aligner.training.memory import _Live
+    from aligner.training.planning.memory import _Live
 
     peaks = []
     with FakeTensorMode():

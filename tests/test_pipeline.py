@@ -188,7 +188,7 @@ def test_a_dry_run_prints_everything_and_writes_nothing(rows, tiny_model, tmp_pa
     ],
 )
 def test_what_is_missing_is_named_in_one_line(flags, message, capsys, tmp_path, monkeypatch):
-    from aligner.runs.launch import completed_flags, main
+    from aligner.launch.launch import completed_flags, main
 
     monkeypatch.chdir(tmp_path)
     if message is None:

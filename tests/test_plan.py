@@ -15,11 +15,11 @@ from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem
 
 from aligner.cli import main as aligner
 from aligner.records import UserError
-from aligner.training.budget import Request, flops_per_token, report, resource_claim
 from aligner.training.flags import parse
-from aligner.training.memory import Size, model_states, peak_activations, size_of
-from aligner.training.outlook import Hardware, need_of, smallest_change, with_flags
-from aligner.training.shapes import PUBLISHED, Shape, shape_of_model
+from aligner.training.planning.memory import Size, model_states, peak_activations, size_of
+from aligner.training.planning.memory_plan import Hardware, need_of, smallest_change, with_flags
+from aligner.training.planning.report import Request, flops_per_token, report, resource_claim
+from aligner.training.planning.shapes import PUBLISHED, Shape, shape_of_model
 
 SIZE = Size(6_738_415_616, 131_072_000)
 SCALES = {
@@ -65,8 +65,8 @@ def test_the_published_shapes_have_the_published_sizes(name):
 MEASURE = """
 import sys, threading, time, torch
 from transformers import AutoModelForCausalLM, LlamaConfig
-from aligner.training.finetune.loss import Objective
-from aligner.training.memory import worst_batch
+from aligner.training.engine.loss import Objective
+from aligner.training.planning.memory import worst_batch
 rows, length, checkpointing, dtype = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "True", getattr(torch, sys.argv[4])
 model = AutoModelForCausalLM.from_config(LlamaConfig(**eval(sys.argv[5])), dtype=dtype).train()
 if checkpointing: model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

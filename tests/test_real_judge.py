@@ -17,7 +17,7 @@ from conftest import TEMPLATE, environment, read_rows
 from test_correct_file import lines, write
 from test_real_servers import Gate, chatting, serving
 
-from aligner.training.ranks import free_port
+from aligner.training.distributed.launcher_variables import free_port
 
 __all__ = ["chatting"]
 pytestmark = pytest.mark.slow

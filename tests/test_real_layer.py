@@ -26,7 +26,7 @@ from test_real_servers import chatting, serving
 
 from aligner import cli
 from aligner.inference.corrector import Corrector, Settings
-from aligner.training.ranks import free_port
+from aligner.training.distributed.launcher_variables import free_port
 
 pytestmark = pytest.mark.slow
 __all__ = ["chatting"]  # a fixture

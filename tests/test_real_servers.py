@@ -28,7 +28,7 @@ from aligner.inference.served import ServedAligner
 from aligner.inference.servers import Server
 from aligner.models import load_tokenizer
 from aligner.prompts import CORRECTION
-from aligner.training.ranks import free_port
+from aligner.training.distributed.launcher_variables import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT, launch_program, save_llama, sft
 from safetensors.torch import load_file
 
-from aligner.training.export import export_state
+from aligner.training.checkpoint.export import export_state
 
 
 def losses(folder: Path) -> list[tuple[int, float]]:
@@ -185,7 +185,7 @@ def test_killed_in_training_in_a_save_and_in_the_export_the_result_is_the_uninte
     }
     for number, (name, moment) in enumerate(moments.items()):
         out = tmp_path / f"killed-{number}"
-        kill_when(lambda m=moment, o=out: m(o), [sys.executable, "-m", "aligner.runs.launch", *flags(out)], out)
+        kill_when(lambda m=moment, o=out: m(o), [sys.executable, "-m", "aligner.launch", *flags(out)], out)
         assert not (out / "COMPLETED").exists(), name
         left = sorted(p.name for p in (out / "checkpoints").glob("*")) if (out / "checkpoints").is_dir() else []
         again = sft(*flags(out))

@@ -16,16 +16,16 @@ from tqdm import tqdm
 
 from aligner.card import Card, differences, prompt_of, read_card, write_card
 from aligner.files import COMPLETED
+from aligner.launch import launch
 from aligner.records import UserError
-from aligner.runs import launch
+from aligner.training.checkpoint.resume import standing, states
+from aligner.training.distributed.hardware import resolved
 from aligner.training.finetune import metrics as metrics_module
 from aligner.training.finetune.loop import is_evaluation_due
 from aligner.training.finetune.metrics import Metrics, read_log
 from aligner.training.flags import parse
-from aligner.training.hardware import resolved
 from aligner.training.plan import Plan
 from aligner.training.stages import check_positions, make_card, stage_data, stages
-from aligner.training.standing import standing, states
 
 
 def flags(model: Path, out: Path, *more: str) -> list[str]:
@@ -174,7 +174,7 @@ def test_a_login_node_without_a_gpu_starts_ranks_on_hosts_that_have_them(tmp_pat
     config = resolved(parse(["--hostfile", str(hosts)]))
     assert (config.optimization.bf16, config.optimization.tf32) == (True, True)
     assert launch.environment(config, 16)["DS_ACCELERATOR"] == "cuda"
-    program = "import os, sys, aligner.runs.launch; print('DS_ACCELERATOR' in os.environ, 'deepspeed' in sys.modules)"
+    program = "import os, sys, aligner.launch.launch; print('DS_ACCELERATOR' in os.environ, 'deepspeed' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False False"
 

@@ -15,17 +15,17 @@ import pytest
 from conftest import ROOT
 
 from aligner.records import UserError
-from aligner.training import stopping, vigil
+from aligner.training.checkpoint.resume import the_only_run
+from aligner.training.distributed import heartbeat, stop_signals
 from aligner.training.finetune.metrics import is_far_above
 from aligner.training.finetune.run import is_asked
-from aligner.training.standing import the_only_run
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_is_heard_once_and_the_earlier_handler_comes_back(number):
     told: list[signal.Signals] = []
     before = signal.getsignal(number)
-    asked = stopping.Asked(told.append)
+    asked = stop_signals.Asked(told.append)
     try:
         assert not asked.seen
         os.kill(os.getpid(), number)
@@ -43,14 +43,14 @@ def test_a_signal_is_heard_once_and_the_earlier_handler_comes_back(number):
 
 def test_a_file_in_the_folder_asks_too_and_only_the_first_rank_looks(tmp_path):
     assert not is_asked(None, tmp_path)
-    stopping.request(tmp_path)
+    stop_signals.request(tmp_path)
     assert is_asked(None, tmp_path) and not is_asked(None, None)
-    stopping.withdraw(tmp_path)
+    stop_signals.withdraw(tmp_path)
     assert not is_asked(None, tmp_path)
 
 
 def record(folder: Path, rank: int, words: str | None, when: float = 0.0) -> None:
-    file = folder / vigil.FOLDER / f"{rank:05}.json"
+    file = folder / heartbeat.FOLDER / f"{rank:05}.json"
     file.parent.mkdir(exist_ok=True)
     said = {"rank": rank, "host": "gpu1", "process": 7, "words": words, "time": time.time() + when}
     file.write_text(json.dumps(said))
@@ -63,34 +63,34 @@ MEMORY = "OutOfMemoryError: CUDA out of memory"
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([None, LOST, vigil.TOLD], "rank 0 (process 7 on gpu1) gave no sign of life"),  # killed: it left no word
+        ([None, LOST, heartbeat.TOLD], "rank 0 (process 7 on gpu1) gave no sign of life"),  # killed: it left no word
         ([LOST, MEMORY, None], "rank 1 on gpu1 failed: OutOfMemoryError"),  # a cause of its own comes first
-        ([LOST, vigil.TOLD], "rank 0 on gpu1 failed: RuntimeError"),
+        ([LOST, heartbeat.TOLD], "rank 0 on gpu1 failed: RuntimeError"),
         ([], None),
     ],
 )
 def test_the_rank_that_a_run_failed_by(words, expected, tmp_path):
     for rank, said in enumerate(words):
         record(tmp_path, rank, said)
-    found = vigil.diagnosis(tmp_path)
+    found = heartbeat.diagnosis(tmp_path)
     assert found is None if expected is None else found and found.startswith(expected)
 
 
 def test_a_run_whose_rank_spoke_its_last_words_long_ago_is_lost(tmp_path):
     record(tmp_path, 0, None, when=-1000)
     record(tmp_path, 1, LOST, when=-10)
-    assert not vigil.is_lost(tmp_path)
-    record(tmp_path, 1, LOST, when=-2 * vigil.PATIENCE)
-    assert vigil.is_lost(tmp_path)
+    assert not heartbeat.is_lost(tmp_path)
+    record(tmp_path, 1, LOST, when=-2 * heartbeat.PATIENCE)
+    assert heartbeat.is_lost(tmp_path)
 
 
 def test_a_rank_leaves_its_cause_or_nothing(tmp_path):
-    with vigil.sign_of_life(tmp_path, 3):
+    with heartbeat.sign_of_life(tmp_path, 3):
         assert json.loads((tmp_path / "ranks/00003.json").read_text())["words"] is None
     assert not (tmp_path / "ranks").exists()
-    with pytest.raises(ValueError), vigil.sign_of_life(tmp_path, 3):
+    with pytest.raises(ValueError), heartbeat.sign_of_life(tmp_path, 3):
         raise ValueError("no such\nthing")
-    assert vigil.diagnosis(tmp_path) == f"rank 3 on {socket.gethostname()} failed: ValueError: no such"
+    assert heartbeat.diagnosis(tmp_path) == f"rank 3 on {socket.gethostname()} failed: ValueError: no such"
 
 
 @pytest.mark.parametrize("how", ["told", "orphan"])
@@ -99,14 +99,14 @@ def test_a_rank_that_waits_for_others_still_hears_that_it_is_to_end(how, tmp_pat
     program = """if True:
         import ctypes, sys
         from pathlib import Path
-        from aligner.training.vigil import sign_of_life
+        from aligner.training.distributed.heartbeat import sign_of_life
         with sign_of_life(Path(sys.argv[1]), 0):
             print("in", flush=True)
             while True:
                 ctypes.CDLL(None).pause()
     """
     parent = subprocess.Popen(["sleep", "100"])
-    variables = {vigil.LAUNCHER: f"{socket.gethostname()}:{parent.pid}", "PYTHONPATH": str(ROOT)}
+    variables = {heartbeat.LAUNCHER: f"{socket.gethostname()}:{parent.pid}", "PYTHONPATH": str(ROOT)}
     rank = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)], env={**os.environ, **variables}, stdout=subprocess.PIPE
     )
@@ -121,7 +121,7 @@ def test_a_rank_that_waits_for_others_still_hears_that_it_is_to_end(how, tmp_pat
 
 def test_two_runs_never_share_a_folder(tmp_path):
     with the_only_run(tmp_path):
-        program = "import sys; from pathlib import Path; from aligner.training.standing import the_only_run\n"
+        program = "import sys; from pathlib import Path; from aligner.training.checkpoint.resume import the_only_run\n"
         program += "with the_only_run(Path(sys.argv[1])): pass"
         command = [sys.executable, "-c", program, str(tmp_path)]
         done = subprocess.run(

@@ -24,7 +24,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
     from aligner.models import quiet_libraries
-    from aligner.training.export import export_state
+    from aligner.training.checkpoint.export import export_state
 
     quiet_libraries()
     bar = partial(tqdm, desc="exporting", unit=" tensors", delay=2)

@@ -40,7 +40,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
     from aligner.models import quiet_libraries
-    from aligner.training.budget import Request, report
+    from aligner.training.planning.report import Request, report
 
     quiet_libraries()
     known = {field: getattr(args, field) for field in Request.__dataclass_fields__}

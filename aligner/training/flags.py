@@ -123,6 +123,6 @@ def to_flags(config: RunConfig) -> list[str]:
 def rerun_script(config: RunConfig) -> str:
     """A shell script that runs this run again from wherever it is called (command.sh)."""
     script = ROOT / "scripts" / "sft-correction.sh"
-    program = ["bash", str(script)] if script.is_file() else [sys.executable, "-m", "aligner.runs.launch"]
+    program = ["bash", str(script)] if script.is_file() else [sys.executable, "-m", "aligner.launch"]
     line = shlex.join([*program, *to_flags(replace(config, launch=replace(config.launch, stage=None)))])
     return f'#!/usr/bin/env bash\ncd {shlex.quote(str(Path.cwd()))} && exec {line} "$@"\n'

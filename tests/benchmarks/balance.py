@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from aligner.training.finetune.batching import balanced_layout, padded_layout
+from aligner.training.engine.batching import balanced_layout, padded_layout
 from tests.benchmarks import original
 from tests.benchmarks.workloads import Workload, lengths_of, rows_of
 

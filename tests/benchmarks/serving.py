@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from test_servers import Told
 
 from aligner.files import read_json
-from aligner.training.ranks import free_port
+from aligner.training.distributed.launcher_variables import free_port
 
 CLIENTS = (1, 8, 32)
 BATCHES = (1, 8)

@@ -25,13 +25,13 @@ import torch
 from transformers import LlamaForCausalLM
 
 from aligner.training.datasets.supervised import Tokens
-from aligner.training.finetune.batching import (
+from aligner.training.engine.batching import (
     Layout,
     collate,
     micro_batches,
     row_weights,
 )
-from aligner.training.finetune.loss import Objective
+from aligner.training.engine.loss import Objective
 from tests.benchmarks import original
 from tests.benchmarks.balance import balance_lines
 from tests.benchmarks.workloads import WORKLOADS, Workload, available, model_of, rows_of

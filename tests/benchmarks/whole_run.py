@@ -27,12 +27,13 @@ from aligner.demo import locate
 from aligner.models import load_config, load_model, quiet_libraries
 from aligner.training.config import DataConfig, LaunchConfig, OptimizationConfig
 from aligner.training.datasets.supervised import IGNORED
-from aligner.training.finetune.batching import Layout, MicroBatch
-from aligner.training.finetune.engine import Engine, Ranks, connect, load_partitioned
+from aligner.training.distributed.launcher_variables import free_port
+from aligner.training.distributed.ranks import Ranks, connect
+from aligner.training.engine.batching import Layout, MicroBatch
+from aligner.training.engine.engine import Engine, load_partitioned
+from aligner.training.engine.zero import deepspeed_config
 from aligner.training.finetune.loop import Parts, train
-from aligner.training.ranks import free_port
 from aligner.training.stages import plan_of
-from aligner.training.zero import deepspeed_config
 from tests.benchmarks import original
 from tests.benchmarks.step import TOKENS
 from tests.benchmarks.workloads import real_rows

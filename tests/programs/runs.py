@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from aligner.models import quiet_libraries
+from aligner.training.distributed.hardware import resolved
 from aligner.training.finetune.run import run_stage
 from aligner.training.flags import parse
-from aligner.training.hardware import resolved
 from aligner.training.stages import stages
 
 

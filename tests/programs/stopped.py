@@ -14,14 +14,15 @@ from aligner.files import COMPLETED
 from aligner.models import load_config, load_model, quiet_libraries
 from aligner.records import Origin, UserError
 from aligner.training.datasets.supervised import Tokens
-from aligner.training.finetune.batching import Layout, collate
-from aligner.training.finetune.engine import Engine, connect, gathered, load_partitioned
+from aligner.training.distributed.hardware import resolved
+from aligner.training.distributed.ranks import connect
+from aligner.training.engine.batching import Layout, collate
+from aligner.training.engine.engine import Engine, gathered, load_partitioned
+from aligner.training.engine.zero import deepspeed_config
 from aligner.training.finetune.run import run_stage
 from aligner.training.flags import parse
-from aligner.training.hardware import resolved
 from aligner.training.plan import Plan
 from aligner.training.stages import stages
-from aligner.training.zero import deepspeed_config
 
 
 def run(flags, folder):

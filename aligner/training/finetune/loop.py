@@ -14,11 +14,11 @@ import torch
 from aligner.records import UserError
 from aligner.training.config import DataConfig, OptimizationConfig
 from aligner.training.datasets.supervised import Tokens
-from aligner.training.finetune.batching import Layout, MicroBatch, micro_batches, one_ahead, row_weights, rows_of_update
-from aligner.training.finetune.engine import Engine
+from aligner.training.distributed.stop_signals import Stopped
+from aligner.training.engine.batching import Layout, MicroBatch, micro_batches, one_ahead, row_weights, rows_of_update
+from aligner.training.engine.engine import Engine
 from aligner.training.finetune.metrics import Metrics
 from aligner.training.plan import Plan
-from aligner.training.stopping import Stopped
 
 
 @dataclass(frozen=True)

@@ -23,25 +23,31 @@ from aligner.files import COMPLETED, write_text
 from aligner.models import fit_embedding, load_config, load_model, load_tokenizer, quiet_libraries
 from aligner.plots import draw_loss
 from aligner.records import UserError, system_error
+from aligner.training.checkpoint import save_and_load
+from aligner.training.checkpoint.resume import (
+    Standing,
+    another_run,
+    clear,
+    read_state,
+    standing,
+    the_only_run,
+    warm_up_differs,
+)
 from aligner.training.config import RunConfig
 from aligner.training.datasets.supervised import Tally
-from aligner.training.finetune import checkpoint
-from aligner.training.finetune.attention import FAMILIES, supports
-from aligner.training.finetune.batching import Layout
-from aligner.training.finetune.engine import (
-    Engine,
-    Ranks,
-    connect,
-    load_partitioned,
-    numel,
-    release_memory,
-)
+from aligner.training.distributed.hardware import dtype_of, resolved
+from aligner.training.distributed.heartbeat import LAUNCHER, sign_of_life
+from aligner.training.distributed.launcher_variables import alone, rank_variables
+from aligner.training.distributed.ranks import Ranks, connect
+from aligner.training.distributed.stop_signals import EXIT_AGAIN, Asked, Stopped, is_requested, withdraw
+from aligner.training.engine.attention import FAMILIES, supports
+from aligner.training.engine.batching import Layout
+from aligner.training.engine.engine import Engine, load_partitioned, numel, release_memory
+from aligner.training.engine.zero import deepspeed_config
 from aligner.training.finetune.loop import Parts, train
 from aligner.training.finetune.metrics import Metrics, read_log
 from aligner.training.flags import parse, rerun_script
-from aligner.training.hardware import dtype_of, resolved
 from aligner.training.plan import Plan
-from aligner.training.ranks import alone, rank_variables
 from aligner.training.stages import (
     Stage,
     StageData,
@@ -53,10 +59,6 @@ from aligner.training.stages import (
     stage_data,
     stages,
 )
-from aligner.training.standing import Standing, another_run, clear, read_state, standing, the_only_run, warm_up_differs
-from aligner.training.stopping import EXIT_AGAIN, Asked, Stopped, is_requested, withdraw
-from aligner.training.vigil import LAUNCHER, sign_of_life
-from aligner.training.zero import deepspeed_config
 
 GRACE = 3.0  # seconds that other ranks wait: when one ends, the launcher ends all, and the first is to say why
 log = logging.getLogger("aligner")
@@ -165,7 +167,7 @@ def run_stage(config: RunConfig, stage: Stage, asked: Callable[[], bool] = lambd
     engine = build_engine(config, stage, plan, ranks, tokenizer)
     start = 0
     if found.state:
-        checkpoint.load(engine, found.state)
+        save_and_load.load(engine, found.state)
         start = read_state(found.state)["update"]
         log.info("going on after update %s", start)
     metrics = (
@@ -266,14 +268,14 @@ def save_state(engine: Engine, config: RunConfig, stage: Stage, card: Card, upda
     state = {
         "update": update, "ranks": engine.ranks.count, "zero_stage": engine.stage, "card": asdict(card),
     }  # fmt: skip
-    checkpoint.save(engine, stage.folder, state, config.output.save_total_limit)
+    save_and_load.save(engine, stage.folder, state, config.output.save_total_limit)
 
 
 def finish(engine: Engine, tokenizer: Any, config: RunConfig, stage: Stage, card: Card) -> None:
     """Export the model, draw the loss, write the card, and say COMPLETED last of all."""
     half = config.optimization.bf16 or config.optimization.fp16
     master = bool(half and not config.output.save_16bit)
-    checkpoint.export(engine, tokenizer, stage.folder, master, config.model.trust_remote_code)
+    save_and_load.export(engine, tokenizer, stage.folder, master, config.model.trust_remote_code)
     if engine.ranks.first:
         write_card(stage.folder, card)
         draw_loss(read_log(stage.folder), f"{stage.name}: {card.base_model}", stage.folder / "loss.png")

@@ -14,10 +14,10 @@ from aligner.training.config import RunConfig
 from aligner.training.datasets.mixture import identity_size
 from aligner.training.finetune.metrics import read_log
 from aligner.training.flags import parse
-from aligner.training.memory import Size, size_of
-from aligner.training.outlook import GB, Hardware, fit_lines, is_half, memory_lines, need_of
 from aligner.training.plan import Plan
-from aligner.training.shapes import Shape, shape_of_model
+from aligner.training.planning.memory import Size, size_of
+from aligner.training.planning.memory_plan import GB, Hardware, fit_lines, is_half, memory_lines, need_of
+from aligner.training.planning.shapes import Shape, shape_of_model
 from aligner.training.stages import plan_of, recipes, records_per_update, sides_as_tokens, stage_data
 
 

@@ -22,11 +22,11 @@ from transformers import AutoModelForCausalLM
 
 from aligner.records import Origin
 from aligner.training.datasets.supervised import Tokens
-from aligner.training.finetune.attention import supports
-from aligner.training.finetune.batching import Layout, MicroBatch, collate
-from aligner.training.finetune.loss import Objective
-from aligner.training.shapes import Shape
-from aligner.training.zero import zero3_limits
+from aligner.training.engine.attention import supports
+from aligner.training.engine.batching import Layout, MicroBatch, collate
+from aligner.training.engine.loss import Objective
+from aligner.training.engine.zero import zero3_limits
+from aligner.training.planning.shapes import Shape
 
 LEARNED = 0.5  # share of a row's tokens that are learned; 0.46 in 2,415 published rows (question, answer, correction)
 BUCKET = 500_000_000  # gradients that DeepSpeed reduces at once, by default

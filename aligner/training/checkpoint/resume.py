@@ -40,7 +40,7 @@ def states(output: Path) -> list[Path]:
 
 
 def read_state(state: Path) -> dict[str, Any]:
-    """What a resume state says of its run: `update`, `card`, and what checkpoint.py needs. UserError where it does not."""
+    """What a resume state says of its run: `update`, `card`, and what save_and_load.py needs. UserError where it does not."""
     value = read_json(state / "state.json")
     known: dict[str, Any] = value if isinstance(value, dict) else {}
     if missing := {"update", "card", "shapes", "moves", "schedule", "scaler"} - known.keys():

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from aligner.training.config import RunConfig
-from aligner.training.memory import Size, States, buffers, model_states, peak_activations
-from aligner.training.shapes import Shape
+from aligner.training.planning.memory import Size, States, buffers, model_states, peak_activations
+from aligner.training.planning.shapes import Shape
 
 GB = 1e9
 RESERVE = int(2 * GB)  # the GPU's own context, NCCL, fragmentation: assumed, not measured

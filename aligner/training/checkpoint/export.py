@@ -19,8 +19,8 @@ from aligner.demo import locate
 from aligner.files import COMPLETED, remove_folder
 from aligner.models import fit_embedding, greedy_settings, load_model, load_tokenizer
 from aligner.records import UserError
-from aligner.training.pieces import Piece, saved_pieces
-from aligner.training.standing import read_state
+from aligner.training.checkpoint.resume import read_state
+from aligner.training.checkpoint.tensor_index import Piece, saved_pieces
 
 Progress = Callable[..., Any]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from aligner.training.finetune.engine import Engine, numel
-from aligner.training.pieces import Piece
+from aligner.training.checkpoint.tensor_index import Piece
+from aligner.training.engine.engine import Engine, numel
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

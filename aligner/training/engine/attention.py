@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
-from aligner.training.finetune.batching import Segments
+from aligner.training.engine.batching import Segments
 
 NAME = "aligner_segments"
 LARGE = ((8, 0), (9, 0), (10, 0))  # A100, H100 and H200, B200

@@ -18,10 +18,10 @@ from transformers import PreTrainedTokenizerBase
 from aligner.files import COMPLETED, remove_folder, sync, write_json, write_text
 from aligner.models import greedy_settings, load_model
 from aligner.records import UserError
-from aligner.training.finetune.engine import Engine, full_precision, gathered, numel, shape_of
-from aligner.training.finetune.partitions import flat_tensors, moments, moves, pieces, refresh_weights, set_moves
-from aligner.training.pieces import Piece, saved_pieces
-from aligner.training.standing import read_state, states
+from aligner.training.checkpoint.partitions import flat_tensors, moments, moves, pieces, refresh_weights, set_moves
+from aligner.training.checkpoint.resume import read_state, states
+from aligner.training.checkpoint.tensor_index import Piece, saved_pieces
+from aligner.training.engine.engine import Engine, full_precision, gathered, numel, shape_of
 
 SHARD_BYTES = 4 << 30
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from aligner.files import write_json
-from aligner.training.stopping import Stopped
+from aligner.training.distributed.stop_signals import Stopped
 
 FOLDER = "ranks"
 BEAT = 2.0  # seconds between two signs of life

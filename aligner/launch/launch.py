@@ -18,18 +18,20 @@ from pathlib import Path
 
 from aligner.console import speak
 from aligner.files import is_completed, remove_folder
+from aligner.launch.report import show_examples, show_result
 from aligner.models import load_tokenizer, quiet_libraries
 from aligner.records import UserError, system_error
-from aligner.runs.report import show_examples, show_result
-from aligner.training import stopping, vigil
+from aligner.training.checkpoint.resume import another_run, clear, standing, the_only_run
 from aligner.training.config import RunConfig
+from aligner.training.distributed import heartbeat, stop_signals
+from aligner.training.distributed.hardware import gpu_memory, gpus_here, ranks_here, resolved, threads_per_rank
+from aligner.training.distributed.hosts import forwarded, is_here, launcher_words, read_hostfile, remote_words
+from aligner.training.distributed.launcher_variables import free_port, rank_variables
+from aligner.training.distributed.stop_signals import EXIT_AGAIN
 from aligner.training.flags import ROOT, parse, parser, to_flags
-from aligner.training.hardware import gpu_memory, gpus_here, ranks_here, resolved, threads_per_rank
-from aligner.training.hosts import forwarded, is_here, launcher_words, read_hostfile, remote_words
-from aligner.training.memory import size_of
-from aligner.training.outlook import Hardware, fit_lines, memory_lines, need_of
-from aligner.training.ranks import free_port, rank_variables
-from aligner.training.shapes import shape_of_model
+from aligner.training.planning.memory import size_of
+from aligner.training.planning.memory_plan import Hardware, fit_lines, memory_lines, need_of
+from aligner.training.planning.shapes import shape_of_model
 from aligner.training.stages import (
     Stage,
     check_positions,
@@ -40,8 +42,6 @@ from aligner.training.stages import (
     stage_data,
     stages,
 )
-from aligner.training.standing import another_run, clear, standing, the_only_run
-from aligner.training.stopping import EXIT_AGAIN
 
 USAGE = (
     "bash scripts/sft-correction.sh [--train_datasets PATH|SPEC ... --model_name_or_path BASE --output_dir DIR] [flags]"
@@ -115,9 +115,9 @@ def run(config: RunConfig) -> int:
         rehearse(config, planned, ranks)
         return 0
     with the_only_run(stages(config)[-1].folder) as folder:
-        if stopping.is_requested(folder):
-            log.warning("%s: an old request to stop is removed", folder / stopping.REQUEST)
-        stopping.withdraw(folder)
+        if stop_signals.is_requested(folder):
+            log.warning("%s: an old request to stop is removed", folder / stop_signals.REQUEST)
+        stop_signals.withdraw(folder)
         return train(config, planned, ranks)
 
 
@@ -202,7 +202,7 @@ def launch_command(config: RunConfig, stage: Stage, ranks: int) -> list[str]:
     if len(hosts) > 1 or (hosts and not is_here(hosts[0].name)):
         if not shutil.which("pdsh"):
             raise UserError("--hostfile with other hosts needs pdsh. Install it, or use Slurm or torchrun (README).")
-        variables = forwarded({**os.environ, **environment(config, ranks), **vigil.launcher_mark()})
+        variables = forwarded({**os.environ, **environment(config, ranks), **heartbeat.launcher_mark()})
         words = ["env", *(f"{name}={value}" for name, value in variables.items())]
         words += [sys.executable, "-m", "aligner.training.finetune", *to_flags(own)]
         alone = ["--force_multi"] if len(hosts) == 1 else []  # or DeepSpeed would start its ranks here
@@ -248,37 +248,37 @@ def launch(command: Sequence[str], variables: dict[str, str], folder: Path, whol
     """
 
     def pass_on(number: signal.Signals) -> None:
-        stopping.request(whole)
+        stop_signals.request(whole)
         log.warning("%s: stopping after this update; Ctrl-C again ends at once", number.name)
 
-    vigil.forget(folder)
-    asked = stopping.Asked(pass_on)
+    heartbeat.forget(folder)
+    asked = stop_signals.Asked(pass_on)
     process = subprocess.Popen(
-        command, env={**os.environ, **variables, **vigil.launcher_mark()}, start_new_session=True
+        command, env={**os.environ, **variables, **heartbeat.launcher_mark()}, start_new_session=True
     )
     try:
         status = wait(process, folder)
-        heard = asked.seen or stopping.is_requested(whole)
+        heard = asked.seen or stop_signals.is_requested(whole)
         if status == 0 and not heard and not is_completed(folder):
             status = 1  # DeepSpeed's launcher was killed itself
         if status not in (0, 2, EXIT_AGAIN):
-            cause = vigil.diagnosis(folder) or f"the ranks ended with exit status {status}"
+            cause = heartbeat.diagnosis(folder) or f"the ranks ended with exit status {status}"
             log.error("%s. See above and %s", cause, folder / "train.log")
         return status, heard
     finally:
         end_session(process)
         asked.restore()
-        stopping.withdraw(whole)
-        vigil.forget(folder)
+        stop_signals.withdraw(whole)
+        heartbeat.forget(folder)
 
 
 def wait(process: subprocess.Popen[bytes], folder: Path) -> int:
     """The exit status of DeepSpeed's launcher; 1 where it still waits for a host long after a rank has failed."""
     while True:
         try:
-            return process.wait(vigil.BEAT)
+            return process.wait(heartbeat.BEAT)
         except subprocess.TimeoutExpired:
-            if vigil.is_lost(folder):
+            if heartbeat.is_lost(folder):
                 return 1
 
 
@@ -293,7 +293,3 @@ def end_session(process: subprocess.Popen[bytes]) -> None:
             process.wait(patience)
         except subprocess.TimeoutExpired:
             continue
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,102 @@
+"""This process among all of them: joining their group, deciding together, failing together."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+
+if not torch.cuda.is_available():  # here and nowhere else: the launcher on a login node starts ranks that have GPUs
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before the import, or each rank says that it looked for more
+
+import deepspeed
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+
+from aligner.records import UserError, system_error
+
+PATIENCE = 30  # minutes that ranks wait for each other: one may fetch the base model, or write a state, alone
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all of them, and the device it computes on."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that speaks and writes."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Return when all ranks have come here."""
+        dist.barrier()
+
+    def first_decides(self, decide: Callable[[], Found]) -> Found:
+        """What the first rank finds, told to all; its error is raised by all. (Folders may look different to others.)"""
+        box: list[Any] = [None]
+        if self.first:
+            try:
+                box[0] = decide()
+            except (UserError, OSError) as error:
+                box[0] = error if isinstance(error, UserError) else system_error(error)
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        if isinstance(box[0], UserError):
+            raise box[0]
+        found: Found = box[0]
+        return found
+
+    def all_succeed(self, act: Callable[[], None]) -> None:
+        """Each rank acts; where one fails with an error a user can mend, all raise it, named after the first that failed."""
+        found: list[UserError | None] = [None] * self.count
+        mine: UserError | None = None
+        try:
+            act()
+        except (UserError, OSError) as error:
+            mine = error if isinstance(error, UserError) else system_error(error)
+        dist.all_gather_object(found, mine)
+        for rank, failed in enumerate(found):
+            if failed is not None:
+                raise UserError(f"rank {rank}: {failed}" if self.count > 1 else str(failed))
+
+    def agree(self, mine: dict[str, Any]) -> None:
+        """UserError, on all, where a rank has something else than the first: files of one name may differ between hosts."""
+        found: list[Any] = [None] * self.count
+        dist.all_gather_object(found, (socket.gethostname(), mine))
+        for rank, (host, theirs) in enumerate(found):
+            if differing := sorted(name for name in theirs if theirs[name] != found[0][1].get(name)):
+                raise UserError(f"rank {rank} on {host} has another {', '.join(differing)} than rank 0 on {found[0][0]}. Give all "
+                                "hosts the same files and packages.")  # fmt: skip
+
+    def sum(self, values: torch.Tensor) -> list[float]:
+        """Sums over all ranks, in double precision, read once."""
+        total = values.to(self.device, torch.float64)
+        dist.all_reduce(total)
+        return total.tolist()
+
+
+def connect(local_rank: int) -> Ranks:
+    """Join the process group that the launcher's environment describes."""
+    accelerator = get_accelerator()
+    local_rank = int(os.environ.get("LOCAL_RANK", max(local_rank, 0)))
+    on_cpu = accelerator.device_name() == "cpu"
+    if on_cpu:
+        # DeepSpeed would compile a C++ op for gloo: a minute, and a crash where there is no compiler.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    else:
+        accelerator.set_device(local_rank % max(1, accelerator.device_count()))  # Slurm may show a task its GPU alone
+    if not dist.is_initialized():
+        backend = "gloo" if on_cpu else accelerator.communication_backend_name()
+        limit = timedelta(minutes=int(os.environ.get("DEEPSPEED_TIMEOUT") or PATIENCE))
+        deepspeed.init_distributed(dist_backend=backend, timeout=limit, verbose=False)
+    device = torch.device("cpu") if on_cpu else torch.device(accelerator.current_device_name())
+    return Ranks(dist.get_rank(), dist.get_world_size(), device)
