@@ -93,7 +93,9 @@ def connect(local_rank: int) -> Ranks:
         # DeepSpeed would compile a C++ op for gloo: a minute, and a crash where there is no compiler.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     else:
-        accelerator.set_device(local_rank % max(1, accelerator.device_count()))  # Slurm may show a task its GPU alone
+        local_rank %= max(1, accelerator.device_count())  # Slurm may show a task its own GPU alone
+        os.environ["LOCAL_RANK"] = str(local_rank)  # DeepSpeed and accelerate read it again
+        accelerator.set_device(local_rank)
     if not dist.is_initialized():
         backend = "gloo" if on_cpu else accelerator.communication_backend_name()
         limit = timedelta(minutes=int(os.environ.get("DEEPSPEED_TIMEOUT") or PATIENCE))

@@ -7,6 +7,7 @@ reach it as `segments`, which every model listed here hands down to its attentio
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -17,6 +18,9 @@ from transformers import AttentionInterface
 from aligner.training.engine.batching import Segments
 
 NAME = "aligner_segments"
+GQA_IS_ASKED_FOR = (
+    "enable_gqa" in inspect.signature(varlen_attn).parameters
+)  # torch 2.11 takes fewer key heads as they are
 LARGE = ((8, 0), (9, 0), (10, 0))  # A100, H100 and H200, B200
 # Model types whose attention gets `segments` and asks for nothing that is not done here; each is compared with padded rows.
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt_neox", "opt")
@@ -110,10 +114,10 @@ def _varlen(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, segments: Segments, scaling: float | None, window: int | None
 ) -> torch.Tensor:
     q_NHD, k_NHD, v_NHD = (t[0].transpose(0, 1) for t in (q, k, v))
-    sees = (window - 1 if window else -1, 0)
+    options: dict[str, Any] = {"enable_gqa": True} if GQA_IS_ASKED_FOR and q.shape[1] != k.shape[1] else {}
     made = varlen_attn(
         q_NHD, k_NHD, v_NHD, segments.starts_S, segments.starts_S, segments.longest, segments.longest,
-        scale=scaling, window_size=sees, enable_gqa=q.shape[1] != k.shape[1],
+        scale=scaling, window_size=(window - 1 if window else -1, 0), **options,
     )  # fmt: skip
     assert isinstance(made, torch.Tensor)
     return made[None]

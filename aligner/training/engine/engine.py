@@ -8,6 +8,7 @@ averages. Clipping then acts once per update, on the summed gradient.
 from __future__ import annotations
 
 import gc
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from aligner.training.distributed.ranks import Ranks  # first: it tells DeepSpee
 
 # isort: split
 import deepspeed
+from deepspeed.runtime.zero import parameter_offload
+from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
 from transformers import PreTrainedModel, get_scheduler
 from transformers.integrations import HfDeepSpeedConfig
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -182,6 +185,11 @@ class Engine:
         for hook in self._hooks:
             hook.remove()
         self.deepspeed.destroy()
+        # Two things of ZeRO-3 outlive `destroy` and would hold every model state: a cache on the coordinator's class, and the
+        # stack of modules in their forward pass.
+        cached: Any = vars(PartitionedParameterCoordinator)["_PartitionedParameterCoordinator__params_to_release"]
+        inspect.getclosurevars(cached).nonlocals["func"].cache_clear()
+        parameter_offload.FWD_MODULE_STACK.clear()
 
 
 def release_memory() -> None:

@@ -1,0 +1,73 @@
+"""The acceptance run of a GPU: what a CPU cannot settle, step by step, within ten minutes on one GPU.
+
+    python -m tests.acceptance [--tiny] [--only kernel losses ...] [--output DIR]
+
+Each step is a program of its own with its own limit (`python -m tests.acceptance.kernel`), so that one that fails or hangs ends
+alone. It prints one line, and appends one JSON object to DIR/acceptance.jsonl. --tiny rehearses every step on a CPU at sizes
+that show that the programs work and nothing else. Exit status 1: a step failed or missed its mark.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMITS = {  # seconds; the first step decides whether the others make sense
+    "device": 60, "kernel": 90, "losses": 150, "command": 120, "throughput": 240, "memory": 90, "several": 240, "decoding": 150,
+}  # fmt: skip
+
+
+def run(step: str, tiny: bool, output: Path) -> dict[str, object]:
+    """Run one step. Its figures are the last line that it prints; what it said besides lies in a log of its own."""
+    command = [sys.executable, "-m", f"tests.acceptance.{step}", *(["--tiny"] if tiny else [])]
+    began, log = time.monotonic(), output / f"{step}.log"
+    with log.open("w", encoding="utf-8") as errors:
+        try:
+            done = subprocess.run(
+                command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True, timeout=LIMITS[step], check=False
+            )
+            printed, status = done.stdout, done.returncode
+        except subprocess.TimeoutExpired as late:
+            printed, status = (late.stdout or b"").decode(errors="replace"), 124
+        errors.write(printed)
+    figures: dict[str, object] = {}
+    for line in printed.splitlines():  # each line adds to the figures: what a step found before it failed is kept
+        if line.startswith("{"):
+            figures |= json.loads(line)
+    missed = figures.pop("missed", [])
+    if status:
+        missed = [*missed, f"exit status {status}; see {log}"]  # type: ignore[misc]
+    return {"step": step, "seconds": round(time.monotonic() - began, 1), "missed": missed, **figures}
+
+
+def main(arguments: list[str]) -> int:
+    """Run the steps in order."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiny", action="store_true", help="rehearse on a CPU at tiny sizes")
+    parser.add_argument("--only", nargs="+", choices=LIMITS, default=list(LIMITS), help="these steps alone")
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "output" / "acceptance", help="folder of logs and figures"
+    )
+    args = parser.parse_args(arguments)
+    args.output.mkdir(parents=True, exist_ok=True)
+    results = []
+    with (args.output / "acceptance.jsonl").open("a", encoding="utf-8") as file:
+        for step in args.only:
+            results.append(run(step, args.tiny, args.output))
+            file.write(json.dumps(results[-1]) + "\n")
+            file.flush()
+            print(json.dumps(results[-1]), flush=True)
+            if step == "device" and results[-1]["missed"]:
+                break
+    passed = sum(not result["missed"] for result in results)
+    print(f"{passed} of {len(results)} steps passed")
+    return int(passed < len(results))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
