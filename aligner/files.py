@@ -1,4 +1,4 @@
-"""The only opener of data files, and the atomic writers: a finished file is a whole file."""
+"""The atomic writers, what this program reads of its own files, and digests: a finished file is a whole file."""
 
 from __future__ import annotations
 
@@ -11,153 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
-from aligner.records import DataError, Origin, UserError
+from aligner.readers.paths import data_files, matches
+from aligner.records import DataError, UserError
 
 COMPLETED = "COMPLETED"
-OTHER_FORMATS = (".csv", ".tsv", ".xlsx", ".gz", ".zip", ".arrow", ".pkl")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-REPEATED = "\0repeated"  # where an object of JSON notes a key that stands in it twice
-FORMATS = "a JSON array, JSON lines (one object a line), Parquet, or a folder saved by datasets"
-
-
-class Row(NamedTuple):
-    """One row of a data file before anybody looked at its fields."""
-
-    origin: Origin
-    value: Any
-
-
-def read_rows(path: str | os.PathLike[str]) -> Iterator[Row | DataError]:
-    """Yield every row of a data file in order; a row that cannot be read is yielded as its DataError.
-
-    Raises DataError with row None where the file as a whole cannot be read.
-    """
-    file = Path(path).expanduser()
-    if file.is_dir():
-        yield from _saved_folder_rows(file)
-    elif not file.is_file():
-        raise DataError(str(path), None, "there is no such file", "Check the path")
-    elif file.suffix.lower() in OTHER_FORMATS:
-        raise DataError(str(path), None, f"a {file.suffix} file is not read", f"Give {FORMATS}")
-    elif file.suffix == ".parquet":
-        yield from _parquet_rows(file)
-    elif _first_character(file) == "[":
-        yield from _array_rows(file)
-    else:
-        yield from _line_rows(file)
-
-
-def _decode(file: Path) -> str:
-    try:
-        return file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = file.read_bytes()[: error.start].count(b"\n") + 1
-        raise DataError(str(file), None, f"line {line} is not UTF-8", "Save the file as UTF-8") from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, which notes a key that stands in it twice."""
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        keys = [key for key, _ in pairs]
-        made[REPEATED] = next(key for key in made if keys.count(key) > 1)
-    elif (inside := _repeated(list(made.values()))) is not None:
-        made[REPEATED] = inside
-    return made
-
-
-def _repeated(value: Any) -> str | None:
-    """The note of an object in a value, or None; an object has that of what is in it."""
-    if isinstance(value, list):
-        return next((key for each in value if (key := _repeated(each)) is not None), None)
-    return value.get(REPEATED) if isinstance(value, dict) else None
-
-
-def _row(origin: Origin, value: Any) -> Row | DataError:
-    """A row of JSON, if it means one thing."""
-    if (repeated := _repeated(value)) is not None:
-        return DataError(*origin, f"the key '{repeated}' stands in it twice", "Remove one of the two")
-    return Row(origin, value)
-
-
-def _first_character(file: Path) -> str:
-    with file.open("rb") as stream:
-        start = stream.read(4096).decode("utf-8", errors="ignore").lstrip("\ufeff \t\r\n")
-    return start[:1]
-
-
-def _array_rows(file: Path) -> Iterator[Row | DataError]:
-    try:
-        values = json.loads(_decode(file), object_pairs_hook=_object)
-    except (ValueError, RecursionError) as error:
-        raise DataError(str(file), None, _json_problem(error, "line {} "), "Mend the file there") from None
-    for number, value in enumerate(values, 1):
-        yield _row(Origin(str(file), number), value)
-
-
-def _line_rows(file: Path) -> Iterator[Row | DataError]:
-    """JSON lines, read one by one; blank lines count as lines but hold no row."""
-    with file.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            text, problem = "", None
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip(" \t\r\n")
-                if text:
-                    yield _row(Origin(str(file), number), json.loads(text, object_pairs_hook=_object))
-            except UnicodeDecodeError as error:
-                problem = f"is not UTF-8 at byte {error.start + 1}", "Save the file as UTF-8"
-            except (ValueError, RecursionError) as error:
-                if number == 1 and text.startswith("{") and _is_one_object(file):
-                    problem = "it holds one JSON object where a list of rows should be", "Wrap the rows in [ ]"
-                    raise DataError(str(file), None, *problem) from None
-                problem = _json_problem(error, ""), "Write one whole JSON object a line"
-            if problem:
-                yield DataError(str(file), number, *problem)
-
-
-def _json_problem(error: Exception, place: str) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"broken JSON at {place.format(error.lineno)}column {error.colno}: {error.msg}"
-    if isinstance(error, RecursionError):
-        return "the JSON is nested too deeply"
-    return "a number in it has thousands of digits"  # the one other ValueError of the parser
-
-
-def _is_one_object(file: Path) -> bool:
-    try:
-        json.loads(_decode(file))
-    except (ValueError, RecursionError, DataError):
-        return False
-    return True
-
-
-def _parquet_rows(file: Path) -> Iterator[Row | DataError]:
-    from datasets import Dataset
-
-    try:
-        table = Dataset.from_parquet(str(file))
-    except Exception as error:
-        raise DataError(str(file), None, f"cannot be read as Parquet ({_first_line(error)})", "Write it anew") from None
-    for number, value in enumerate(table, 1):
-        yield Row(Origin(str(file), number), value)
-
-
-def _saved_folder_rows(folder: Path) -> Iterator[Row | DataError]:
-    from datasets import DatasetDict, load_from_disk
-
-    try:
-        saved = load_from_disk(str(folder))
-    except Exception as error:
-        problem = f"is not a folder written by datasets' save_to_disk ({_first_line(error)})"
-        raise DataError(str(folder), None, problem, f"Give {FORMATS}") from None
-    if isinstance(saved, DatasetDict):
-        raise DataError(
-            str(folder), None, f"it holds the splits {', '.join(saved)}", f"Give one: {folder / next(iter(saved))}"
-        )
-    for number, value in enumerate(saved, 1):
-        yield Row(Origin(str(folder), number), value)
 
 
 def _first_line(error: BaseException) -> str:
@@ -165,9 +25,10 @@ def _first_line(error: BaseException) -> str:
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
-    """The sha256 of a file, or of a folder's files in name order, as hexadecimal text."""
+    """The sha256 of a file, or of the files of a folder or glob in order of name, as hexadecimal text."""
     root, digest = Path(path).expanduser(), hashlib.sha256()
-    for file in [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()):
+    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()) or matches(root)
+    for file in files:
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
@@ -207,8 +68,19 @@ def refuse_overwriting(output: str, *inputs: str) -> None:
     """UserError where an output would replace an input, or is a folder."""
     if Path(output).is_dir() or output.endswith("/"):
         raise UserError(f"{output}: is a folder. Name a file.")
-    if Path(output).resolve() in {Path(path).resolve() for path in inputs}:
+    final = Path(output).resolve()
+    for path in inputs:
+        if Path(path).is_dir() and final.parent == Path(path).resolve():
+            raise UserError(f"{output}: would be one of the files of {path}, which are read. Name one elsewhere.")
+    if final in {file.resolve() for path in inputs for file in _files_or_path(path)}:
         raise UserError(f"{output}: would be written over what is read. Name another file.")
+
+
+def _files_or_path(path: str) -> list[Path]:
+    try:
+        return data_files(path)
+    except DataError:  # said when it is read
+        return [Path(path)]
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from aligner.files import Row
-from aligner.records import DataError, Origin, UserError
+from aligner.readers.columnar import dataset_rows
+from aligner.records import DataError, Row, UserError
 
 PREFIX = "hub:"
 _ADDRESS = re.compile(
@@ -86,5 +86,4 @@ def read_hub(address: HubAddress) -> Iterator[Row]:
         rows = builder.as_dataset(split=address.split)
     except Exception as error:
         raise _cannot_load(address, error) from error
-    for number, value in enumerate(rows, 1):
-        yield Row(Origin(str(address), number), value)
+    yield from dataset_rows(rows, str(address))

@@ -29,6 +29,13 @@ class Origin(NamedTuple):
         return f"{self.file} row {self.row}"
 
 
+class Row(NamedTuple):
+    """One row of a data file before anybody looked at its fields."""
+
+    origin: Origin
+    value: Any
+
+
 @dataclass(frozen=True, slots=True)
 class Correction:
     """One Q-A-C record: a question, a model's answer to it, and the better answer to learn (paper, section 2).

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aligner.files import read_rows
+from aligner.readers.rows import read_rows
 from aligner.records import Correction, DataError, Origin, UserError
 from aligner.training.datasets import register
 from aligner.training.datasets.mixture import identity, mix, normalised, sample, split

@@ -20,8 +20,9 @@ from aligner.evaluation.figures import KINDS, copying
 from aligner.evaluation.judging import Progress
 from aligner.evaluation.pairs import Pair, read_pairs
 from aligner.evaluation.steps import Flags, command
-from aligner.files import Row, read_rows, remove_folder, sha256_of, write_lines
-from aligner.records import UserError
+from aligner.files import remove_folder, sha256_of, write_lines
+from aligner.readers.rows import read_rows
+from aligner.records import Row, UserError
 
 if TYPE_CHECKING:
     from aligner.evaluation.losses import Shares

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from aligner.files import read_rows
+from aligner.readers.rows import read_rows
 from aligner.records import DataError, Origin, UserError, text_fault
 
 BEFORE = ("answer", "output")  # fields that hold an answer, the first that is there

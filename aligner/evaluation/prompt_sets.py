@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aligner.files import Row, read_rows, write_lines
+from aligner.files import write_lines
 from aligner.hub import is_hub_address, parse_address, read_hub
-from aligner.records import DataError, UserError, text_fault
+from aligner.readers.rows import read_rows
+from aligner.records import DataError, Row, UserError, text_fault
 
 Question = dict[str, str]
 

@@ -13,9 +13,10 @@ from typing import Any
 from aligner.evaluation.figures import KINDS
 from aligner.evaluation.judging import Judged
 from aligner.evaluation.pairs import Pair
-from aligner.files import read_rows, write_text
+from aligner.files import write_text
 from aligner.plots import draw_course, draw_histogram, draw_loss, draw_plane, draw_shift
 from aligner.quality.edits import diff, edits
+from aligner.readers.rows import read_rows
 from aligner.records import DataError, UserError
 
 PAGE = Path(__file__).with_name("report.html").read_text(encoding="utf-8")

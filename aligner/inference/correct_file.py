@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from aligner.files import read_rows, sha256_of, write_lines
+from aligner.files import sha256_of, write_lines
 from aligner.inference.corrector import Aligner, Corrected, Request
 from aligner.inference.journal import Journal
 from aligner.inference.served import Upstream
 from aligner.prompts import FEEDBACKS
 from aligner.quality.edits import Edits, edits
+from aligner.readers.rows import read_rows
 from aligner.records import DataError, Origin, UserError, kind_of, text_fault
 
 ADDED = ("corrected", "finished", "edits", "passes", "error", "answer_finished")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from aligner.evaluation.judges.judge import Asked, Said
-from aligner.files import read_rows, sha256_of
+from aligner.files import sha256_of
+from aligner.readers.rows import read_rows
 from aligner.records import DataError, UserError
 
 LABELS = {"before": -1, "after": 1, "tie": 0}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from aligner.prompts import DEFAULT, PromptTemplate, find_template
 from aligner.records import Correction, DataError, Skipped, UserError
@@ -17,7 +17,8 @@ from aligner.training.datasets.registry import Read, Spec, parse_spec, records_o
 class Source:
     """What one spec gave: the rows of its file, those its data set skips, and how many records were taken.
 
-    dataset: the registered name, a hash of its formatter, its options. sha256: the file's, or the commit on the hub.
+    dataset: the registered name, a hash of its formatter, its options. sha256: of all that is read, or the commit on the
+    hub. files: each file that is read, with its own sha256.
     """
 
     spec: str
@@ -27,6 +28,7 @@ class Source:
     rows: int
     skipped: int
     taken: int
+    files: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,9 @@ def mix(specs: Sequence[str], seed: int, options: Options = NO_OPTIONS) -> Mixtu
         records += taken
         skipped += left_out
         count, version = len(rows) + len(left_out), spec.dataset.version(options)
-        sources.append(Source(spec.text, version, spec.path, spec.sha256(), count, len(left_out), len(taken)))
+        files = spec.files()
+        sha256 = spec.sha256(files)
+        sources.append(Source(spec.text, version, spec.path, sha256, count, len(left_out), len(taken), files))
     templates = frozenset(spec.dataset.template for spec in parsed if spec.dataset.template)
     return Mixture(tuple(records), tuple(skipped), tuple(sources), templates)
 

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import inspect
 import math
+import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,9 +18,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from aligner.files import Row, read_rows, sha256_of
+from aligner.files import sha256_of
 from aligner.hub import commit_of, is_hub_address, parse_address, read_hub
-from aligner.records import Correction, DataError, Origin, Skipped, UserError, kind_of, text_fault
+from aligner.readers.paths import data_files, names_data
+from aligner.readers.rows import read_rows_lazily
+from aligner.records import Correction, DataError, Origin, Row, Skipped, UserError, kind_of, text_fault
 from aligner.training.datasets.options import NO_OPTIONS, Options, split_columns
 
 Formatter = Callable[..., Correction | Skipped]
@@ -57,9 +60,17 @@ class Spec:
     count: int | None
     path: str
 
-    def sha256(self) -> str:
-        """What the rows are: the file's sha256, or the commit on the hub."""
-        return commit_of(parse_address(self.path)) if is_hub_address(self.path) else sha256_of(self.path)
+    def files(self) -> dict[str, str]:
+        """The files that are read, each with its sha256; none for the hub, whose commit says it."""
+        return {} if is_hub_address(self.path) else {str(file): sha256_of(file) for file in data_files(self.path)}
+
+    def sha256(self, files: Mapping[str, str]) -> str:
+        """What the rows are: the file's sha256, or one over those of several; the commit on the hub."""
+        if is_hub_address(self.path):
+            return commit_of(parse_address(self.path))
+        if len(files) == 1:
+            return next(iter(files.values()))
+        return hashlib.sha256("".join(files.values()).encode()).hexdigest()
 
     def size(self, rows: int) -> int:
         """How many of `rows` rows to take; more than there are means up-sampling."""
@@ -116,7 +127,7 @@ def parse_spec(text: str) -> Spec:
     name, colon, rest = text.partition(":")
     dataset = REGISTERED.get(name)
     if dataset is None:
-        if not Path(text).expanduser().exists():
+        if not names_data(text):
             raise UserError(_unknown(text, name))
         return Spec(text, REGISTERED["correction-json"], Fraction(1), None, text)
     share, _, path = rest.partition(":")
@@ -134,7 +145,12 @@ def _unknown(text: str, name: str) -> str:
     near = difflib.get_close_matches(name, REGISTERED, n=1)
     if ":" in text and near:
         return f"'{text}': there is no data set '{name}'. Did you mean '{near[0]}'?"
-    return f"'{text}': there is no such file, nor a data set of that name (known: {', '.join(sorted(REGISTERED))})."
+    problem = f"'{text}': there is no such file, nor a data set of that name (known: {', '.join(sorted(REGISTERED))})."
+    if re.fullmatch(r"(?:hub:)?[\w.-]+/[\w.-]+", text):
+        repo = text.removeprefix("hub:")
+        known = [d.name for d in REGISTERED.values() if (d.path or "").startswith(f"hub:{repo}@")]
+        problem += f" For the hub's {repo} write {known[0] if known else f'correction-json::hub:{repo}'}."
+    return problem
 
 
 def _parse_share(text: str, name: str, share: str) -> tuple[Fraction, int | None]:
@@ -172,7 +188,7 @@ def check_options(specs: Sequence[Spec], options: Options) -> None:
 def records_of(spec: Spec, options: Options = NO_OPTIONS) -> Iterator[Read]:
     """Every row of a data set in order: its record, why it was left out, or what is wrong with it."""
     chosen = options.chosen_for(spec.dataset.name, spec.dataset.choices())
-    rows = read_hub(parse_address(spec.path)) if is_hub_address(spec.path) else read_rows(spec.path)
+    rows = read_hub(parse_address(spec.path)) if is_hub_address(spec.path) else read_rows_lazily(spec.path)
     for row in rows:
         yield row if isinstance(row, DataError) else _record(spec.dataset, row, chosen)
 
@@ -182,7 +198,9 @@ def _record(dataset: RawDataset, row: Row, chosen: dict[str, Any]) -> Read:
     if not isinstance(value, Mapping):
         return _fault(origin, f"holds {kind_of(value)} where an object should be", "Write an object with the fields")
     try:
-        record = dataset.formatter(dict(value), **chosen)
+        record = dataset.formatter(value, **chosen)
+    except DataError:  # a column that cannot be decoded: the file's fault
+        raise
     except KeyError as error:
         return _missing_field(dataset, origin, value, str(error.args[0]) if error.args else "?")
     except ValueError as error:
@@ -206,7 +224,7 @@ def _record(dataset: RawDataset, row: Row, chosen: dict[str, Any]) -> Read:
 
 
 def _missing_field(dataset: RawDataset, origin: Origin, value: Mapping[str, Any], missing: str) -> DataError:
-    near = difflib.get_close_matches(missing, map(str, value), n=1)
+    near = difflib.get_close_matches(missing, map(_printable, value), n=1)
     remedy = f"Rename '{near[0]}' to '{missing}'" if near else f"It has {_names(value)}"
     if "columns" in dataset.choices():
         remedy += ", or give --columns " if near else ": give --columns "
@@ -219,4 +237,9 @@ def _fault(origin: Origin, problem: str, remedy: str) -> DataError:
 
 
 def _names(value: Mapping[str, Any]) -> str:
-    return "the fields " + ", ".join(sorted(map(str, value))[:8]) if value else "no fields"
+    return "the fields " + ", ".join(sorted(map(_printable, value))[:8]) if value else "no fields"
+
+
+def _printable(name: object) -> str:
+    """A field's name in one line, escaped where it holds what cannot be seen."""
+    return str(name) if str(name).isprintable() else ascii(str(name)).strip("'")
