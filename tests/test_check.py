@@ -15,7 +15,7 @@ from conftest import TEMPLATE
 
 from aligner import cli
 from aligner.quality.check import examine
-from aligner.quality.suspicions import Questions
+from aligner.quality.questions import QuestionIndex
 
 
 def rows(file: Path, *triples: tuple[str, str, str]) -> str:
@@ -50,7 +50,7 @@ def test_each_suspicion_by_eye(tmp_path):
 
 
 def test_questions_are_alike_by_three_quarters_of_their_word_triples():
-    known = Questions(["one two three four five six seven eight", "short"])
+    known = QuestionIndex(["one two three four five six seven eight", "short"])
     assert known.like("One, two; three four five six seven EIGHT!") == (True, None)
     assert known.like("one two three four five six seven eight nine") == (
         False,
@@ -71,7 +71,7 @@ def test_who_is_alike_is_the_same_as_by_comparing_each_with_each():
     def alike(one: str, other: str) -> bool:
         return len(triples(one) & triples(other)) >= 0.75 * len(triples(one) | triples(other))
 
-    known = Questions(texts[:150])
+    known = QuestionIndex(texts[:150])
     for text in texts[150:]:
         same, near = known.like(text)
         assert same == (text in texts[:150])

@@ -18,7 +18,8 @@ RAW = [f"training.datasets.raw.{f.stem}" for f in sorted((PACKAGE / "training/da
 # Each module imports only from those above it.
 ORDER = [
     "records", "readers.paths", "readers.content", "readers.json_rows", "readers.delimited", "readers.columnar",
-    "readers.rows", "files", "locks", "hub", "prompts", "encoder", "card", "models", "console", "demo", "quality.edits", "plots",
+    "readers.rows", "files", "locks", "hub", "prompts", "encoder", "card", "models", "console", "demo", "quality.edits",
+    "quality.questions", "plots",
     "training.config", "training.flags", "training.datasets.options", "training.datasets.registry",
     "training.datasets.preference", "training.datasets.raw", *RAW, "training.datasets", "training.datasets.mixture",
     "training.datasets.supervised", "training.datasets.cache", "training.plan", "training.stages",

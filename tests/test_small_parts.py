@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from aligner.files import remove_folder, whole_file
 from aligner.quality.edits import copied_share, diff, show
-from aligner.training.datasets.mixture import normalised
+from aligner.quality.questions import question_key
 
 
 def test_a_diff_by_eye():
@@ -67,7 +67,7 @@ def test_the_template_data_set_is_fit_to_be_shown():
     )
     equal = sum(row["answer"] == row["correction"] for row in rows)
     assert 12 <= equal <= 18  # about one in eight
-    assert len({normalised(row["question"]) for row in rows}) == len(rows)
+    assert len({question_key(row["question"]) for row in rows}) == len(rows)
     for field in ("question", "correction"):
         texts = [row[field] for row in rows]
         for index, text in enumerate(texts):

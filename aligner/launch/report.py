@@ -14,8 +14,8 @@ from rich.text import Text
 
 from aligner.inference.corrector import Corrector, Request, Settings
 from aligner.quality.edits import diff, show
+from aligner.quality.questions import question_key
 from aligner.records import Correction, UserError
-from aligner.training.datasets.mixture import normalised
 from aligner.training.datasets.supervised import Tokens
 from aligner.training.finetune.metrics import read_log
 from aligner.training.stages import Stage, StageData
@@ -60,7 +60,7 @@ def show_result(stages: Sequence[Stage], data: StageData, corrections: int, trus
         for name, loss in losses:
             screen.print(f"  {name:<22}{loss:.4f}")
     if corrections and held_out:
-        different = {normalised(record.question): record for record in reversed(held_out)}
+        different = {question_key(record.question): record for record in reversed(held_out)}
         try:
             show_corrections(screen, folder, list(different.values())[::-1][:corrections], trust_remote_code)
         except UserError as error:  # the run is complete all the same

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from aligner.quality.questions import QuestionIndex, question_key
 from aligner.records import Correction
-from aligner.training.datasets.mixture import normalised
 
 EXAMPLES = 3
 ROWS = 1 << 40  # more than a file has
 KINDS = {
-    "duplicate": "rows that stand there twice, word for word",
+    "duplicate": "rows that stand there twice (the question but for case and punctuation)",
     "conflict": "rows with a question and answer that stand there with another correction too",
     "equal": "corrections that equal their answer (identity rows; a warm-up makes its own)",
     "marker": "fields that hold a marker of the prompt, which may have been cut wrongly",
@@ -58,7 +57,7 @@ class Suspicions:
         self._files: list[str] = []
         self._rows: dict[int, int] = {}  # a whole row -> where it stands first: its file's number and its own
         self._pairs: dict[int, int] = {}  # question and answer -> the first row that has them
-        self._evaluation = Questions(evaluation)
+        self._evaluation = QuestionIndex(evaluation)
 
     def look(self, record: Correction) -> None:
         """Take one record into account."""
@@ -77,7 +76,7 @@ class Suspicions:
             self._overlap(record.question, place)
 
     def _repetition(self, record: Correction, place: str) -> None:
-        pair, correction = hash((record.question, record.answer)), hash(record.correction)
+        pair, correction = hash((question_key(record.question), record.answer)), hash(record.correction)
         whole = hash((pair, correction))
         if not self._files or self._files[-1] != record.origin.file:
             self._files.append(record.origin.file)
@@ -99,48 +98,6 @@ class Suspicions:
             self.found["overlap"].add(f"{place}: {_short(question)}")
         elif near:
             self.found["near-overlap"].add(f"{place}: {_short(question)} ~ {_short(near)}")
-
-
-class Questions:
-    """Questions to be recognised, also when a few words of them differ (three quarters of their word triples in common)."""
-
-    ALIKE = 0.75
-
-    def __init__(self, questions: Iterable[str]) -> None:
-        self.exact: set[str] = set()
-        self._texts: list[str] = []
-        self._triples: list[set[int]] = []
-        self._with: dict[int, list[int]] = {}
-        for question in questions:
-            text = normalised(question)
-            if text in self.exact:
-                continue
-            self.exact.add(text)
-            triples = set(_triples(text))
-            for triple in triples:
-                self._with.setdefault(triple, []).append(len(self._texts))
-            self._texts.append(question)
-            self._triples.append(triples)
-
-    def like(self, question: str) -> tuple[bool, str | None]:
-        """Whether the question is among them but for case, punctuation and spacing; else one that is nearly the same."""
-        text = normalised(question)
-        if text in self.exact:
-            return True, None
-        mine = set(_triples(text))
-        # Who shares three quarters of my triples shares one of any quarter of them, so of those that fewest have.
-        rarest = sorted(mine, key=lambda triple: len(self._with.get(triple, ())))
-        few = rarest[: len(mine) - math.ceil(self.ALIKE * len(mine)) + 1]
-        for number in dict.fromkeys(number for triple in few for number in self._with.get(triple, ())):
-            theirs = self._triples[number]
-            if len(mine & theirs) >= self.ALIKE * len(mine | theirs):
-                return False, self._texts[number]
-        return False, None
-
-
-def _triples(text: str) -> Iterator[int]:
-    words = text.split()
-    return (hash(tuple(words[n : n + 3])) for n in range(len(words) - 2))
 
 
 def _short(text: str) -> str:

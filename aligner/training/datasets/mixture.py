@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from aligner.prompts import DEFAULT, PromptTemplate, find_template
+from aligner.quality.questions import question_key
 from aligner.records import Correction, DataError, Skipped, UserError
 from aligner.training.datasets.options import NO_OPTIONS, Options
 from aligner.training.datasets.registry import Read, Spec, parse_spec, records_of
@@ -98,22 +98,16 @@ def sample(records: Sequence[Correction], size: int, key: str) -> list[Correctio
     return [*list(records) * whole, *(records[index] for index in chosen)]
 
 
-def normalised(question: str) -> str:
-    """A question without case, punctuation and spacing: two that differ only in those are the same question."""
-    folded = unicodedata.normalize("NFKC", question).casefold()
-    return " ".join("".join(c if c.isalnum() else " " for c in folded).split())
-
-
 def split(records: Sequence[Correction], ratio: float, seed: int) -> tuple[list[Correction], list[Correction]]:
     """Training and held-out records; every question is on one side only. UserError where a side would be empty."""
-    questions = sorted({normalised(record.question) for record in records})
+    questions = sorted({question_key(record.question) for record in records})
     size = max(1, round(len(questions) * ratio))
     if size >= len(questions):
         raise UserError(f"--eval_split_ratio {ratio} leaves nothing to train on: there are {len(questions)} questions.")
     held_out = set(random.Random(f"{seed}:split").sample(questions, size))
     sides: tuple[list[Correction], list[Correction]] = ([], [])
     for record in records:
-        sides[normalised(record.question) in held_out].append(record)
+        sides[question_key(record.question) in held_out].append(record)
     return sides
 
 
