@@ -7,8 +7,11 @@ correction encoded on its own.
 
 from __future__ import annotations
 
+import logging
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 from transformers import PreTrainedTokenizerBase
 
@@ -19,6 +22,7 @@ from aligner.records import Correction, UserError
 # A correction encoded on its own is encoded behind one of these, whose ids are then removed: behind nothing, a
 # SentencePiece tokenizer would add a space that the text does not have.
 ANCHORS = ("\n", "a", "1")
+log = logging.getLogger("aligner")
 
 
 class Encoder:
@@ -68,6 +72,22 @@ class Encoder:
                 return whole[len(front) :]
         return self._encode([text])[0]
 
+    def lost(self, targets: Sequence[list[int]], texts: Sequence[str]) -> list[Counter[str] | None]:
+        """For each text and its ids the characters that the ids do not spell; None where they spell all but a prefix space.
+
+        The counter is empty where nothing is missing and the text comes back otherwise all the same (with other spaces).
+        """
+        decoded = self.tokenizer.batch_decode(
+            list(targets), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        unknown = self.tokenizer.unk_token_id
+        return [
+            Counter(text) - Counter(again)
+            if again.removeprefix(" ") != text.removeprefix(" ") or (unknown is not None and unknown in ids)
+            else None
+            for ids, text, again in zip(targets, texts, decoded, strict=True)
+        ]
+
     def fingerprint(self) -> str:
         """A digest of everything the tokenizer is, as it will be saved. UserError where it cannot be."""
         with tempfile.TemporaryDirectory() as folder:
@@ -81,6 +101,21 @@ class Encoder:
         """Whether a field holds the string of a special token."""
         texts = (record.question, record.answer, record.correction, record.feedback)
         return any(special in text for special in self.special_strings for text in texts)
+
+
+@cache
+def _say_once(line: str) -> None:
+    log.warning(line)
+
+
+def warn_of_lost_newlines(encoder: Encoder) -> None:
+    """Say, once in a process, that a tokenizer has no newlines: its model could never read nor write a second paragraph."""
+    (lost,) = encoder.lost(encoder._encode(["a\nb"]), ["a\nb"])
+    if lost and "\n" in lost:
+        name = encoder.tokenizer.name_or_path
+        _say_once(
+            f"the tokenizer of {name} loses newlines: its model reads and writes none. Choose another base model."
+        )
 
 
 def check_template(template: PromptTemplate, encoder: Encoder) -> None:

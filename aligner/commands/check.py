@@ -13,8 +13,11 @@ from aligner.files import refuse_overwriting
 from aligner.records import UserError
 
 if TYPE_CHECKING:
+    from aligner.encoder import Encoder
     from aligner.quality.check import Report
     from aligner.training.datasets.supervised import Tally
+
+COUNTED = ("cut", "unspellable")  # kinds that a tokenizer tells
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +28,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "Exit 0: every row can be used. Exit 1: one cannot (of the data, or of --eval_datasets), none is left, with a tokenizer "
         "one has no room for a target, or something named by --fail_on was found. Exit 2: the command cannot be carried out, or "
         "a file not read. Suspicious rows are counted with examples: "
-        f"{', '.join(KINDS)}; 'cut' with a tokenizer."
+        f"{', '.join(KINDS)}; 'cut' and 'unspellable' with a tokenizer."
     )
     add = parser.add_argument
     add("data", nargs="+", metavar="PATH|SPEC", help="files, or specs NAME[:PROPORTION[:PATH]]")
@@ -41,7 +44,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--dump", metavar="FILE", help="write row, input_ids and labels of every kept row as JSON lines")
     add("--output", metavar="FILE", help="write the usable rows as JSON lines")
     add("--json", action="store_true", help="print the report as JSON, with every unusable row")
-    add("--fail_on", nargs="+", default=[], choices=[*KINDS, "cut"], metavar="KIND", help="kinds that make the exit 1")
+    add(
+        "--fail_on",
+        nargs="+",
+        default=[],
+        choices=[*KINDS, *COUNTED],
+        metavar="KIND",
+        help="kinds that make the exit 1",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,8 +60,9 @@ def run(args: argparse.Namespace) -> int:
     from aligner.training.datasets.options import Options
     from aligner.training.datasets.registry import parse_spec, register_files
 
-    if (args.dump or "cut" in args.fail_on) and not args.model_name_or_path:
-        raise UserError("--dump and --fail_on cut need a tokenizer: --model_name_or_path TOK.")
+    exact = bool(args.dump or {*COUNTED} & {*args.fail_on})
+    if exact and not args.model_name_or_path:
+        raise UserError("--dump and --fail_on cut or unspellable need a tokenizer: --model_name_or_path TOK.")
     if {"overlap", "near-overlap"} & set(args.fail_on) and not args.eval_datasets:
         raise UserError("--fail_on overlap needs --eval_datasets PATH.")
     register_files(args.register)
@@ -60,15 +71,17 @@ def run(args: argparse.Namespace) -> int:
         if output:
             refuse_overwriting(output, *read, *([other] if other else []))
     options = Options(tuple(args.columns), args.prefer, args.multi_turn)
-    keep = 0 if not args.model_name_or_path else None if args.exact or args.dump or "cut" in args.fail_on else SAMPLE
+    keep = 0 if not args.model_name_or_path else None if args.exact or exact else SAMPLE
+    encoder = _encoder(args.model_name_or_path) if args.model_name_or_path else None
     bar = partial(tqdm, desc="reading", unit=" rows", delay=2)
     report = examine(args.data, options, args.eval_datasets, keep, args.output, bar)
-    lines, tally = _tokens(args, report) if report.records else ([], None)
+    lines, tally = _tokens(args, encoder, report) if encoder and report.records else ([], None)
     said = {**report.as_json(), "tokens": lines} if args.json else None
     print(json.dumps(said, indent=2) if said else "\n".join([*report.lines(), *lines]))
     without_room = tally.count(tally.NO_ROOM) if tally else bool(lines)
     counted = {kind: finding.count for kind, finding in report.found.items()} | {
-        "cut": tally.count(tally.CUT) if tally else 0
+        kind: sum(tally.count(reason) for reason in tally.places if reason.startswith(f"{kind}:")) if tally else 0
+        for kind in COUNTED
     }
     unwanted = any(counted[kind] for kind in args.fail_on)
     if any(fault.row is None for fault in (*report.faults, *report.evaluation_faults)):
@@ -76,16 +89,22 @@ def run(args: argparse.Namespace) -> int:
     return 1 if report.faults or report.evaluation_faults or without_room or unwanted or not report.usable else 0
 
 
-def _tokens(args: argparse.Namespace, report: Report) -> tuple[list[str], Tally | None]:
+def _encoder(model: str) -> Encoder:
     from aligner.demo import locate
-    from aligner.encoder import Encoder
+    from aligner.encoder import Encoder, warn_of_lost_newlines
     from aligner.models import load_tokenizer, quiet_libraries
+
+    quiet_libraries()
+    encoder = Encoder(load_tokenizer(locate(model)))
+    warn_of_lost_newlines(encoder)
+    return encoder
+
+
+def _tokens(args: argparse.Namespace, encoder: Encoder, report: Report) -> tuple[list[str], Tally | None]:
     from aligner.quality.check import examine_tokens
     from aligner.training.datasets.mixture import choose_template
 
-    quiet_libraries()
     template = choose_template(args.prompt_template, report.templates)
-    encoder = Encoder(load_tokenizer(locate(args.model_name_or_path)))
     bar = partial(tqdm, desc="tokenising", delay=2)
     try:
         lines, tally = examine_tokens(report.records, template, encoder, args.max_length, args.dump, bar)

@@ -69,6 +69,11 @@ class DataConfig:
     overlength: str = flag(
         "cut", "a row longer than max_length: cut it, drop it, or stop", choices=("cut", "drop", "error")
     )
+    unspellable: str = flag(
+        "keep",
+        "a correction that the tokenizer cannot spell: keep it, drop it, or stop",
+        choices=("keep", "drop", "error"),
+    )
     need_eval: bool | None = switch("evaluate (default: when eval_datasets or eval_split_ratio is given)")
     eval_split_ratio: float | None = flag(
         None, "share of the training questions to hold out instead of eval_datasets, 0 to 1"
@@ -247,4 +252,5 @@ NOT_DECIDING = {"identity_proportion", "identity_epochs", "identity_learning_rat
 def deciding(config: RunConfig) -> dict[str, Any]:
     """The settings that decide one stage's weights, for the card and for resuming."""
     settings = {k: v for k, v in asdict(config.optimization).items() if k not in NOT_DECIDING}
-    return {**settings, "max_length": config.model.max_length, "overlength": config.data.overlength}
+    chosen = {"unspellable": config.data.unspellable} if config.data.unspellable != "keep" else {}
+    return {**settings, **chosen, "max_length": config.model.max_length, "overlength": config.data.overlength}

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from aligner.card import Card, package_versions
 from aligner.demo import locate
-from aligner.encoder import Encoder
+from aligner.encoder import Encoder, warn_of_lost_newlines
 from aligner.models import fingerprint, load_config
 from aligner.prompts import PromptTemplate
 from aligner.records import Correction, Skipped, UserError
@@ -114,7 +114,7 @@ def tokens_of(
     if not records:
         return [], Tally()
     bar = partial(tqdm, desc="tokenising", delay=2)
-    what = records, data.template, encoder, config.model.max_length, config.data.overlength
+    what = records, data.template, encoder, config.model.max_length, config.data.overlength, config.data.unspellable
     tokens, tally = cache.kept(cache.name_of(*what), lambda: tokenise(*what, progress=bar))
     for row in skipped:
         tally.add(f"left out: {row.reason}", row.origin)
@@ -125,6 +125,7 @@ def tokens_of(
 def sides_as_tokens(config: RunConfig, data: StageData, tokenizer: Any) -> tuple[Tokenised, Tokenised]:
     """Training and held-out records as tokens, each with its tally."""
     encoder = Encoder(tokenizer)
+    warn_of_lost_newlines(encoder)
     train = tokens_of(config, data, data.train, data.skipped, encoder)
     return train, tokens_of(config, data, data.held_out, data.held_out_skipped, encoder)
 

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,11 +34,12 @@ log = logging.getLogger("aligner")
 
 
 def name_of(
-    records: Sequence[Correction], template: PromptTemplate, encoder: Encoder, max_length: int, overlength: str
-) -> str:
+    records: Sequence[Correction], template: PromptTemplate, encoder: Encoder, max_length: int, overlength: str,
+    unspellable: str = "keep",
+) -> str:  # fmt: skip
     """An entry's name: a digest of everything that decides what `tokenise` gives."""
     digest = hashlib.sha256(CODE.encode())
-    digest.update(json.dumps([encoder.fingerprint(), template.text, max_length, overlength]).encode())
+    digest.update(json.dumps([encoder.fingerprint(), template.text, max_length, overlength, unspellable]).encode())
     for r in records:
         parts = [
             part.encode("utf-8", "surrogatepass")
@@ -95,7 +97,7 @@ def _write(file: Path, tokens: Sequence[Tokens], tally: Tally) -> None:
         [(len(t.ids), t.prompt_length, number[t.origin.file], t.origin.row, t.cut, t.merged) for t in tokens],
         dtype=np.int64,
     )
-    about = {"files": files, "tally": {"rows": tally.rows, "kept": tally.kept, "places": tally.places}}
+    about = {"files": files, "tally": asdict(tally)}
     parts = {"ids": ids, "rows": rows, "about": np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)}
     with whole_file(file, "wb") as stream:
         stream.write(save({**parts, "digest": _digest(parts)}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from aligner.records import Correction, Skipped
+from aligner.records import Correction, Skipped, is_blank
 
 SEVERAL_TURNS = "a dialogue of several turns"
 PARTED = "the two dialogues part before the last answer"
@@ -12,7 +12,7 @@ PARTED = "the two dialogues part before the last answer"
 
 def correction_of_pair(question: str, rejected: str, chosen: str) -> Correction | Skipped:
     """The record of a pair; a pair that prefers nothing, or has nothing to prefer, is left out."""
-    if not (question or "").strip() or not (rejected or "").strip() or not (chosen or "").strip():
+    if any(is_blank(text or "") for text in (question, rejected, chosen)):
         return Skipped("the question or one of the answers is empty")
     if rejected.strip() == chosen.strip():
         return Skipped("chosen and rejected are the same text")

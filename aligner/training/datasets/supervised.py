@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -41,17 +42,23 @@ class Tokens:
 
 @dataclass
 class Tally:
-    """What became of the rows: for each reason the file and row number of every row it was met in."""
+    """What became of the rows: for each reason the file and row number of every row it was met in.
+
+    lost: the characters of corrections that the tokenizer cannot spell, each with how often it was lost.
+    """
 
     rows: int = 0
     kept: int = 0
     places: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    lost: dict[str, int] = field(default_factory=dict)
 
     NO_ROOM = "dropped: the prompt leaves no room for a target"
     TOO_LONG = "dropped: longer than max_length"
     CUT = "cut: the correction ends without end-of-text"
     MERGED = "border: the tokenizer merges prompt and correction"
     SPECIAL = "special: a field holds a special token's string, kept as text"
+    UNSPELT = "unspellable: the tokenizer cannot spell the correction"
+    NOT_SPELT = "dropped: the tokenizer cannot spell the correction"
     UNREAD = "feedback: the prompt has no slot for it"
 
     def add(self, reason: str, origin: Origin) -> None:
@@ -70,7 +77,17 @@ class Tally:
             more = self.count(reason) - len(first)
             rest = f" and {more:,} more" if more else ""
             lines.append(f"  {self.count(reason):,} {reason} ({', '.join(first)}{rest})")
+            if reason in (self.UNSPELT, self.NOT_SPELT):
+                lines.append(f"    what was lost: {told_losses(self.lost)}")
         return lines
+
+
+def told_losses(lost: Mapping[str, int]) -> str:
+    """The characters that were lost most often, for a reader."""
+    names = {"\n": "newline", "\t": "tab", " ": "space", "": "the text comes back with other spaces"}
+    most = sorted(lost.items(), key=lambda pair: -pair[1])
+    shown = [f"{names.get(c) or (c if c.isprintable() else f'U+{ord(c):04X}')} x {count:,}" for c, count in most[:8]]
+    return ", ".join(shown) + (f" and {len(most) - 8:,} other characters" if len(most) > 8 else "")
 
 
 def tokenise(
@@ -79,10 +96,12 @@ def tokenise(
     encoder: Encoder,
     max_length: int,
     overlength: str = "cut",
+    unspellable: str = "keep",
     progress: Any = iter,
 ) -> tuple[list[Tokens], Tally]:
     """Turn records into tokens. `overlength` says what happens to a row above `max_length` tokens: cut, drop or error.
 
+    `unspellable` says what happens to a row whose correction holds what the tokenizer cannot spell: keep, drop or error.
     Raises DataError under 'error', and UserError where no row is left. `progress` wraps the batches (tqdm does).
     """
     check_template(template, encoder)
@@ -90,19 +109,34 @@ def tokenise(
     for start in progress(range(0, len(records), BATCH)):
         batch = records[start : start + BATCH]
         prompts = [template.render(record.question, record.answer, record.feedback) for record in batch]
-        pairs = encoder.pairs(prompts, [record.correction for record in batch])
-        for record, (prompt, target, merged) in zip(batch, pairs, strict=True):
+        corrections = [record.correction for record in batch]
+        pairs = list(encoder.pairs(prompts, corrections))
+        losses = encoder.lost([target[:-1] for _, target, _ in pairs], corrections)
+        for record, (prompt, target, merged), lost in zip(batch, pairs, losses, strict=True):
             row = Tokens(np.array(prompt + target, dtype=np.int32), len(prompt), record.origin, False, merged)
             if encoder.holds_special(record):
                 tally.add(Tally.SPECIAL, record.origin)
             if record.feedback and not template.takes_feedback:
                 tally.add(Tally.UNREAD, record.origin)
+            if lost is not None and not _spelt(record.origin, lost, unspellable, tally):
+                continue
             if fitted := _fit(row, max_length, overlength, tally):
                 kept.append(fitted)
     tally.kept = len(kept)
     if not kept:
         raise UserError(f"no row is left: {'; '.join(line.strip() for line in tally.lines())}. Raise --max_length.")
     return kept, tally
+
+
+def _spelt(origin: Origin, lost: Counter[str], unspellable: str, tally: Tally) -> bool:
+    """Count a row whose correction the tokenizer cannot spell; whether it is kept."""
+    if unspellable == "error":
+        problem = f"'correction' holds what the tokenizer cannot spell ({told_losses(lost or {'': 1})})"
+        raise DataError(*origin, problem, "Change the text or the base model, or choose --unspellable keep or drop")
+    tally.add(Tally.NOT_SPELT if unspellable == "drop" else Tally.UNSPELT, origin)
+    for character, count in (lost or {"": 1}).items():
+        tally.lost[character] = tally.lost.get(character, 0) + count
+    return unspellable != "drop"
 
 
 def _fit(row: Tokens, max_length: int, overlength: str, tally: Tally) -> Tokens | None:
