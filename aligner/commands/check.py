@@ -34,7 +34,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("data", nargs="+", metavar="PATH|SPEC", help="files, or specs NAME[:PROPORTION[:PATH]]")
     add("--eval_datasets", nargs="+", default=[], metavar="PATH|SPEC", help="look for their questions in the data")
     add("--register", nargs="+", default=[], metavar="FILE.py", help="Python files that register data sets")
-    add("--columns", nargs="+", default=[], metavar="FIELD=NAME,...", help="fields called otherwise")
+    add(
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="FIELD=NAME,...",
+        help="fields called otherwise: question, answer, correction, feedback",
+    )
     add("--prefer", choices=("better", "safer"), help="which judgement of pku-saferlhf decides")
     add("--multi_turn", action="store_true", help="take hh-rlhf's dialogues of several turns")
     add("--model_name_or_path", metavar="TOK", help="tokenizer for lengths and --dump ('embedded' works)")

@@ -60,7 +60,8 @@ class DataConfig:
     eval_datasets: list[str] = flag([], "records to evaluate on, same grammar")
     register: list[str] = flag([], "Python files that register further data sets")
     columns: list[str] = flag(
-        [], "fields of Q-A-C rows that are called otherwise: [DATASET:]question=NAME,answer=NAME,correction=NAME"
+        [],
+        "fields of Q-A-C rows that are called otherwise: [DATASET:]question=NAME,answer=NAME,correction=NAME,feedback=NAME",
     )
     prefer: str | None = flag(
         None, "which judgement of pku-saferlhf decides (default: better)", choices=("better", "safer")

@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from aligner.records import UserError
+from aligner.prompts import SLOTS
+from aligner.records import Correction, UserError
+
+ROLES = ("question", "answer", "correction", *(slot for slot in SLOTS if slot not in ("question", "answer")))
 
 
-class Columns(NamedTuple):
-    """The names of the three fields in a row."""
+@dataclass(frozen=True)
+class Columns:
+    """The names of the fields in a row, by their role: the slots of a prompt, and the correction.
+
+    feedback: may be missing in a row under its usual name, and must be there under another; '' if no field has that role.
+    Iterating gives the three that every record has. UserError where one field has two roles.
+    """
 
     question: str = "question"
     answer: str = "answer"
     correction: str = "correction"
+    feedback: str = "feedback"
+
+    def __post_init__(self) -> None:
+        roles: dict[str, str] = {}
+        for role in ROLES:
+            name = getattr(self, role)
+            if name in roles:
+                remedy = (
+                    "give that role another field, or none with 'feedback='" if role == "feedback" else "Name another"
+                )
+                raise UserError(f"--columns: the field '{name}' would be both {roles[name]} and {role}: {remedy}.")
+            roles |= {name: role} if name else {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((self.question, self.answer, self.correction))
+
+    def record(self, row: Mapping[str, Any]) -> Correction:
+        """The record of a row. KeyError where a field is missing."""
+        feedback = None
+        if self.feedback:
+            feedback = row.get(self.feedback) if self.feedback == "feedback" else row[self.feedback]
+        question, answer, correction = (row[name] for name in self)
+        return Correction(question, answer, correction, feedback="" if feedback is None else feedback)
 
 
 QAC = Columns()
@@ -24,7 +55,7 @@ QAC = Columns()
 class Options:
     """What a command line says to the formatters that leave a choice: each takes those it has as keyword arguments.
 
-    columns: `[NAME:]question=...,answer=...,correction=...`. prefer: better or safer. multi_turn: take dialogues.
+    columns: `[NAME:]question=...,answer=...,correction=...,feedback=...`. prefer: better or safer. multi_turn: take dialogues.
     """
 
     columns: tuple[str, ...] = ()
@@ -52,14 +83,21 @@ def split_columns(text: str) -> tuple[str, str]:
 
 
 def parse_columns(texts: Sequence[str], name: str) -> Columns | None:
-    """The columns that the flag gives a data set; with `NAME:` in front it speaks of that one alone."""
-    fields: dict[str, str] = {}
+    """The columns that the flag gives a data set; what stands behind its `NAME:` goes before what is for all.
+
+    UserError where a role is named twice, or a field has two.
+    """
+    fields: dict[str, dict[str, str]] = {"": {}, name: {}}
     for text in texts:
         before, pairs = split_columns(text)
         for pair in pairs.split(","):
-            field, equals, column = (part.strip() for part in pair.partition("="))
-            if not equals or field not in Columns._fields or not column:
-                raise UserError(f"--columns {text}: write question=NAME,answer=NAME,correction=NAME.")
-            if before in ("", name):
-                fields[field] = column
-    return Columns(**fields) if fields else None
+            role, equals, column = (part.strip() for part in pair.partition("="))
+            if not equals or role not in ROLES or not (column or role == "feedback"):
+                raise UserError(f"--columns {text}: write question=NAME,answer=NAME,correction=NAME,feedback=NAME.")
+            if before in fields:
+                if role in fields[before]:
+                    both = f"'{fields[before][role]}' and '{column}'"
+                    raise UserError(f"--columns {text}: {role} is named twice, as {both}. Name it once.")
+                fields[before][role] = column
+    chosen = fields[""] | fields[name]
+    return Columns(**chosen) if chosen else None

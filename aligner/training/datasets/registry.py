@@ -179,6 +179,8 @@ def check_options(specs: Sequence[Spec], options: Options) -> None:
             names = ", ".join(sorted({spec.dataset.name for spec in specs}))
             takers = ", ".join(sorted(name for name, known in REGISTERED.items() if option in known.choices()))
             raise UserError(f"--{option} is read by none of the data sets here ({names}). It is for {takers}.")
+    for spec in specs:
+        options.chosen_for(spec.dataset.name, spec.dataset.choices())  # says what is wrong with the columns
     for text in options.columns:
         name, _ = split_columns(text)
         if name and name not in {spec.dataset.name for spec in specs}:

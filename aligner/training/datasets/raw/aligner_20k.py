@@ -17,4 +17,4 @@ from aligner.training.datasets.registry import register
 @register("aligner-20k", path="hub:aligner/aligner-20K@main")
 def aligner_20k(row: dict[str, Any], *, columns: Columns = QAC) -> Correction:
     """As published, field by field."""
-    return Correction(*(row[name] for name in columns))
+    return columns.record(row)

@@ -17,4 +17,4 @@ from aligner.training.datasets.registry import register
 @register("alignertails", path="hub:aligner/alignertails@main")
 def alignertails(row: dict[str, Any], *, columns: Columns = QAC) -> Correction:
     """The three fields, under the names that `--columns` gives."""
-    return Correction(*(row[name] for name in columns))
+    return columns.record(row)

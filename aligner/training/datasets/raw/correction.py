@@ -6,7 +6,6 @@ slot for it. Other fields may stand in a row; they are not read.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from aligner.records import Correction
@@ -17,5 +16,4 @@ from aligner.training.datasets.registry import register
 @register("correction-json")
 def correction_json(row: dict[str, Any], *, columns: Columns = QAC) -> Correction:
     """`--columns` names the fields where they are called otherwise."""
-    feedback = row.get("feedback")
-    return replace(Correction(*(row[name] for name in columns)), feedback="" if feedback is None else feedback)
+    return columns.record(row)

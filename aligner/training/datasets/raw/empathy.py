@@ -15,4 +15,4 @@ from aligner.training.datasets.registry import register
 @register("empathy-json", template="empathy")
 def empathy_json(row: dict[str, Any], *, columns: Columns = QAC) -> Correction:
     """The same fields as correction-json; the prompt asks for empathy."""
-    return Correction(*(row[name] for name in columns))
+    return columns.record(row)
