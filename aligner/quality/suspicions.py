@@ -15,7 +15,7 @@ KINDS = {
     "duplicate": "rows that stand there twice (the question but for case and punctuation)",
     "conflict": "rows with a question and answer that stand there with another correction too",
     "equal": "corrections that equal their answer (identity rows; a warm-up makes its own)",
-    "marker": "fields that hold a marker of the prompt, which may have been cut wrongly",
+    "marker": "fields that hold a marker of the prompt or another turn of a dialogue, and may have been cut wrongly",
     "special": "fields that hold a special token of some model as text",
     "refusal": "corrections that refuse or speak of an AI language model",
     "overlap": "questions that are in the evaluation data too",
@@ -24,6 +24,7 @@ KINDS = {
 _MARKER = re.compile(
     r"##\s?(?:Question|Answer|Correction):|BEGINNING OF CONVERSATION|\bASSISTANT:|\bUSER:|Edit the following Question-Answer pair"
 )
+_TURN = re.compile(r"(?:^\s*|\n|\s\s)(?:Human|Assistant):")  # of a dialogue, in what should be one reply
 _SPECIAL = re.compile(
     r"</?s>|<(?:bos|eos|pad|unk)>|<\|[a-z_]{2,30}\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<\uff5c[^>]{2,30}\uff5c>"
 )
@@ -67,8 +68,10 @@ class Suspicions:
             self.found["equal"].add(place)
         for kind, pattern in (("marker", _MARKER), ("special", _SPECIAL)):
             for name in ("question", "answer", "correction"):
-                if seen := pattern.search(getattr(record, name)):
-                    self.found[kind].add(f"{place}: '{seen[0]}' in the {name}")
+                text = getattr(record, name)
+                turn = _TURN.search(text) if kind == "marker" and name != "question" else None
+                if seen := pattern.search(text) or turn:
+                    self.found[kind].add(f"{place}: '{seen[0].strip()}' in the {name}")
                     break
         if seen := _REFUSAL.search(record.correction[:300].replace("\u2019", "'")):
             self.found["refusal"].add(f"{place}: {_short(seen[0])}")

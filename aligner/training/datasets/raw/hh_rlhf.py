@@ -3,11 +3,13 @@
 Columns: chosen and rejected, each a whole dialogue as text with turns that begin "\\n\\nHuman: " and "\\n\\nAssistant: "; the
 two differ in their last answer. Splits train and test. Source: its card at the pinned commit. An Aligner is trained on one
 question and one answer (paper, section 6), so dialogues of several turns are counted and left out unless `--multi_turn`
-takes them, the dialogue before the last answer being the question.
+takes them, the dialogue before the last answer being the question. Some replies are a human's turn ("Assistant: Human: ...", or a
+dialogue that ends on one) and some have no word ("?", "..."): left out.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from aligner.records import Correction, Skipped
@@ -15,6 +17,8 @@ from aligner.training.datasets.preference import PARTED, SEVERAL_TURNS, correcti
 from aligner.training.datasets.registry import register
 
 HUMAN, ASSISTANT = "\n\nHuman: ", "\n\nAssistant: "
+HUMAN_TURN = re.compile(r"(?:^\s*|\n|\s\s)Human:")
+WORD = re.compile(r"[^\W_]")
 
 
 @register("hh-rlhf", path="hub:Anthropic/hh-rlhf@09be8c5bbc57cb3887f3a9732ad6aa7ec602a1fa")
@@ -30,5 +34,10 @@ def hh_rlhf(row: dict[str, Any], *, multi_turn: bool = False) -> Correction | Sk
         return Skipped("no human turn before the last answer")
     if turns > 1 and not multi_turn:
         return Skipped(f"{SEVERAL_TURNS} (--multi_turn takes them)")
+    for reply in (chosen, rejected):
+        if HUMAN_TURN.search(reply):
+            return Skipped("a reply is a human's turn, or ends in one")
+        if reply.strip() and not WORD.search(reply):
+            return Skipped("a reply without a word")
     question = before.strip() if turns > 1 else before.strip().removeprefix(HUMAN.strip())
     return correction_of_pair(question.strip(), rejected.strip(), chosen.strip())
