@@ -316,6 +316,64 @@ def test_a_file_replaced_with_equal_time_and_size_is_read_anew(tmp_path):
     assert mixture.sources[0].sha256 == sha256_of(file)
 
 
+def save(folder: Path, text: str) -> None:
+    from datasets import Dataset
+
+    Dataset.from_list([{**ROWS[0], "correction": text}]).save_to_disk(str(folder))
+
+
+def as_parquet(text: str) -> bytes:
+    return parquet(pa.Table.from_pylist([{**ROWS[0], "correction": text}]))
+
+
+def as_lines(text: str) -> bytes:
+    return json.dumps({**ROWS[0], "correction": text}).encode()
+
+
+def renamed_over(file: Path, data: bytes) -> None:
+    write(file.with_suffix(".new"), data).replace(file)
+
+
+def behind_a_link(file: Path, data: bytes) -> None:
+    target = write(file.parent / f"target-{len(list(file.parent.iterdir()))}", data)
+    file.unlink(missing_ok=True)
+    file.symlink_to(target)
+
+
+REPLACED = {
+    "in place": lambda place, text: write(place / "a.parquet", as_parquet(text)),
+    "renamed over": lambda place, text: renamed_over(place / "a.parquet", as_parquet(text)),
+    "a link turned": lambda place, text: behind_a_link(place / "a.parquet", as_parquet(text)),
+    "JSON lines": lambda place, text: write(place / "a.jsonl", as_lines(text)),
+    "gzip": lambda place, text: write(place / "a.jsonl.gz", gzip.compress(as_lines(text), mtime=0)),
+    "zstd": lambda place, text: write(place / "a.jsonl.zst", zstd(as_lines(text))),
+    "an array": lambda place, text: write(place / "a.json", b"[" + as_lines(text) + b"]"),
+    "CSV": lambda place, text: write(place / "a.csv", f"question,answer,correction\nq,a,{text}\n".encode()),
+    "one of two shards": lambda place, text: (
+        write(place / "b.parquet", as_parquet("b")),
+        write(place / "a.parquet", as_parquet(text)),
+    ),
+    "another format under the name": lambda place, text: write(
+        place / "a.json", as_lines(text) if text == "old" else as_parquet(text)
+    ),
+    "a saved folder": save,
+}
+
+
+@pytest.mark.parametrize("how", REPLACED)
+def test_what_is_read_and_digested_is_what_is_there_now(how, tmp_path):
+    place, digests = tmp_path / "place", []
+    place.mkdir()
+    for text in ("old", "new"):
+        REPLACED[how](place, text)
+        for file in place.rglob("*"):
+            os.utime(file, (1_700_000_000, 1_700_000_000))
+        mixture = mix([f"correction-json::{place}"], seed=1)
+        assert mixture.records[0].correction == text
+        digests.append(mixture.sources[0].sha256)
+    assert digests[0] != digests[1]
+
+
 UNUSED = {
     "map": pa.array([[("a", 1)]] * 3, pa.map_(pa.string(), pa.int64())),
     "uuid": pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"0" * 16] * 3, pa.binary(16))),
