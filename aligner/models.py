@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -21,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 from aligner.records import UserError
 
 END_OF_TEXT = "</s>"  # added only to a tokenizer that has no end-of-text token at all, as the original did
+FILLED = 0.75  # of a GPU's free memory that weights may take
 SAMPLE = 1 << 20  # bytes read at either end of a weight file to tell two models apart
 
 
@@ -109,9 +111,28 @@ def load_model(name: str, dtype: torch.dtype, trust_remote_code: bool = False, *
     return checked
 
 
-def placement() -> dict[str, Any]:
-    """How a model to use, not to train, is put on the GPUs there are, as an option of `from_pretrained`."""
-    return {"device_map": "auto"} if torch.cuda.is_available() else {}
+def placement(name: str, dtype: torch.dtype, trust_remote_code: bool = False) -> dict[str, Any]:
+    """How a model to use, not to train, is put on the GPUs there are, as an option of `from_pretrained`.
+
+    The first GPU where it fits with room for keys, values and activations: spread over several, each layer would wait for the
+    one before it and for a copy between devices.
+    """
+    if not torch.cuda.is_available():
+        return {}
+    room = torch.cuda.mem_get_info(0)[0]
+    try:
+        need: float = weight_bytes(load_config(name, trust_remote_code), dtype, trust_remote_code)
+    except ValueError:  # no causal model's configuration
+        need = float("inf")
+    return {"device_map": {"": 0} if need < FILLED * room else "auto"}
+
+
+def weight_bytes(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> int:
+    """Bytes of a model's weights in a type, counted without loading them."""
+    with init_empty_weights():
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    model.tie_weights()
+    return sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
 
 
 def greedy_settings(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:

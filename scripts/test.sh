@@ -2,9 +2,14 @@
 # Set up what is missing, then run the linters and the quick tests (at most 12 minutes on two cores).
 #   bash scripts/test.sh [pytest arguments]      the quick ones
 #   bash scripts/test.sh --slow [...]            the slow ones
+#   bash scripts/test.sh --gpu [--only STEP ...] the acceptance run of a GPU (tests/acceptance/README.md)
 set -eu
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" test
 cd "$root"
+if [ "${1:-}" = "--gpu" ]; then
+    shift
+    exec "$PYTHON" -m tests.acceptance "$@"
+fi
 marker="not slow"
 if [ "${1:-}" = "--slow" ]; then
     marker="slow"

@@ -119,7 +119,7 @@ def test_what_the_attention_does_not_know_is_refused():
 @pytest.mark.parametrize("workspace", [1, 97 * 4 * 3, 1 << 20])
 def test_the_head_in_pieces_equals_the_head_at_once(softcap, bias, workspace, monkeypatch):
     """Pieces of one row, of three, and all eight at once."""
-    monkeypatch.setattr(head_loss, "WORKSPACE", workspace)
+    monkeypatch.setattr(head_loss, "CPU_WORKSPACE", workspace)
     torch.manual_seed(0)
     hidden, head = torch.randn(8, 16, dtype=torch.float64), torch.randn(97, 16, dtype=torch.float64)
     offset = torch.randn(97, dtype=torch.float64) if bias else None

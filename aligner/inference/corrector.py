@@ -98,7 +98,9 @@ class Corrector:
         """
         template = prompt_of(folder, prompt_template)
         encoder = Encoder(load_tokenizer(folder, trust_remote_code))
-        model = load_model(folder, DTYPES[dtype or best_dtype()], trust_remote_code, **placement()).eval()
+        kind = DTYPES[dtype or best_dtype()]
+        where = placement(folder, kind, trust_remote_code)
+        model = load_model(folder, kind, trust_remote_code, **where).eval()
         model.generation_config = (
             GenerationConfig()
         )  # a folder's own would fill in what is not said, penalties for instance

@@ -27,6 +27,7 @@ from aligner.inference.row_cache import RowCache
 from aligner.models import positions_of
 
 WIDTHS = (1, 2, 4, 8, 16, 32, 64, 128)  # tokens of the passes that are timed
+WIDTHS_OF_GPU = (*WIDTHS, 256, 512, 1024)  # where a pass takes as long for one as for a hundred
 CONTEXT = 256  # tokens before them
 NOTHING = Guess(0, 0, [])
 
@@ -135,7 +136,8 @@ class Decoder:
         """Time passes over more and more tokens: the best of three each, or of fewer where they take long."""
         cache, best = RowCache(), list[float]()
         half = (positions_of(self.model.config) or 2 * CONTEXT) // 2
-        context, widths = min(CONTEXT, half), [width for width in WIDTHS if width <= half]
+        timed = WIDTHS_OF_GPU if self.model.device.type == "cuda" else WIDTHS
+        context, widths = min(CONTEXT, half), [width for width in timed if width <= half]
         self._forward(cache, 0, [[0] * context], [0], 1)
         for width in widths:
             taken = list[float]()

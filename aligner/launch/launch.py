@@ -30,7 +30,7 @@ from aligner.training.distributed.launcher_variables import free_port, rank_vari
 from aligner.training.distributed.stop_signals import EXIT_AGAIN
 from aligner.training.flags import ROOT, parse, parser, to_flags
 from aligner.training.planning.memory import size_of
-from aligner.training.planning.memory_plan import Hardware, fit_lines, memory_lines, need_of
+from aligner.training.planning.memory_plan import Hardware, fit_lines, memory_lines, need_of, one_gpu_line
 from aligner.training.planning.shapes import shape_of_model
 from aligner.training.stages import (
     Stage,
@@ -167,7 +167,9 @@ def memory_summary(config: RunConfig, ranks: int) -> list[str]:
     hardware = Hardware(ranks, per_node, gpu_memory())
     need = need_of(config, shape, size, hardware)
     lines = [f"\nmemory ({size.parameters:,} parameters; 'aligner plan' has more)", *memory_lines(need, hardware)]
-    return lines + (fit_lines(config, shape, size, hardware, need) if hardware.gpu_memory else [])
+    if not hardware.gpu_memory:
+        return lines
+    return [*lines, *fit_lines(config, shape, size, hardware, need), *one_gpu_line(config, ranks)]
 
 
 def is_finished(config: RunConfig, stage: Stage, ranks: int) -> bool:
@@ -230,6 +232,10 @@ def environment(config: RunConfig, ranks: int) -> dict[str, str]:
     variables = {"PYTHONWARNINGS": "ignore", "TOKENIZERS_PARALLELISM": "true"}
     paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     variables["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ and "PYTORCH_ALLOC_CONF" not in os.environ:
+        variables["PYTORCH_CUDA_ALLOC_CONF"] = (
+            "expandable_segments:True"  # micro-batches differ in length: no fragments
+        )
     if config.launch.hostfile:
         variables["DS_ACCELERATOR"] = os.environ.get("DS_ACCELERATOR", "cuda")  # also from a login node without a GPU
     elif not gpus_here():

@@ -153,6 +153,11 @@ class LaunchConfig:
     _argument_group_name = "hardware and launch"
     zero_stage: int = flag(3, "DeepSpeed ZeRO stage", choices=(0, 1, 2, 3))
     offload: str = flag("none", "what to keep in CPU memory", choices=("none", "parameter", "optimizer", "all"))
+    device: str = flag(
+        "auto",
+        "auto: the GPUs there are, and an error where torch cannot use them; cpu: the CPU",
+        choices=("auto", "cpu"),
+    )
     hostfile: str | None = flag(None, "DeepSpeed hostfile: many nodes over pdsh")
     launcher_args: str | None = flag(
         None, "further arguments of DeepSpeed's launcher in one word, as '--master_addr 10.0.0.1 --ssh_port 2222'"

@@ -19,14 +19,14 @@ import deepspeed
 import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from aligner.training.config import LaunchConfig, OptimizationConfig
 from aligner.training.datasets.supervised import Tokens
 from aligner.training.distributed.launcher_variables import alone
 from aligner.training.distributed.ranks import Ranks, connect
 from aligner.training.engine.batching import Layout, MicroBatch, micro_batches, row_weights
-from aligner.training.engine.engine import Engine, load_partitioned, release_memory
+from aligner.training.engine.engine import Engine, release_memory
 from aligner.training.engine.head_loss import weighted_nll_of_hidden
 from aligner.training.engine.zero import deepspeed_config
 from aligner.training.plan import Plan
@@ -40,6 +40,7 @@ from tests.acceptance.common import (
     TINY,
     gemma_2b,
     published_rows,
+    random_model,
     report,
     seconds_of,
     synchronise,
@@ -63,18 +64,10 @@ def engine_of(ranks: Ranks, checkpointing: bool, stage: int = 3) -> Engine:
     """A random Gemma-2B behind an engine, as a run has it."""
     o, launch = optimization(checkpointing), LaunchConfig(zero_stage=stage)
     config = deepspeed_config(o, launch, gemma_2b())
-    model = load_partitioned(config, random_model, lambda _: None)
+    model = random_model(gemma_2b())
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return Engine(model, config, o, Plan(10**4, ROWS, MICRO, 1, 1, 0.03), True, ranks)
-
-
-def random_model() -> PreTrainedModel:
-    """Gemma-2B's shape with random weights, on the device from the start."""
-    torch.manual_seed(0)
-    with DEVICE:
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(gemma_2b(), dtype=torch.bfloat16 if CUDA else None)
-    return model
 
 
 def updates() -> list[list[Tokens]]:
@@ -176,7 +169,7 @@ def original() -> float:
     micro-batch; under the same DeepSpeed configuration."""
     o, launch = optimization(True), LaunchConfig(zero_stage=3)
     config = deepspeed_config(o, launch, gemma_2b())
-    model = load_partitioned(config, random_model, lambda _: None)
+    model = random_model(gemma_2b())
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     optimizer = torch.optim.AdamW(model.parameters(), lr=o.lr, betas=(0.9, 0.95), fused=True)
     engine = deepspeed.initialize(model=Padded(model), optimizer=optimizer, config=config, dist_init_required=False)[0]

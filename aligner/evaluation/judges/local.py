@@ -32,7 +32,8 @@ class LocalJudge:
     @classmethod
     def load(cls, folder: str, max_tokens: int, batch_size: int = 8, trust_remote_code: bool = False) -> LocalJudge:
         """Open a folder or hub id, on the GPUs there are or on the CPU."""
-        model = load_model(folder, DTYPES[best_dtype()], trust_remote_code, **placement()).eval()
+        dtype = DTYPES[best_dtype()]
+        model = load_model(folder, dtype, trust_remote_code, **placement(folder, dtype, trust_remote_code)).eval()
         name, tokenizer = fingerprint(folder, trust_remote_code), load_tokenizer(folder, trust_remote_code)
         own = model.generation_config.eos_token_id
         ends = dict.fromkeys(

@@ -108,7 +108,10 @@ def _evaluate(model: torch.nn.Module, ids: list[int]) -> torch.Tensor:
 
 def _on_device(kind: Any, folder: str, trust_remote_code: bool) -> Any:
     model, info = kind.from_pretrained(
-        folder, trust_remote_code=trust_remote_code, output_loading_info=True, **placement()
+        folder,
+        trust_remote_code=trust_remote_code,
+        output_loading_info=True,
+        **placement(folder, torch.float32, trust_remote_code),
     )
     if missing := sorted(info["missing_keys"]):
         raise UserError(f"{folder}: has no trained {missing[0]}, so it is no model that scores.")

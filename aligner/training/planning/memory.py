@@ -24,12 +24,12 @@ from aligner.records import Origin
 from aligner.training.datasets.supervised import Tokens
 from aligner.training.engine.attention import supports
 from aligner.training.engine.batching import Layout, MicroBatch, collate
+from aligner.training.engine.head_loss import CPU_WORKSPACE, WORKSPACE
 from aligner.training.engine.loss import Objective
-from aligner.training.engine.zero import zero3_limits
+from aligner.training.engine.zero import reduce_bucket, zero3_limits
 from aligner.training.planning.shapes import Shape
 
 LEARNED = 0.5  # share of a row's tokens that are learned; 0.46 in 2,415 published rows (question, answer, correction)
-BUCKET = 500_000_000  # gradients that DeepSpeed reduces at once, by default
 HOST_FACTOR = 1.5  # DeepSpeed's own allowance for buffers in CPU memory
 
 
@@ -90,9 +90,10 @@ def model_states(size: Size, half: bool, stage: int, offload: str, gpus: int, no
 def buffers(shape: Shape, size: Size, half: bool, stage: int, gpus: int) -> int:
     """Bytes of DeepSpeed's own buffers: the reduce bucket, and at stage 3 the gathered weights."""
     width = 2 if half else 4
-    limit = zero3_limits(shape.config.get_text_config())["stage3_max_live_parameters"]
+    text = shape.config.get_text_config()
+    limit = zero3_limits(text)["stage3_max_live_parameters"]
     live = min(limit, size.parameters) if stage == 3 and gpus > 1 else 0
-    return width * ((min(BUCKET, size.parameters) if stage else 0) + live)
+    return width * ((reduce_bucket(text) if stage else 0) + live)
 
 
 class _Live(TorchDispatchMode):
@@ -142,6 +143,13 @@ def peak_activations(shape: Shape, rows: int, length: int, checkpointing: bool, 
         with live:
             Objective(model, flat)(batch).backward()
     return live.peak
+
+
+def gpu_workspace(vocabulary: int, targets: int, itemsize: int) -> int:
+    """Bytes of logits that a GPU's larger pieces of the head hold at once beyond the CPU's, which `peak_activations` sees: in
+    fp32, and twice in the type of the head."""
+    numbers = min(WORKSPACE, 4 * vocabulary * targets) // 4
+    return max(0, numbers * (4 + 2 * itemsize) - 2 * CPU_WORKSPACE)
 
 
 def worst_batch(rows: int, length: int, flat: bool) -> MicroBatch:

@@ -16,7 +16,7 @@ from aligner.training.finetune.metrics import read_log
 from aligner.training.flags import parse
 from aligner.training.plan import Plan
 from aligner.training.planning.memory import Size, size_of
-from aligner.training.planning.memory_plan import GB, Hardware, fit_lines, is_half, memory_lines, need_of
+from aligner.training.planning.memory_plan import GB, Hardware, fit_lines, is_half, memory_lines, need_of, one_gpu_line
 from aligner.training.planning.shapes import Shape, shape_of_model
 from aligner.training.stages import plan_of, recipes, records_per_update, sides_as_tokens, stage_data
 
@@ -65,7 +65,11 @@ def report(flags: Sequence[str], asked: Request) -> tuple[list[str], bool]:
         f"{name}: {size.parameters / 1e9:,.2f} billion parameters; {where}; ZeRO-{config.launch.zero_stage}, {kind}"
     ]
     need = need_of(config, shape, size, hardware)
-    lines += [*memory_lines(need, hardware), *fit_lines(config, shape, size, hardware, need)]
+    lines += [
+        *memory_lines(need, hardware),
+        *fit_lines(config, shape, size, hardware, need),
+        *one_gpu_line(config, gpus),
+    ]
     rows, per_row = count_rows(config, asked)
     plans = plans_of(config, rows, gpus)
     lines += [f"{stage}: {plan.line()}" for stage, plan in plans.items()]
