@@ -192,3 +192,18 @@ def test_the_schedule_ends_where_it_should():
         schedule.step()
     assert schedule.get_last_lr()[0] == pytest.approx(0, abs=1e-12)
     assert used[1] == 1.0 and used[-1] == pytest.approx(0.5 * (1 + math.cos(math.pi * 4 / 5)))
+
+
+def test_an_epoch_is_shuffled_once_and_not_at_every_update(monkeypatch):
+    """Four epochs of three updates, each asked for twice: four shuffles."""
+    shuffled = []
+
+    def counted(seed):
+        shuffled.append(seed)
+        return np.random.Generator(np.random.PCG64(0))
+
+    monkeypatch.setattr(np.random, "default_rng", counted)
+    for update in range(12):
+        rows_of_update(PLAN, 977, update)
+        rows_of_update(PLAN, 977, update)
+    assert shuffled == [[977, 0], [977, 1], [977, 2], [977, 3]]

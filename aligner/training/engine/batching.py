@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -85,9 +86,16 @@ class Layout:
 def rows_of_update(plan: Plan, seed: int, update: int) -> tuple[int, np.ndarray]:
     """The epoch of an update (from 0) and its records' indices in order. Each epoch is shuffled anew."""
     epoch, place = divmod(update, plan.updates_per_epoch)
-    order = np.random.default_rng([seed, epoch]).permutation(plan.records)
     start = place * plan.records_per_update
-    return epoch, order[start : start + plan.records_per_update]
+    return epoch, order_of_epoch(plan.records, seed, epoch)[start : start + plan.records_per_update]
+
+
+@lru_cache(maxsize=1)
+def order_of_epoch(records: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of an epoch's records. Kept while the epoch lasts: ten million take half a second to shuffle."""
+    order = np.random.default_rng([seed, epoch]).permutation(records)
+    order.setflags(write=False)  # all updates read the same
+    return order
 
 
 def row_weights(target_lengths: Sequence[int], micro_batch_size: int, reduction: str) -> np.ndarray:
