@@ -41,20 +41,23 @@ class Card:
     def deciding(self) -> dict[str, Any]:
         """What decides the weights, by name: two cards that agree here describe the same run."""
         return {
-            "prompt": self.prompt.text, "base_model": self.base_model_sha256,
-            "records_per_update": self.records_per_update, **self.data["deciding"], **self.settings,
-        }  # fmt: skip
+            "prompt": self.prompt.text,
+            "base_model": self.base_model_sha256,
+            "records_per_update": self.records_per_update,
+            **self.data["deciding"],
+            **self.settings,
+        }
 
 
 def differences(old: Card, new: Card) -> list[str]:
     """The names of what decides the weights and differs, with both values where they are short."""
     before, after = old.deciding(), new.deciding()
-    found = []
+    names = []
     for name in sorted(before.keys() | after.keys()):
         if before.get(name) != after.get(name):
             values = f"{before.get(name)} -> {after.get(name)}"
-            found.append(f"{name} ({values})" if len(values) < 60 else name)
-    return found
+            names.append(f"{name} ({values})" if len(values) < 60 else name)
+    return names
 
 
 def package_versions() -> dict[str, str]:

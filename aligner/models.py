@@ -98,8 +98,10 @@ def load_model(name: str, dtype: torch.dtype, trust_remote_code: bool = False, *
         )
     except Exception as error:
         if safe and "safetensors" in str(error):
-            raise UserError(f"{name}: has no weights in safetensors, and a pickle can run code. --trust_remote_code opens "
-                            "one, if you trust where it comes from.") from None  # fmt: skip
+            raise UserError(
+                f"{name}: has no weights in safetensors, and a pickle can run code. --trust_remote_code opens one, if you trust "
+                "its source."
+            ) from None
         raise _cannot_open(name, "model", error) from error
     model, info = loaded
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})

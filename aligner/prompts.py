@@ -34,15 +34,15 @@ class PromptTemplate:
     text: str
 
     def __post_init__(self) -> None:
-        found = _SLOT.findall(self.text)
+        slots = _SLOT.findall(self.text)
         almost = [m[0] for m in _ALMOST.finditer(self.text) if not _SLOT.fullmatch(m[0])]
         if almost:
             raise UserError(
                 f"prompt template '{self.name}' has {almost[0]}: write {{question}}, {{answer}} and {{feedback}}."
             )
         for slot in SLOTS:
-            if found.count(slot) > 1 or (slot in NEEDED and slot not in found):
-                count = "no" if slot not in found else "more than one"
+            if slots.count(slot) > 1 or (slot in NEEDED and slot not in slots):
+                count = "no" if slot not in slots else "more than one"
                 raise UserError(f"prompt template '{self.name}' has {count} {{{slot}}}: it needs exactly one.")
 
     @property

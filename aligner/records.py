@@ -19,6 +19,13 @@ def system_error(error: OSError) -> UserError:
     return UserError(f"{error.filename or 'the system says'}: {error.strerror or error}.")
 
 
+def require_at_least_one(**flags: float | None) -> None:
+    """UserError naming the first flag whose number is below 1. None stands for a flag that was not given."""
+    for name, value in flags.items():
+        if value is not None and value < 1:
+            raise UserError(f"--{name} is {value}: it must be at least 1.")
+
+
 class Origin(NamedTuple):
     """Where a record stands: a file (or data set id) and its row, counted from 1."""
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from aligner.commands.correct import add_flags as correct_flags
 from aligner.commands.evaluate import add_flags as evaluate_flags
-from aligner.evaluation.campaign import Campaign, read_campaign, run
-from aligner.evaluation.steps import Flags
+from aligner.evaluation.campaign import Campaign, read_campaign, run_campaign
+from aligner.evaluation.subprocess_step import Flags
 from aligner.records import UserError
 
 GIVEN = {"input", "output", "after", "dimensions"}  # what the campaign says itself
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
         file = parser.parse_args(arguments).config
         campaign = read_campaign(file)
         check_flags(file, campaign)
-        return run(campaign)
+        return run_campaign(campaign)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,18 +1,10 @@
-"""`aligner correct`: its flags, and what is said at the end."""
+"""The flags of `aligner correct`."""
 
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
-from functools import partial
-from pathlib import Path
 
-from tqdm import tqdm
-
-from aligner.commands.shared_flags import add_model_flags, add_server_flags
-from aligner.files import refuse_overwriting
-from aligner.records import UserError
+from aligner.commands.shared_flags import add_model_flags, add_server_flags, config_from
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -65,39 +57,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do it; returns the exit status."""
-    from aligner.inference.command import drift_lines, work_of
-    from aligner.inference.correct_file import correct_file
-    from aligner.inference.servers import ServerGone
-    from aligner.models import quiet_libraries
+    """Correct a file; returns the exit status."""
+    from aligner.inference.config import CorrectConfig
 
-    quiet_libraries()
-    for name in ("batch_size", "max_new_tokens", "rounds", "concurrency"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name} is {getattr(args, name)}: it must be at least 1.")
-    refuse_overwriting(args.output, args.input)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is Ctrl-C
-    work, journal = work_of(args), Path(f"{args.output}.journal")
-    try:
-        report = correct_file(work, partial(tqdm, unit=" rows"))
-    except (KeyboardInterrupt, OSError, ServerGone):
-        if journal.exists():
-            print(f"what was done is kept in {journal}: the same command goes on", file=sys.stderr)
-        raise
-    for fault in report.faults:
-        print(f"error: {fault}", file=sys.stderr)
-    asked = f" ({report.asked:,} were asked for)" if report.asked else ""
-    print(f"{report.corrected:,} of {report.rows:,} answers corrected{asked}: {args.output}")
-    if report.cut:
-        print(f"{report.cut:,} answers were cut off at the upstream's limit ('answer_finished' says which)")
-    if report.empty:
-        print(f"{report.empty:,} corrections are empty: the Aligner ended at once. Do not put it in front of people")
-    if report.unfinished:
-        print(
-            f"{report.unfinished:,} of them did not end within {args.max_new_tokens:,} tokens (or the model's) and were cut off"
-        )
-    if report.unread:
-        print(f"{report.unread:,} rows have feedback, which the Aligner's prompt has no slot for: it was not read")
-    for line in drift_lines(report.drift):
-        print(line)
-    return 1 if report.faults else 0
+    config = config_from(args, CorrectConfig)
+    from aligner.inference.command import correct  # torch, for which a misspelt flag need not wait
+
+    return correct(config)

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from aligner.card import prompt_of
 from aligner.encoder import Encoder
-from aligner.inference.greedy import Decoder, Row, fits
+from aligner.inference.greedy import Decoder, DecoderRow, fits
 from aligner.inference.sampling import Sampling, generate
 from aligner.models import load_model, load_tokenizer, placement, positions_of
 from aligner.prompts import FEEDBACKS, PromptTemplate
@@ -22,11 +22,11 @@ from aligner.records import UserError
 
 log = logging.getLogger("aligner")
 CHUNK = 64  # prompts that are tokenised together
-Made = TypeVar("Made")
+Item = TypeVar("Item")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class Request(NamedTuple):
+class CorrectionRequest(NamedTuple):
     """An answer to correct. `feedback`: what to mind, for a prompt with a slot for it."""
 
     question: str
@@ -54,7 +54,7 @@ Outcome = Corrected | UserError  # the error says why this one cannot be correct
 class Aligner(Protocol):
     """Whatever corrects answers: a model here, or one behind a server."""
 
-    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Outcome]]:
+    def stream(self, requests: Sequence[CorrectionRequest]) -> Iterator[tuple[int, Outcome]]:
         """Yield each request's place and outcome as it is known, in any order."""
 
 
@@ -109,22 +109,24 @@ class Corrector:
             )
         return cls(model, encoder, template, decoder, settings)
 
-    def correct(self, pairs: Iterable[tuple[str, str] | Request], feedback: str | None = None) -> list[Corrected]:
+    def correct(
+        self, pairs: Iterable[tuple[str, str] | CorrectionRequest], feedback: str | None = None
+    ) -> list[Corrected]:
         """The correction of each (question, answer), in order. `feedback` holds for all: a text, or a preset's name.
 
         UserError where one cannot be corrected: its prompt is longer than the model's positions.
         """
-        requests = [Request(*pair) for pair in pairs]
+        requests = [CorrectionRequest(*pair) for pair in pairs]
         if feedback:
             requests = [request._replace(feedback=FEEDBACKS.get(feedback, feedback)) for request in requests]
-        made = dict(self.stream(requests))
+        outcomes = dict(self.stream(requests))
         for index in range(len(requests)):
-            outcome = made[index]
+            outcome = outcomes[index]
             if isinstance(outcome, UserError):
                 raise UserError(f"request {index + 1}: {outcome}")
-        return [made[index] for index in range(len(requests))]  # type: ignore[misc]
+        return [outcomes[index] for index in range(len(requests))]  # type: ignore[misc]
 
-    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Outcome]]:
+    def stream(self, requests: Sequence[CorrectionRequest]) -> Iterator[tuple[int, Outcome]]:
         """Yield each request's place and outcome as it is known: rows that end early come early."""
         check_feedback(self.template, requests)
         refused: list[tuple[int, UserError]] = []
@@ -133,17 +135,17 @@ class Corrector:
             yield row.index, self.corrected(row, requests[row.index].answer)
         yield from refused
 
-    def corrected(self, row: Row, answer: str) -> Corrected:
+    def corrected(self, row: DecoderRow, answer: str) -> Corrected:
         """What a decoded row says, and what it did to the answer."""
-        finished = row.made[-1] == self.encoder.eos
-        text = self.text(row.made[: len(row.made) - finished])
+        finished = row.output[-1] == self.encoder.eos
+        text = self.text(row.output[: len(row.output) - finished])
         return Corrected(text, finished, edits(answer, text))
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of tokens of a correction."""
         return str(self.encoder.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
-    def decoded(self, rows: Iterator[Row]) -> Iterator[Row]:
+    def decoded(self, rows: Iterator[DecoderRow]) -> Iterator[DecoderRow]:
         """Decode rows, in the order in which they end."""
         if self.decoder and not self.settings.sampling:
             yield from self.decoder.decode(rows, self.settings.batch_size)
@@ -153,24 +155,26 @@ class Corrector:
                 group = [row for row in batch if row.most == most]
                 sampling = self.settings.sampling
                 drawn = sampling and replace(sampling, seed=sampling.seed + group[0].index)  # every batch draws anew
-                made = generate(self.model, [row.prompt for row in group], [self.encoder.eos], most, drawn)
-                for row, tokens in zip(group, made, strict=True):
-                    row.made = tokens
+                outputs = generate(self.model, [row.prompt for row in group], [self.encoder.eos], most, drawn)
+                for row, tokens in zip(group, outputs, strict=True):
+                    row.output = tokens
                     yield row
 
-    def _rows(self, requests: Sequence[Request], refused: list[tuple[int, UserError]]) -> Iterator[Row]:
+    def _rows(
+        self, requests: Sequence[CorrectionRequest], refused: list[tuple[int, UserError]]
+    ) -> Iterator[DecoderRow]:
         """The requests as tokens; those without room for a correction go to `refused`."""
         for places in in_batches(range(len(requests)), CHUNK):
             chunk = [requests[place] for place in places]
             pairs = self.encoder.pairs([self.template.render(*r) for r in chunk], [r.answer for r in chunk])
             for place, (prompt, answer, _) in zip(places, pairs, strict=True):
                 row = self.row(prompt, answer, place)
-                if isinstance(row, Row):
+                if isinstance(row, DecoderRow):
                     yield row
                 else:
                     refused.append((place, row))
 
-    def row(self, prompt: list[int], answer: list[int], index: int) -> Row | UserError:
+    def row(self, prompt: list[int], answer: list[int], index: int) -> DecoderRow | UserError:
         """A row to decode, or why there is no room for its correction."""
         positions = positions_of(self.model.config) or 10**9
         if len(prompt) >= positions:
@@ -180,7 +184,7 @@ class Corrector:
         most = self.settings.max_prompt_tokens
         if most and len(prompt) > most:
             return UserError(f"its prompt has {len(prompt):,} tokens, and at most {most:,} are read: shorten it.")
-        return Row(prompt, answer, min(self.settings.max_new_tokens, positions - len(prompt)), index)
+        return DecoderRow(prompt, answer, min(self.settings.max_new_tokens, positions - len(prompt)), index)
 
 
 def best_dtype() -> str:
@@ -188,10 +192,10 @@ def best_dtype() -> str:
     return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
 
 
-def memory_named(made: Iterator[Made], flags: str) -> Iterator[Made]:
+def memory_named(items: Iterator[Item], flags: str) -> Iterator[Item]:
     """What is made, one by one; UserError with the flags to lower where a GPU's memory does not suffice."""
     try:
-        yield from made
+        yield from items
     except torch.OutOfMemoryError:
         raise UserError(f"the GPU's memory is full. Lower {flags}.") from None
 
@@ -203,7 +207,7 @@ def in_batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def check_feedback(template: PromptTemplate, requests: Iterable[Request]) -> None:
+def check_feedback(template: PromptTemplate, requests: Iterable[CorrectionRequest]) -> None:
     """UserError where feedback is given and the prompt has no slot for it."""
     if not template.takes_feedback and any(request.feedback for request in requests):
         raise UserError(

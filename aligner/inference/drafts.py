@@ -37,7 +37,7 @@ class Guess(NamedTuple):
     tokens: list[int]
 
 
-class Source:
+class TokenIndex:
     """Token ids, and where each of them stands."""
 
     def __init__(self, ids: Sequence[int]) -> None:
@@ -51,17 +51,17 @@ class Source:
             self.ids.append(token)
             self.behind[token].append(len(self.ids))
 
-    def find(self, made: Sequence[int], near: int) -> tuple[int, int]:
+    def find(self, output: Sequence[int], near: int) -> tuple[int, int]:
         """The longest run at the end of `made` that stands in these ids, and the place behind it.
 
         Of runs of equal length, the one nearest to `near`. (0, -1) where even the last token is not found.
         """
         best, distance = NOWHERE, 0
-        for place in self.behind.get(made[-1], ()) if made else ():
+        for place in self.behind.get(output[-1], ()) if output else ():
             if place == len(self.ids):
                 continue  # nothing follows
-            run, most = 1, min(place, len(made), SUFFIX)
-            while run < most and self.ids[place - 1 - run] == made[-1 - run]:
+            run, most = 1, min(place, len(output), SUFFIX)
+            while run < most and self.ids[place - 1 - run] == output[-1 - run]:
                 run += 1
             if run > best[0] or (run == best[0] and abs(place - near) < distance):
                 best, distance = (run, place), abs(place - near)
@@ -72,8 +72,8 @@ class Drafter:
     """One row's sources of drafts. `answer` ends with end-of-text, so that an unchanged answer is one draft."""
 
     def __init__(self, prompt: Sequence[int], answer: Sequence[int]) -> None:
-        self.answer, self.text = Source(answer), Source(prompt)
-        self.made: list[int] = []
+        self.answer, self.text = TokenIndex(answer), TokenIndex(prompt)
+        self.output: list[int] = []
         self.place = 0  # in the answer, where the correction is expected to go on
         self.whole = True  # so far the correction is the answer's beginning
 
@@ -81,28 +81,28 @@ class Drafter:
         """Take the tokens that the model really made."""
         for token in tokens:
             follows = self.place < len(self.answer.ids) and self.answer.ids[self.place] == token
-            self.made.append(token)
+            self.output.append(token)
             self.place += follows
             self.whole &= follows
         self.text.extend(tokens)
 
     def guesses(self) -> list[Guess]:
         """How each source would go on."""
-        found = []
+        guesses = []
         if self.whole:
-            found.append(Guess(WHOLE, min(self.place, SUFFIX), self.answer.ids[self.place : self.place + LONGEST]))
+            guesses.append(Guess(WHOLE, min(self.place, SUFFIX), self.answer.ids[self.place : self.place + LONGEST]))
         else:
-            run, place = self.answer.find(self.made, self.place)
+            run, place = self.answer.find(self.output, self.place)
             if place >= 0:
                 self.place = place
-                found.append(Guess(ANSWER, run, self.answer.ids[place : place + LONGEST]))
+                guesses.append(Guess(ANSWER, run, self.answer.ids[place : place + LONGEST]))
         run, place = self.text.find(self.text.ids[-SUFFIX:], len(self.text.ids))
         if place >= 0:
-            found.append(Guess(TEXT, run, self.text.ids[place : place + LONGEST]))
-        return found
+            guesses.append(Guess(TEXT, run, self.text.ids[place : place + LONGEST]))
+        return guesses
 
 
-class Habits:
+class AcceptanceStats:
     """How often guesses were right, by their source and by the run they continue; shared by all rows."""
 
     def __init__(self) -> None:
@@ -117,9 +117,9 @@ class Habits:
         """The guess that is worth most."""
         return max(guesses, key=lambda guess: float(self.survival(guess).sum()))
 
-    def learn(self, guess: Guess, made: Sequence[int]) -> None:
+    def learn(self, guess: Guess, tokens: Sequence[int]) -> None:
         """Compare a guess with what was made, up to the first difference."""
-        for offset, (guessed, token) in enumerate(zip(guess.tokens, made, strict=False)):
+        for offset, (guessed, token) in enumerate(zip(guess.tokens, tokens, strict=False)):
             bucket = BUCKETS[min(guess.run + offset, len(BUCKETS) - 1)]
             self.right[guess.source, bucket] += RATE * ((guessed == token) - self.right[guess.source, bucket])
             if guessed != token:

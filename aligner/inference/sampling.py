@@ -38,8 +38,8 @@ def generate(
     config = GenerationConfig(
         do_sample=sampling is not None, max_new_tokens=most, eos_token_id=list(ends), pad_token_id=eos, **drawn
     )
-    made_BM: list[list[int]] = model.generate(  # type: ignore[operator]
+    output_BM: list[list[int]] = model.generate(  # type: ignore[operator]
         input_ids=ids_BL, attention_mask=mask_BL, generation_config=config
     )[:, longest:].tolist()
-    stops = [next((place + 1 for place, token in enumerate(made) if token in ends), None) for made in made_BM]
-    return [made[:stop] for made, stop in zip(made_BM, stops, strict=True)]
+    stops = [next((place + 1 for place, token in enumerate(tokens) if token in ends), None) for tokens in output_BM]
+    return [tokens[:stop] for tokens, stop in zip(output_BM, stops, strict=True)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from aligner.encoder import Encoder
-from aligner.inference.corrector import Corrected, Outcome, Request, Settings, check_feedback
+from aligner.inference.corrector import Corrected, CorrectionRequest, Outcome, Settings, check_feedback
 from aligner.inference.servers import Client, Server
 from aligner.prompts import PromptTemplate
 from aligner.quality.edits import edits
@@ -22,7 +22,7 @@ class Answer(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Upstream:
+class UpstreamModel:
     """A model that answers questions."""
 
     server: Server
@@ -64,7 +64,7 @@ class ServedAligner:
     positions: int
     settings: Settings = Settings()
 
-    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Outcome]]:
+    def stream(self, requests: Sequence[CorrectionRequest]) -> Iterator[tuple[int, Outcome]]:
         """Yield each request's place and outcome as it is known."""
         check_feedback(self.template, requests)
         # All in this thread: a tokenizer must not be used by several at once.
@@ -76,7 +76,7 @@ class ServedAligner:
                 text, finished = outcome
                 yield place, Corrected(text, finished, edits(requests[place].answer, text))
 
-    def _prompt(self, request: Request) -> tuple[str | list[int], int]:
+    def _prompt(self, request: CorrectionRequest) -> tuple[str | list[int], int]:
         """The prompt as it is sent, and the tokens that are left for the correction."""
         text = self.template.render(*request)
         ids = self.encoder.prompts([text])[0]

@@ -146,13 +146,13 @@ class Server:
         try:
             return call(client, item)
         except openai.APIStatusError as error:
-            said = f"status {error.status_code}: {_line(error.message)}"
+            status = f"status {error.status_code}: {_line(error.message)}"
             if error.status_code in REFUSED or (error.status_code == FORBIDDEN and answered):
-                return UserError(f"{self.url} refuses it ({said}).")
+                return UserError(f"{self.url} refuses it ({status}).")
             if error.status_code >= 500 and self._answers(client):
-                return UserError(f"{self.url} fails on it ({said}).")
+                return UserError(f"{self.url} fails on it ({status}).")
             hint = f" Put a key into the variable {self.key}." if error.status_code in (401, 403) else ""
-            return ServerGone(f"{self.url} cannot be used ({said}).{hint}")
+            return ServerGone(f"{self.url} cannot be used ({status}).{hint}")
         except openai.APIConnectionError as error:
             if isinstance(error, openai.APITimeoutError) and self._answers(client):
                 return UserError(f"{self.url} does not answer it within {self.timeout:g} seconds.")

@@ -58,8 +58,8 @@ def _kept(before: list[str], after: list[str]) -> Iterable[tuple[str, int, int, 
         head = _alike(before, after)
         tail = _alike(before[head:][::-1], after[head:][::-1])
         i, j = len(before) - tail, len(after) - tail
-        found = ("equal", 0, head, 0, head), ("replace", head, i, head, j), ("equal", i, len(before), j, len(after))
-        return [each for each in found if each[1] < each[2] or each[3] < each[4]]
+        opcodes = ("equal", 0, head, 0, head), ("replace", head, i, head, j), ("equal", i, len(before), j, len(after))
+        return [each for each in opcodes if each[1] < each[2] or each[3] < each[4]]
     return [(o.tag, o.src_start, o.src_end, o.dest_start, o.dest_end) for o in LCSseq.opcodes(before, after)]
 
 

@@ -55,12 +55,19 @@ def application(exchange: Exchange, limits: Limits) -> Starlette:
     bound = Bounded(limits.most)
     layer = Layer(exchange, limits, bound)
     routes = [
-        Route("/", layer.page), Route("/health", layer.health), Route("/diff", layer.compare, methods=["POST"]),
-        Route("/v1/models", layer.models), Route(CHAT, layer.chat, methods=["POST"]),
-    ]  # fmt: skip
+        Route("/", layer.page),
+        Route("/health", layer.health),
+        Route("/diff", layer.compare, methods=["POST"]),
+        Route("/v1/models", layer.models),
+        Route(CHAT, layer.chat, methods=["POST"]),
+    ]
     handlers: dict[Any, Any] = {
-        Refused: _refused, ClientDisconnect: _gone, 404: _unknown, 405: _unknown, Exception: _broken,
-    }  # fmt: skip
+        Refused: _refused,
+        ClientDisconnect: _gone,
+        404: _unknown,
+        405: _unknown,
+        Exception: _broken,
+    }
     return Starlette(
         routes=routes, lifespan=lifespan, exception_handlers=handlers, middleware=[Middleware(bound.around)]
     )
@@ -77,9 +84,9 @@ class Layer:
     async def chat(self, request: Request) -> ASGIApp:
         """A chat, whole or as a stream."""
         caller = self._admitted(request)
-        asked = parse_request(await body_of(request, self.limits.largest))
-        work = self.exchange.stream if asked.get("stream") else self.exchange.answer
-        return await unless_gone(request, work(asked, caller))
+        chat = parse_request(await body_of(request, self.limits.largest))
+        work = self.exchange.stream if chat.get("stream") else self.exchange.answer
+        return await unless_gone(request, work(chat, caller))
 
     async def models(self, request: Request) -> Response:
         """The upstream's models: they are who is talked to."""
@@ -104,8 +111,8 @@ class Layer:
     async def page(self, request: Request) -> HTMLResponse:
         """The page. Nothing but its own script and style can run in it."""
         nonce = secrets.token_urlsafe(16)
-        policy = (f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
-                  "form-action 'none'; frame-ancestors 'none'; base-uri 'none'")  # fmt: skip
+        allowed = f"script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'"
+        policy = f"default-src 'none'; {allowed}; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
         headers = {
             "content-security-policy": policy,
             "x-content-type-options": "nosniff",

@@ -20,8 +20,12 @@ from typing import Any
 from starlette.responses import JSONResponse
 
 KINDS = {  # any other: an invalid request below 500, the server's own error above
-    401: "authentication_error", 429: "rate_limit_error", 502: "upstream_error", 503: "aligner_error", 504: "upstream_error",
-}  # fmt: skip
+    401: "authentication_error",
+    429: "rate_limit_error",
+    502: "upstream_error",
+    503: "aligner_error",
+    504: "upstream_error",
+}
 LAST = b"data: [DONE]\n\n"
 
 
@@ -66,16 +70,16 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
 def parse_request(body: bytes) -> dict[str, Any]:
     """A chat request, as far as this program looks at it. Refused (400) where it is none; the rest is the upstream's."""
-    asked = parse_object(body)
-    messages = asked.get("messages")
+    chat = parse_object(body)
+    messages = chat.get("messages")
     if not isinstance(messages, list) or not messages:
         raise Refused(400, "'messages' must be a list of messages.")
     for place, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise Refused(400, f"'messages[{place}]' must be an object with a role.")
-    if not isinstance(asked.get("stream", False), bool | None):
+    if not isinstance(chat.get("stream", False), bool | None):
         raise Refused(400, "'stream' must be true or false.")
-    return asked
+    return chat
 
 
 def completion(content: bytes) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class Reply:
     content: bytes
 
 
-class Upstream:
+class UpstreamClient:
     """An OpenAI-compatible server. `key`: sent where the caller's own is not; `timeout`: seconds for a whole answer, and between
     two pieces of a stream; `largest`: bytes of an answer.
 
@@ -57,18 +57,17 @@ class Upstream:
         """An answer as it comes."""
         if (
             self._session is None
-        ):  # no cookies: what is said to one caller is no other's; as many at once as the layer holds
-            self._session = aiohttp.ClientSession(
-                cookie_jar=aiohttp.DummyCookieJar(), connector=aiohttp.TCPConnector(limit=0)
-            )
+        ):  # no cookies: those of one caller are no other's; as many connections as the layer holds
+            connector, cookies = aiohttp.TCPConnector(limit=0), aiohttp.DummyCookieJar()
+            self._session = aiohttp.ClientSession(cookie_jar=cookies, connector=connector)
         headers = {name: caller[name] for name in PASSED if name in caller}
         if self._key and "authorization" not in headers:
             headers["authorization"] = f"Bearer {self._key}"
+        method, address = "POST" if body else "GET", self.url + path
+        limit = timeout or aiohttp.ClientTimeout(None, sock_connect=CONNECT, sock_read=self.timeout)
+        options: dict[str, Any] = {"json": body, "headers": headers, "allow_redirects": False, "timeout": limit}
         try:
-            async with self._session.request(
-                "POST" if body else "GET", self.url + path, json=body, headers=headers, allow_redirects=False,
-                timeout=timeout or aiohttp.ClientTimeout(None, sock_connect=CONNECT, sock_read=self.timeout),
-            ) as response:  # fmt: skip
+            async with self._session.request(method, address, **options) as response:
                 if 300 <= response.status < 400:
                     raise Refused(502, f"The upstream redirects to {response.headers.get('location', 'nowhere')}.")
                 yield response

@@ -36,9 +36,9 @@ def _words(flag: str, value: Any) -> list[str]:
     return [f"--{flag}", *(map(str, value) if isinstance(value, list) else [str(value)])]
 
 
-def the_same(file: Path, settings: Flags, made: Path) -> None:
+def the_same(file: Path, settings: Flags, product: Path) -> None:
     """Keep what `made` is made with. UserError where it is there, and was made with something else."""
-    if made.exists() and file.exists() and (before := read_json(file)) != json.loads(json.dumps(settings)):
+    if product.exists() and file.exists() and (before := read_json(file)) != json.loads(json.dumps(settings)):
         changed = min(name for name in before.keys() | settings.keys() if before.get(name) != settings.get(name))
         raise UserError(
             f"{file.parent}: was made with another {changed} ({file.name} says which). Name another output, or remove it."

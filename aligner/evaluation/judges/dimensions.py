@@ -53,11 +53,11 @@ class Dimension:
         cut off has not come to its verdict.
         """
         lines = [line for line in reply.splitlines() if _VERDICT.search(line)] if not reply.endswith(CUT_OFF) else []
-        found = {verdict.upper() for verdict in _VERDICT.findall(lines[-1])} if lines else set()
-        if len(found) != 1:
+        verdicts = {verdict.upper() for verdict in _VERDICT.findall(lines[-1])} if lines else set()
+        if len(verdicts) != 1:
             return None
-        said = {"A": 1, "B": -1, "EQUAL": 0}[found.pop()]
-        return -said if self.names_worse else said
+        preference = {"A": 1, "B": -1, "EQUAL": 0}[verdicts.pop()]
+        return -preference if self.names_worse else preference
 
 
 HELPFUL = Dimension(
