@@ -32,7 +32,7 @@ class HubAddress:
 
 
 def is_hub_address(path: str) -> bool:
-    """Whether a path speaks of the hub and not of a file."""
+    """Whether a path is an address on the hub and not a file."""
     return path.startswith(PREFIX)
 
 
@@ -61,7 +61,7 @@ def _builder(repo: str, revision: str, config: str | None) -> Any:
 
 
 def commit_of(address: HubAddress) -> str:
-    """The commit that the address's revision stands for now."""
+    """The commit that the address's revision names now."""
     return str(_opened(address).hash)
 
 

@@ -1,4 +1,4 @@
-"""The pictures."""
+"""Plots as PNG files."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def test_many_faults_are_told_together_and_one_by_one_as_json(tmp_path, capsys):
 
 
 def test_lengths_of_many_rows_come_from_a_sample(tmp_path, capsys, tiny_model, monkeypatch):
-    monkeypatch.setattr("aligner.quality.check.SAMPLE", 10)
+    monkeypatch.setattr("aligner.quality.command.SAMPLE", 10)
     data = rows(tmp_path / "rows.jsonl", *[(f"question {n}", "a", "c") for n in range(50)])
     assert cli.main(["check", data, "--model_name_or_path", str(tiny_model)]) == 0
     assert "of a sample of 10 rows (--exact takes all)" in capsys.readouterr().out

@@ -61,7 +61,7 @@ def test_people_can_be_the_judge_and_are_not_counted_in_tokens(tmp_path, capsys)
     found = report(tmp_path)["verdicts"]["helpful"]
     assert (found["wins"], found["losses"], found["ties"]) == (4, 4, 4)
     said = capsys.readouterr().out
-    assert "24 replies to ask for\n" in said and "token" not in said
+    assert "24 replies to request\n" in said and "token" not in said
 
 
 def test_a_label_holds_for_the_pair_the_other_way_round_too(tmp_path):

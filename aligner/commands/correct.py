@@ -12,12 +12,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     from aligner.prompts import FEEDBACKS
 
     parser.epilog = (
-        "Killed or stopped, the same command goes on where it was. Exit 0: every row was corrected. Exit 1: the rows named could "
+        "Killed or stopped, the same command continues where it was. Exit 0: every row was corrected. Exit 1: the rows named could "
         "not be, the others were. Exit 2: the command cannot be carried out, or a server is gone."
     )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--model", metavar="DIR", help="an Aligner: an output folder or a hub id")
-    which.add_argument("--stack", nargs="+", metavar="DIR", help="several, each correcting what the one before it made")
+    which.add_argument(
+        "--stack", nargs="+", metavar="DIR", help="several, each correcting the output of the one before it"
+    )
     add = parser.add_argument
     add("--input", required=True, metavar="FILE", help="rows with question and answer (JSON lines, JSON, Parquet)")
     add(
@@ -30,14 +32,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--feedback",
         metavar="TEXT",
-        help=f"what to mind, for rows that do not say: {', '.join(FEEDBACKS)}, or any text",
+        help=f"instruction for the correction, for rows that have none: {', '.join(FEEDBACKS)}, or any text",
     )
     add("--sample", action="store_true", help="draw tokens as the paper did (temperature 0.3, top-k 10, top-p 0.95)")
     add("--seed", type=int, default=42, metavar="N", help="of --sample (42)")
-    add("--aligner_url", metavar="URL", help="the Aligner is served there; --model says its prompt and tokenizer")
-    add("--aligner_model", metavar="NAME", help="its name there (what --model says)")
-    add("--upstream_url", metavar="URL", help="an OpenAI-compatible server to ask for the answers that rows lack")
-    add("--upstream_model", metavar="NAME", help="the model to ask there")
+    add("--aligner_url", metavar="URL", help="address of a served Aligner; --model gives its prompt and tokenizer")
+    add("--aligner_model", metavar="NAME", help="its name there (the value of --model)")
+    add("--upstream_url", metavar="URL", help="an OpenAI-compatible server that generates the answers that rows lack")
+    add("--upstream_model", metavar="NAME", help="the name of the model there")
     add("--upstream_max_tokens", type=int, metavar="N", help="longest answer in tokens (the server's)")
     add("--upstream_temperature", type=float, metavar="X", help="of the answers (the server's)")
     add(

@@ -12,10 +12,10 @@ from aligner.evaluation.judges.judge import JUDGES
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     parser.epilog = (
-        "Every pair that changed is asked in both orders; a judge that changes its mind gives a tie, an unreadable reply is "
-        "counted as such. Replies are kept in OUTPUT/replies.jsonl: killed or run again, nothing is asked twice. Exit 0: every "
-        "pair has a reply; 1: some have none, no verdict of a dimension could be read, or rows could not be used; 2: the command "
-        "cannot be carried out, or a server is gone."
+        "Every pair that changed is judged in both orders; a judge that changes its mind gives a tie, an unreadable reply is "
+        "counted as such. Replies are kept in OUTPUT/replies.jsonl: killed or run again, no reply is requested twice. "
+        "Exit 0: every pair has a reply; 1: some have none, no verdict of a dimension could be read, or rows could not be used; "
+        "2: the command cannot be carried out, or a server is gone."
     )
     add = parser.add_argument
     what = parser.add_mutually_exclusive_group(required=True)

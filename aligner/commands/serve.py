@@ -25,7 +25,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--mode",
         choices=("always", "gate", "shadow"),
         default="always",
-        help="correct; leave alone what the Aligner would have written itself; only fill --shadow_file (always)",
+        help="correct; leave unchanged what the Aligner would have written itself; only fill --shadow_file (always)",
     )
     add("--threshold", type=float, metavar="X", help="of --mode gate: nats a token, as 'aligner calibrate' chooses it")
     add("--shadow_file", metavar="FILE", help="of --mode shadow: JSON lines with question, answer, correction")
@@ -44,7 +44,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="VARIABLE",
         help="the variable with the upstream's key, for callers that send none of their own (OPENAI_API_KEY)",
     )
-    add("--feedback", default="", metavar="TEXT", help="what to mind, for an Aligner whose prompt has a slot for it")
+    add(
+        "--feedback",
+        default="",
+        metavar="TEXT",
+        help="instruction for corrections, where the Aligner's prompt has a slot for it",
+    )
     add("--max_requests", type=int, default=64, metavar="N", help="requests held at once; more get 429 (64)")
     add(
         "--max_prompt_tokens",

@@ -35,7 +35,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_server_flags(parser: argparse.ArgumentParser) -> None:
-    """How a server is asked."""
+    """How servers are called."""
     add = parser.add_argument
     add("--concurrency", type=int, default=8, metavar="N", help="requests to a server at once (8)")
     add(
@@ -43,5 +43,5 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=600,
         metavar="S",
-        help="seconds a reply may take, each time it is asked for (600)",
+        help="seconds for a reply, at each try (600)",
     )

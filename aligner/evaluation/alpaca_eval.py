@@ -1,4 +1,4 @@
-"""AlpacaEval through its own package: answers and corrections as two models, its judge asked, its leaderboard read back.
+"""AlpacaEval through its own package: answers and corrections as two models, judged by its annotators, its leaderboard read back.
 
 The package (`pip install alpaca_eval`, best in an environment of its own) is a program here, not an import. Its length-controlled
 rate needs its own 805 instructions and data from the hub; for other questions it gives the plain win rate.
@@ -42,7 +42,7 @@ SIDES = ("upstream", "upstream+Aligner")
 
 @dataclass(frozen=True)
 class AlpacaEval:
-    """How to run it. `judge`: the name or folder of an annotators config; without one, `model` is asked at `url`."""
+    """How to run it. `judge`: the name or folder of an annotators config; without one, `model` at `url` judges."""
 
     program: str
     judge: str | None = None
@@ -65,8 +65,8 @@ def export_outputs(pairs: Sequence[Pair], folder: Path) -> dict[str, Path]:
 
 
 def annotator(parent: Path, model: str) -> Path:
-    """Write an annotators config that asks a model of an OpenAI-compatible server in plain words. The package keeps verdicts
-    beside it, whoever gave them: each model and prompt has a folder of its own."""
+    """Write an annotators config for a model of an OpenAI-compatible server. The package keeps verdicts beside it without their
+    judge's name, so each model and prompt has a folder of its own."""
     folder = parent / f"judge-{hashlib.sha256(f'{model}{PROMPT}'.encode()).hexdigest()[:8]}"
     write_text(folder / "prompt.txt", PROMPT)
     judge = {
@@ -111,8 +111,8 @@ def run_alpaca_eval(how: AlpacaEval, pairs: Sequence[Pair], folder: Path) -> dic
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     write_text(folder / "alpaca_eval.log", done.stdout + done.stderr)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["without a word"])[-1]
-        raise UserError(f"{how.program} failed ({last[:200]}). Its words are in {folder / 'alpaca_eval.log'}.")
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"{how.program} failed ({last[:200]}). Its output is in {folder / 'alpaca_eval.log'}.")
     return leaderboard(folder / "results" / "leaderboard.csv")[SIDES[1]]
 
 

@@ -1,8 +1,8 @@
 """Upstream answers -> corrected -> judged -> report, for a list of upstreams: `bash scripts/evaluate.sh CONFIG.yaml`.
 
 Each upstream and prompt set has a folder, `OUTPUT/UPSTREAM/SET`, and each part is the command a person would type, writing files:
-run again, what is finished is not done again and what was begun goes on. At the end stands a table in the layout of the paper's
-main one (table 1): a row for each upstream, a column for each set and dimension, the mean below.
+run again, finished parts are skipped and interrupted ones continue. The result is a table in the layout of the paper's main one
+(table 1): a row for each upstream, a column for each set and dimension, the mean below.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class UpstreamConfig:
 
 @dataclass(frozen=True)
 class PromptSetConfig:
-    """A prompt set and what its answers are judged by."""
+    """A prompt set and the dimensions in which its answers are judged."""
 
     name: str
     dimensions: tuple[str, ...]
@@ -47,7 +47,7 @@ class PromptSetConfig:
 
 @dataclass(frozen=True)
 class Campaign:
-    """What a YAML file asks for: `aligner` and `judge` are flags of `aligner correct` and `aligner evaluate`."""
+    """The contents of a YAML file: `aligner` and `judge` are flags of `aligner correct` and `aligner evaluate`."""
 
     output: Path
     aligner: Flags
@@ -94,7 +94,7 @@ def _questions(file: str, name: str, rest: dict[str, Any]) -> PromptSetConfig:
 
 
 def run_campaign(campaign: Campaign) -> int:
-    """Do all of it. Returns the exit status: 0, or 1 where some rows failed, or a whole cell, which stays empty."""
+    """Run all parts. Returns the exit status: 0, or 1 where some rows failed, or a whole cell, which stays empty."""
     status, aligner = 0, {**result_flags(campaign.aligner), **aligner_and_prompts(campaign.aligner)}
     for questions in campaign.sets:
         question_file = campaign.output / "questions" / f"{questions.name}.jsonl"
@@ -114,7 +114,7 @@ def run_campaign(campaign: Campaign) -> int:
                 }
                 the_same(folder / "settings.json", settings, folder / "corrected.jsonl")
                 status = max(status, _one(campaign, upstream, questions, question_file, folder))
-            except StepFailed as error:  # one upstream that is not there does not keep the others from their rows
+            except StepFailed as error:  # an upstream that is down leaves its own cells empty
                 print(f"error: {upstream.name}, {questions.name}: {error}", file=sys.stderr)
                 status = 1
     lines = main_table(campaign)
@@ -129,7 +129,7 @@ def result_flags(flags: Flags) -> Flags:
 
 def aligner_and_prompts(flags: Flags) -> Flags:
     """Fingerprints of the Aligners and the texts of their prompts: a folder may be trained anew, and a prompt's file edited."""
-    from aligner.card import prompt_of  # torch, for which a misspelt file need not wait
+    from aligner.card import prompt_of  # imports torch, for which a misspelt file need not wait
     from aligner.demo import locate
     from aligner.models import check_place, fingerprint
 
@@ -147,7 +147,7 @@ def _one(
     campaign: Campaign, upstream: UpstreamConfig, questions: PromptSetConfig, question_file: Path, folder: Path
 ) -> int:
     corrected, status = folder / "corrected.jsonl", 0
-    for name in FIGURES:  # a cell that fails now does not show an earlier judge's
+    for name in FIGURES:  # so that a cell that fails now does not show an earlier judge's figures
         (folder / name).unlink(missing_ok=True)
     if not corrected.exists():
         status = command("correct", {"input": question_file, "output": corrected, **campaign.aligner, **upstream.flags})

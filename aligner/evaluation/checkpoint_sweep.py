@@ -1,4 +1,4 @@
-"""Several Aligners over the same rows, such as the checkpoints of one training run: what each loses where, and what each copies.
+"""Several Aligners over the same rows, such as the checkpoints of one training run: losses by kind of token, and copying.
 
 Each one's losses are of the corrections in the rows; its copying is of corrections that it makes itself. A resume state is
 exported for the time it takes.
@@ -43,11 +43,11 @@ class CheckpointSweep:
 
         Its corrections are kept in `folder` under what made them: run again, they are not made again.
         """
-        from aligner.evaluation.losses import means  # torch, for which other evaluations need not wait
+        from aligner.evaluation.losses import means  # imports torch, for which other evaluations need not wait
 
         rows = folder / "rows.jsonl"
         write_lines(rows, ({"question": p.question, "answer": p.before, "upstream": p.upstream} for p in pairs))
-        for left in folder.glob(f"{EXPORTED}*"):  # by a kill
+        for left in folder.glob(f"{EXPORTED}*"):  # left by a kill
             remove_folder(left)
         results = []
         for name, model in in_order(self.models):
@@ -67,7 +67,7 @@ class CheckpointSweep:
         return bool(self.flags.get("trust_remote_code"))
 
     def _digest(self, rows: Path, place: str) -> str:
-        """What decides an Aligner's corrections."""
+        """A digest of all that decides an Aligner's corrections."""
         from aligner.card import prompt_of
         from aligner.models import fingerprint
 

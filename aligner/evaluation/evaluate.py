@@ -181,20 +181,20 @@ def is_unreadable(dimension: str, verdicts: Sequence[Verdict]) -> bool:
 
 
 def estimate(requests: Sequence[JudgeRequest], judge: Judge, price: Sequence[float] | None, longest: int) -> str:
-    """What asking will take: replies, tokens in (a token being about four characters), money at most where the price is known.
+    """The cost of the requests: replies, tokens in (a token being about four characters), money at most where the price is known.
     Of a judge that writes nothing (`longest` 0) the replies alone."""
     if not requests:
-        return "nothing to ask: every reply is known"
+        return "no requests: every reply is known"
     if not longest:
-        return f"{len(requests):,} replies to ask for"
+        return f"{len(requests):,} replies to request"
     tokens = sum(len(judge.prompt(each)) for each in requests) / CHARACTERS
     most = (tokens * price[0] + len(requests) * longest * price[1]) / 1e6 if price else 0
     cost = f": at most about {most:,.2f}" if price else ""
-    return f"{len(requests):,} replies to ask for, about {tokens:,.0f} tokens in{cost}"
+    return f"{len(requests):,} replies to request, about {tokens:,.0f} tokens in{cost}"
 
 
 def spent(replies: Sequence[JudgeReply], price: Sequence[float] | None, seconds: float) -> str:
-    """What asking took."""
+    """The time, tokens and money that the requests took."""
     tokens_in, tokens_out = sum(reply.tokens_in for reply in replies), sum(reply.tokens_out for reply in replies)
     line = f"{len(replies):,} replies in {seconds:,.0f} s"
     if tokens_in:

@@ -1,4 +1,4 @@
-"""What a table and a report say: outcomes counted and rated, by upstream and category; and what was copied, without any judge.
+"""The figures of tables and reports: outcomes counted and rated, by upstream and category; and what was copied, without a judge.
 
 Of the paper's inconsistent figures this is the reading here: the rate's denominator is what was judged and read (equation 5; its
 tables drop the unparsed); an average over dimensions is not formed (its "harmlessness" mixes helpful columns in); Elo is the
@@ -45,7 +45,7 @@ def verdict_figures(verdicts: Sequence[Verdict], people: HumanJudge | None = Non
 def _counted(rows: Sequence[Verdict]) -> dict[str, Any]:
     read = [each for each in rows if each.outcome is not None]
     known = any(each.changed for each in read) or not any(each.changed for each in rows)
-    # Where of the changed ones none was read, only what nobody was asked is known: no rate.
+    # Where no verdict of a changed pair could be read, only the unchanged ones are known: no rate.
     outcomes = [each.outcome for each in read if each.outcome is not None]
     win_rate = rate(outcomes, [each.pair.question for each in read]) if known else None
     missing = sum(bool(each.error) for each in rows)
@@ -105,7 +105,7 @@ def copying(pairs: Sequence[Pair]) -> dict[str, Any]:
 
 
 def key_of(upstream: str) -> str:
-    """What an upstream is called beside the figures of all, which are called so."""
+    """The key of an upstream's figures, distinct from that of the figures of all."""
     return "'all'" if upstream == "all" else upstream
 
 
@@ -179,7 +179,7 @@ def figure_lines(dimensions: dict[str, Any], copied: dict[str, Any]) -> list[str
 
 
 def agreed_line(agreed: dict[str, Any]) -> str:
-    """How far the judge agrees with people, and of how many labelled pairs nothing can be said."""
+    """How far the judge agrees with people, and how many labelled pairs have no verdict."""
     if not agreed["rows"]:
         return f"agreement with people: of {agreed['labelled']:,} labelled pairs none was judged and read"
     unread = agreed["labelled"] - agreed["rows"]

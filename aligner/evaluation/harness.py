@@ -4,7 +4,7 @@
         --layer_url http://localhost:8080/v1 --output DIR
 
 The package (`pip install "lm_eval[api]"`, best in an environment of its own) is a program here, not an import. Both models are
-asked through chat completions, so tasks must generate text; those that compare log-probabilities cannot see a correction.
+called through chat completions, so tasks must generate text; those that compare log-probabilities cannot see a correction.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def run_harness(program: str, url: str, model: str, tasks: str, output: Path, mo
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     write_text(output / "lm_eval.log", done.stdout + done.stderr)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["without a word"])[-1]
-        raise UserError(f"{program} failed ({last[:200]}). Its words are in {output / 'lm_eval.log'}.")
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"{program} failed ({last[:200]}). Its output is in {output / 'lm_eval.log'}.")
     return scores(output)
 
 
 def scores(folder: Path) -> Scores:
-    """The newest results that the harness wrote into a folder: what of them is a number, by task and metric."""
+    """The newest results that the harness wrote into a folder: its numbers, by task and metric."""
     files = sorted(folder.rglob("results*.json"), key=lambda file: file.stat().st_mtime)
     if not files:
         raise UserError(f"{folder}: the harness wrote no results.")
@@ -64,7 +64,7 @@ def comparison_lines(before: Scores, after: Mapping[str, Mapping[str, float]]) -
 
 
 def main(arguments: list[str]) -> int:
-    """Run both and print the table; what this does not know goes to the harness."""
+    """Run both and print the table; unknown flags are passed to the harness."""
     parser = argparse.ArgumentParser(
         prog="python -m aligner.evaluation.harness", description=(__doc__ or "").split("\n\n")[0]
     )

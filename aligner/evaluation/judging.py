@@ -1,4 +1,4 @@
-"""Pairs -> outcomes: every pair in both orders, in each dimension, with what was kept before not asked again."""
+"""Pairs -> outcomes: every pair in both orders, in each dimension, with replies that are kept not requested again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aligner.evaluation.replies import ReplyStore
 from aligner.records import UserError
 
 Progress = Callable[..., Any]
-SAME = "identical"  # in the place of replies where nothing was asked
+SAME = "identical"  # in the place of replies where the answer was not changed
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Verdict:
 
     @property
     def changed(self) -> bool:
-        """Whether the answer was changed, so that there was something to ask."""
+        """Whether the correction differs from the answer, so that there is something to judge."""
         return self.pair.before != self.pair.after
 
 
@@ -44,7 +44,7 @@ def both_orders(pair: Pair, dimension: Dimension) -> tuple[JudgeRequest, JudgeRe
 def open_requests(
     pairs: Sequence[Pair], dimensions: Sequence[Dimension], judge: Judge, store: ReplyStore
 ) -> list[JudgeRequest]:
-    """What must be asked: both orders of each pair that changed, once each, but for what is known."""
+    """The requests without a kept reply: both orders of each pair that changed, each once."""
     wanted = {
         store.key(judge, request): request
         for pair in pairs
@@ -59,7 +59,7 @@ def open_requests(
 def judge_pairs(
     pairs: Sequence[Pair], dimensions: Sequence[Dimension], judge: Judge, store: ReplyStore, progress: Progress
 ) -> list[Verdict]:
-    """Ask for what is missing and decide. An answer that was left as it was is a tie, unasked."""
+    """Send the requests without a reply, and decide. An unchanged answer is a tie without a request."""
     requests = open_requests(pairs, dimensions, judge, store)
     errors: dict[str, UserError] = {}
     if requests:

@@ -1,4 +1,4 @@
-"""Answers and their corrections, read from files and put together."""
+"""Answers and their corrections, read from files and joined."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AFTER = ("corrected", "correction")
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An answer and its correction. `upstream`, `category`: what rows say of themselves, or empty. `settled`: whether the last
+    """An answer and its correction. `upstream`, `category`: fields of the row, or empty. `settled`: whether the last
     of several passes changed nothing any more (idempotence, after `--rounds`); None of a single one."""
 
     origin: Origin
@@ -107,7 +107,7 @@ def _pair(
 
 
 def _name(value: Any) -> str:
-    """What a row says of itself, as text that can be printed."""
+    """A field of a row as text that can be printed."""
     return str(value or "").encode("utf-8", "replace").decode("utf-8")
 
 

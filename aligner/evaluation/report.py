@@ -1,4 +1,4 @@
-"""The report: one HTML file that opens from the disk and needs no network. What models wrote is in it as data, shown as text."""
+"""The report: one HTML file that opens from the disk and needs no network. The models' texts are in it as data, shown as text."""
 
 from __future__ import annotations
 

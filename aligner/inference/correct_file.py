@@ -1,7 +1,8 @@
-"""A file of answers -> a file of corrected ones: in order, killed at any time without losing or redoing a row.
+"""A file of answers -> a file of corrected ones, in order. A job that is killed continues without losing or repeating a row.
 
-First the upstream is asked for the answers that are missing. Then come the passes: every Aligner of the stack corrects what the
-one before it made, and that as many rounds as asked for. All of it stands in a journal beside the output until the output does.
+First the upstream generates the answers that are missing. Then come the passes: every Aligner of the stack corrects the output
+of the one before it, for the given number of rounds. Finished rows are kept in a journal beside the output until the output is
+complete.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Progress = Callable[..., Any]  # as tqdm: progress(iterable, total=..., desc=...
 
 @dataclass
 class Item:
-    """A row on its way: its fields as they were read, and what is wrong with it, if anything is."""
+    """A row in progress: its fields as they were read, and its fault, if it has one."""
 
     origin: Origin
     fields: dict[str, Any]
@@ -36,7 +37,7 @@ class Item:
 
 @dataclass(frozen=True)
 class StackedAligner:
-    """One Aligner of a stack: its name and how to open it. It is opened when its pass begins and let go at its end."""
+    """One Aligner of a stack: its name and how to open it. It is opened when its pass begins and freed at its end."""
 
     name: str
     open: Callable[[], Aligner]
@@ -75,7 +76,7 @@ class CorrectionSummary:
 
 @dataclass(frozen=True)
 class Drift:
-    """What a pass changed, as means over rows: the share it left alone, similarity to its input and to the first answer,
+    """What a pass changed, as means over rows: the share left unchanged, similarity to its input and to the first answer,
     characters over the first answer's. A corrector should reach a fixed point: unchanged tends to 1."""
 
     name: str
@@ -86,7 +87,7 @@ class Drift:
 
 
 def correct_file(job: CorrectionJob, progress: Progress) -> CorrectionSummary:
-    """Do the work. UserError where none of the rows can be corrected, or a server is gone: run again, it goes on."""
+    """Run the job. UserError where no row can be corrected, or a server is gone: the same job, run again, continues."""
     journal_file = Path(f"{job.output}.journal")
     if Path(job.output).is_file() and not journal_file.exists():
         raise UserError(f"{job.output}: is already there. Name another output, or remove it to correct anew.")
@@ -112,7 +113,7 @@ def correct_file(job: CorrectionJob, progress: Progress) -> CorrectionSummary:
 
 
 def read_items(path: str, may_ask: bool) -> list[Item]:
-    """The rows of a file; those that cannot be used know why. Without an answer is all right where one can be asked for."""
+    """The rows of a file; unusable ones with their fault. `may_ask`: a row may lack an answer, which the upstream then gives."""
     items = []
     for row in read_rows(path):
         if isinstance(row, DataError):
@@ -149,7 +150,7 @@ def _is_missing(text: Any) -> bool:
 
 
 def _ask(upstream: UpstreamModel, items: Sequence[Item], journal: Journal, progress: Progress) -> int:
-    """Ask for the missing answers and put all of them into their rows. Returns how many were asked for, now or before."""
+    """Let the upstream answer where an answer is missing. Returns the number of such rows, those of earlier runs included."""
     missing = [row for row, item in enumerate(items) if not item.fault and _is_missing(item.fields.get("answer"))]
     left = [row for row in missing if ("answer", row) not in journal.done]
     if left:
@@ -166,7 +167,7 @@ def _ask(upstream: UpstreamModel, items: Sequence[Item], journal: Journal, progr
 
 
 def _refused(item: Item, outcome: dict[str, Any]) -> bool:
-    """Whether a row ended here: what was refused once is not asked for again."""
+    """Whether a row ends here: a request that was refused once is not sent again."""
     if "refused" in outcome:
         item.fault = DataError(*item.origin, outcome["refused"].rstrip("."), "The other rows went on")
     return item.fault is not None
@@ -177,7 +178,7 @@ def _kind(number: int) -> str:
 
 
 def _pass(job: CorrectionJob, number: int, items: Sequence[Item], journal: Journal, progress: Progress) -> None:
-    """One Aligner over all rows. An input that it has had before, in an earlier round, has the same correction."""
+    """One Aligner over all rows. An input that it already corrected in an earlier round is not corrected again."""
     member, kind = job.stack[number % len(job.stack)], _kind(number)
     left = []
     for row, item in enumerate(items):
@@ -204,7 +205,7 @@ def _pass(job: CorrectionJob, number: int, items: Sequence[Item], journal: Journ
 
 
 def _feedback(job: CorrectionJob, member: StackedAligner, item: Item) -> str:
-    """What this Aligner is asked to mind: the row's own feedback, else the one for all, if its prompt has a slot for it."""
+    """The feedback for this Aligner: the row's own, else the one for all rows, if its prompt has a slot for it."""
     given = (item.fields.get("feedback") or job.feedback or "") if member.takes_feedback else ""
     return FEEDBACKS.get(given, given)
 
@@ -215,7 +216,7 @@ def _input(number: int, row: int, item: Item, journal: Journal) -> str:
 
 
 def _known(job: CorrectionJob, number: int, row: int, item: Item, journal: Journal) -> Any:
-    """What the same Aligner made of the same text in an earlier round, if decoding is greedy; else None."""
+    """The same Aligner's correction of the same text in an earlier round, if decoding is greedy; else None."""
     text = _input(number, row, item, journal)
     for earlier in range(number % len(job.stack), number, len(job.stack)):
         if _input(earlier, row, item, journal) == text and "sampling" not in job.about:

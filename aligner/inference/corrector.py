@@ -1,4 +1,4 @@
-"""`Corrector`: an Aligner ready to use, on this machine. What it is asked and what it gives are here too."""
+"""`Corrector`: an Aligner on this machine, with its requests and results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class CorrectionRequest(NamedTuple):
-    """An answer to correct. `feedback`: what to mind, for a prompt with a slot for it."""
+    """An answer to correct. `feedback`: an instruction for the correction, where the prompt has a slot for it."""
 
     question: str
     answer: str
@@ -55,13 +55,13 @@ class Aligner(Protocol):
     """Whatever corrects answers: a model here, or one behind a server."""
 
     def stream(self, requests: Sequence[CorrectionRequest]) -> Iterator[tuple[int, Outcome]]:
-        """Yield each request's place and outcome as it is known, in any order."""
+        """Yield each request's place and outcome as it is finished, in any order."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How corrections are made: rows at once, tokens at most, and how tokens are drawn (greedily without `sampling`).
-    `max_prompt_tokens`: of a prompt that is read, where that is less than the model's positions."""
+    """How corrections are decoded: rows at once, tokens of a correction at most, and how tokens are drawn (greedily without
+    `sampling`). `max_prompt_tokens`: the longest prompt, where that is less than the model's positions."""
 
     batch_size: int = 8
     max_new_tokens: int = 2048
@@ -94,18 +94,19 @@ class Corrector:
     ) -> Corrector:
         """Open a folder or hub id on the GPUs there are, or on the CPU. `dtype`: bfloat16 on a GPU that has it, else float32.
 
-        UserError where it cannot be opened or nobody knows its prompt.
+        UserError where it cannot be opened or its prompt is not known.
         """
         template = prompt_of(folder, prompt_template)
         encoder = Encoder(load_tokenizer(folder, trust_remote_code))
         model = load_model(folder, DTYPES[dtype or best_dtype()], trust_remote_code, **placement()).eval()
         model.generation_config = (
             GenerationConfig()
-        )  # a folder's own would fill in what is not said, penalties for instance
+        )  # a folder's own would fill in what is not set, penalties for instance
         decoder = Decoder(model, encoder.eos) if fits(model) else None
         if decoder is None:
             log.warning(
-                "%s is decoded by transformers, token by token: it keeps something else than keys and values", folder
+                "%s is decoded by transformers, token by token: its cache holds something other than keys and values",
+                folder,
             )
         return cls(model, encoder, template, decoder, settings)
 
@@ -127,7 +128,7 @@ class Corrector:
         return [outcomes[index] for index in range(len(requests))]  # type: ignore[misc]
 
     def stream(self, requests: Sequence[CorrectionRequest]) -> Iterator[tuple[int, Outcome]]:
-        """Yield each request's place and outcome as it is known: rows that end early come early."""
+        """Yield each request's place and outcome as it is finished: rows that end early come early."""
         check_feedback(self.template, requests)
         refused: list[tuple[int, UserError]] = []
         rows = self._rows(requests, refused)
@@ -136,7 +137,7 @@ class Corrector:
         yield from refused
 
     def corrected(self, row: DecoderRow, answer: str) -> Corrected:
-        """What a decoded row says, and what it did to the answer."""
+        """The text of a decoded row, compared with the answer."""
         finished = row.output[-1] == self.encoder.eos
         text = self.text(row.output[: len(row.output) - finished])
         return Corrected(text, finished, edits(answer, text))
@@ -188,12 +189,12 @@ class Corrector:
 
 
 def best_dtype() -> str:
-    """bfloat16 on a GPU that has it, else float32."""
+    """The dtype by default: bfloat16 on a GPU that has it, else float32."""
     return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
 
 
 def memory_named(items: Iterator[Item], flags: str) -> Iterator[Item]:
-    """What is made, one by one; UserError with the flags to lower where a GPU's memory does not suffice."""
+    """The items one by one; UserError with the flags to lower where a GPU's memory does not suffice."""
     try:
         yield from items
     except torch.OutOfMemoryError:

@@ -33,11 +33,11 @@ NOTHING = Guess(0, 0, [])
 
 @dataclass
 class DecoderRow:
-    """A correction in the making."""
+    """A correction that is being decoded."""
 
     prompt: list[int]
     answer: list[int]  # as the correction would have it: end-of-text behind it
-    most: int  # tokens the correction may have
+    most: int  # tokens of the correction at most
     index: int = 0
     output: list[int] = field(default_factory=list)
     cached: int = 0  # tokens of prompt and correction whose keys and values are in the cache
@@ -50,7 +50,7 @@ class DecoderRow:
         return len(self.output) >= self.most or (bool(self.output) and self.output[-1] == eos)
 
     def pending(self) -> list[int]:
-        """The tokens that the model has not read: the prompt at first, later the last token made."""
+        """The tokens that the model has not read: the prompt at first, later the last generated token."""
         behind = self.cached - len(self.prompt)
         return self.output[behind:] if behind >= 0 else self.prompt[self.cached :] + self.output
 
@@ -69,7 +69,7 @@ class Cost:
 
 
 class Decoder:
-    """A model with what was learned about decoding with it. `passes` counts forward passes, `tokens` what they made."""
+    """A model with the statistics of decoding with it. `passes` counts forward passes, `tokens` their generated tokens."""
 
     def __init__(self, model: PreTrainedModel, eos: int, cost: Cost | None = None) -> None:
         self.model, self.eos, self.acceptance = model, eos, AcceptanceStats()
@@ -77,7 +77,7 @@ class Decoder:
         self.cost = cost  # measured when it is first needed
 
     def decode(self, rows: Iterable[DecoderRow], batch_size: int) -> Iterator[DecoderRow]:
-        """Yield the rows as they end: `made` ends with end-of-text, or has as many tokens as it may."""
+        """Yield the rows as they end: `output` ends with end-of-text, or has as many tokens as it may."""
         waiting = iter(rows)
         for read in self.advance(lambda most: list(islice(waiting, most)), batch_size):
             yield from (row for row in read if row.has_ended(self.eos))
@@ -85,7 +85,7 @@ class Decoder:
     def advance(self, new: Callable[[int], list[DecoderRow]], batch_size: int) -> Iterator[list[DecoderRow]]:
         """Yield the rows of each forward pass, which have more tokens than before it. Ends when there is none left.
 
-        `new(N)` is asked before each pass for at most N more rows. A row whose `most` is lowered to what it has ends there.
+        `new(N)` is called before each pass for at most N more rows. A row whose `most` is lowered to what it has ends there.
         """
         self.cost = self.cost or self.measure()
         active, cache = list[DecoderRow](), RowCache()
@@ -106,7 +106,7 @@ class Decoder:
                         cache.move(len(active), place)
 
     def _read(self, cache: RowCache, first: int, rows: Sequence[DecoderRow], cost: Cost) -> None:
-        """One forward pass over the pending tokens and a draft of every row; each keeps what the model agrees with."""
+        """One forward pass over the pending tokens and a draft of every row; each keeps the tokens that the model agrees with."""
         guesses = [row.drafter.guesses() for row in rows]
         chosen = [self.acceptance.best(row_guesses) if row_guesses else NOTHING for row_guesses in guesses]
         pending = [row.pending() for row in rows]
@@ -149,8 +149,8 @@ class Decoder:
 
 
 def accepted(draft: Sequence[int], choices: Sequence[int], eos: int) -> list[int]:
-    """The tokens a row keeps: drafted ones while the model says the same, its own at the first difference, none behind
-    end-of-text. `said` has one token more than `draft`: the model's choice in its first place, ..., and behind its end."""
+    """The tokens a row keeps: drafted ones while the model chooses the same, its own at the first difference, none behind
+    end-of-text. `choices` has one token more than `draft`: the model's choice in its first place, ..., and behind its end."""
     right = 0
     while right < len(draft) and draft[right] == choices[right]:
         right += 1
@@ -194,7 +194,7 @@ def forward(
 
 
 def masks(model: PreTrainedModel, positions_BQ: torch.Tensor, length: int) -> Any:
-    """Who sees whom: every token the places up to its own, in layers with a sliding window only the nearest of them.
+    """The attention masks: a token sees the places up to its own, in layers with a sliding window only the nearest of them.
 
     (B, 1, Q, length); for models whose layers differ one for each kind, as transformers takes them.
     """
@@ -215,7 +215,7 @@ def masks(model: PreTrainedModel, positions_BQ: torch.Tensor, length: int) -> An
 
 
 def window_of(config: Any) -> int | None:
-    """How far back layers with a sliding window look; None where no layer has one."""
+    """The width of the sliding window in tokens; None where no layer has one."""
     layers = getattr(config, "layer_types", None)
     slides = "sliding_attention" in layers if layers else getattr(config, "use_sliding_window", True)
     return getattr(config, "sliding_window", None) if slides else None

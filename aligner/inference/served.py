@@ -15,7 +15,7 @@ from aligner.records import Origin, UserError, text_fault
 
 
 class Answer(NamedTuple):
-    """What an upstream said. `finished`: it ended by itself and was not cut off at a limit."""
+    """An answer of the upstream. `finished`: it ended by itself and was not cut off at a limit."""
 
     text: str
     finished: bool
@@ -30,7 +30,7 @@ class UpstreamModel:
     temperature: float | None = None
 
     def stream(self, questions: Sequence[str]) -> Iterator[tuple[int, Answer | UserError]]:
-        """Yield each question's place and answer as it is there."""
+        """Yield each question's place and answer as it arrives."""
         yield from self.server.each(self._ask, questions)
 
     def _ask(self, client: Client, question: str) -> Answer | UserError:
@@ -52,7 +52,7 @@ class UpstreamModel:
 
 @dataclass(frozen=True)
 class ServedAligner:
-    """An Aligner behind a server (`vllm serve FOLDER`): the prompt is made here, and completed there.
+    """An Aligner behind a server (`vllm serve FOLDER`): the prompt is rendered here and completed there.
 
     A prompt is sent as text where the server will see the ids of training in it; one that holds a special token's string is sent
     as ids. `positions`: how many tokens the model can have in all.
@@ -65,7 +65,7 @@ class ServedAligner:
     settings: Settings = Settings()
 
     def stream(self, requests: Sequence[CorrectionRequest]) -> Iterator[tuple[int, Outcome]]:
-        """Yield each request's place and outcome as it is known."""
+        """Yield each request's place and outcome as it arrives."""
         check_feedback(self.template, requests)
         # All in this thread: a tokenizer must not be used by several at once.
         prompts = [(place, *self._prompt(request)) for place, request in enumerate(requests)]

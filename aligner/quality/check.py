@@ -1,4 +1,4 @@
-"""The data doctor: which rows cannot be used and why, what is usable but suspicious, what a tokenizer makes of it."""
+"""Checking a data set: unusable rows with their faults, suspicious rows, and lengths in tokens."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ from aligner.training.datasets.options import NO_OPTIONS, Options
 from aligner.training.datasets.registry import Spec, check_options, parse_spec, records_of
 from aligner.training.datasets.supervised import Tally, Tokens, tokenise
 
-SAMPLE = 20_000  # rows that are tokenised where there are more
-LISTED = 50  # unusable rows that are told one by one; of more, each finding with its first rows
+LISTED = 50  # unusable rows that are listed one by one; of more, each finding with its first rows
 
 
 @dataclass
 class DataReport:
-    """What was found in all rows: how many are usable, the ones left out, the unusable ones, the suspicions.
+    """The findings over all rows: how many are usable, the ones left out, the unusable ones, the suspicions.
 
     records: the usable ones, or a seeded sample of them. templates: the prompts that the data recommend.
     """

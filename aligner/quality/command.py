@@ -8,12 +8,14 @@ from functools import partial
 from tqdm import tqdm
 
 from aligner.files import refuse_overwriting
-from aligner.quality.check import SAMPLE, DataReport, examine, examine_tokens
+from aligner.quality.check import DataReport, examine, examine_tokens
 from aligner.quality.config import CheckConfig
 from aligner.records import UserError
 from aligner.training.datasets.options import Options
 from aligner.training.datasets.registry import parse_spec, register_files
 from aligner.training.datasets.supervised import Tally
+
+SAMPLE = 20_000  # rows that are tokenised where there are more
 
 
 def check_data(config: CheckConfig) -> int:

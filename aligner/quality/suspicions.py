@@ -1,4 +1,4 @@
-"""What is usable but suspicious in correction data: each kind with its test and a few examples."""
+"""Rows that are usable but suspicious: each kind with its test and a few examples."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _REFUSAL = re.compile(
 
 @dataclass
 class Finding:
-    """A kind of suspicion: how many rows, and the first ones with what was seen there."""
+    """A kind of suspicion: the number of rows, and the first ones with the text that raised it."""
 
     count: int = 0
     examples: list[str] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Finding:
 
 
 class Suspicions:
-    """Looks at records one after another and keeps a few numbers for each: a million rows take some 200 MB."""
+    """Examines records one after another and keeps a few numbers for each: a million rows take some 200 MB."""
 
     def __init__(self, evaluation: Iterable[str] = ()) -> None:
         self.findings = {kind: Finding() for kind in KINDS}
@@ -61,7 +61,7 @@ class Suspicions:
         self._evaluation = QuestionIndex(evaluation)
 
     def look(self, record: Correction) -> None:
-        """Take one record into account."""
+        """Examine one record."""
         place = str(record.origin)
         self._repetition(record, place)
         if record.answer == record.correction:
@@ -123,7 +123,7 @@ class QuestionIndex:
             self._triples.append(triples)
 
     def like(self, question: str) -> tuple[bool, str | None]:
-        """Whether the question is among them but for case, punctuation and spacing; else one that is nearly the same."""
+        """Whether the question is among them, ignoring case, punctuation and spacing; else one that is nearly the same."""
         text = normalised(question)
         if text in self.exact:
             return True, None

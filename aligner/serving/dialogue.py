@@ -17,7 +17,7 @@ SPEAKERS = {"user": "Human", "assistant": "Assistant"}
 @dataclass(frozen=True)
 class CandidateQuestions:
     """The question with the whole dialogue, then with ever later beginnings: where the model has no room for all of it, the
-    oldest turns are left out. Each is put together when it is looked at, for together they are long.
+    oldest turns are left out. Each text is built when it is read, for together they are long.
 
     `starts`: the user's turns.
     """
@@ -34,10 +34,10 @@ class CandidateQuestions:
 
 
 def candidate_questions(messages: Sequence[Mapping[str, Any]]) -> CandidateQuestions:
-    """What may stand for the question of a chat, the longest first.
+    """The candidates for the question of a chat, the longest first.
 
-    No answer goes back uncorrected for want of a question: where the assistant spoke last its turn stands in the dialogue, and
-    where no user said anything, what the other messages say is the question, or nothing.
+    No answer goes back uncorrected for lack of a question: where the last turn is the assistant's, it is part of the dialogue, and
+    without a user's turn the text of the other messages is the question, or nothing.
     """
     turns = [
         (message["role"], message_text(message.get("content"))) for message in messages if message["role"] in SPEAKERS

@@ -1,8 +1,8 @@
-"""One question's way: to the upstream, its answer through the Aligner as the mode says, and back, whole or as a stream.
+"""The path of a request: to the upstream, its answer through the Aligner as the mode says, and back, whole or as a stream.
 
     always  the answer is corrected
-    gate    it is left alone where the Aligner itself would have written it
-    shadow  it goes back as it is, and what the Aligner makes of it is written to a file
+    gate    it is left unchanged where the Aligner itself would have written it
+    shadow  it goes back unchanged, and the correction is written to a file
 
 A stream begins when the upstream's answer is whole, for a correction depends on all of it; what streams is the correction as it
 is decoded. In shadow mode the upstream's own stream goes through.
@@ -31,13 +31,13 @@ from aligner.serving.worker import Done, Failed, Ticket, TooLong, Worker
 
 log = logging.getLogger("aligner")
 CHAT = "/chat/completions"
-LONGEST = 1 << 20  # bytes of a line of a stream that is listened to
+LONGEST = 1 << 20  # bytes of a line of a stream that is parsed
 Choice = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What is done with an answer. `mode`: always, gate, shadow. `threshold`: the gate's, in nats a token. `on_failure`: closed
+    """What happens to an answer. `mode`: always, gate, shadow. `threshold`: the gate's, in nats a token. `on_failure`: closed
     (an error) or open (the upstream's answer, flagged). `timeout`: seconds that a correction may take. `backlog`: answers that may
     wait for their shadow."""
 
@@ -60,12 +60,12 @@ class Exchange:
         self.counts = {"corrected": 0, "unchanged": 0, "left_alone": 0, "shadow": 0, "failed": 0, "dropped": 0}
 
     def describe(self) -> dict[str, Any]:
-        """What /health says of it: no text of anybody's."""
+        """The part of /health about corrections. It holds no text of a request."""
         prompt = self.worker.corrector.template.name
         return {"mode": self.policy.mode, "model": self.name, "prompt": prompt, "answers": self.counts}
 
     async def close(self) -> None:
-        """End: shadows have as long as a correction may take, then all that waits is told."""
+        """Close: shadow corrections may take as long as any correction, then waiting requests fail."""
         if self._behind:
             await asyncio.wait(self._behind, timeout=self.policy.timeout)
         await asyncio.to_thread(self.worker.close)
@@ -86,7 +86,7 @@ class Exchange:
         return JSONResponse(whole, headers={n: v for n, v in reply.headers.items() if n == "x-request-id"})
 
     async def _whole(self, chat: Mapping[str, Any], choice: Choice) -> Refused | None:
-        """All pieces of a choice; an error is given back, so that the other choices are not left half-way."""
+        """Run through all pieces of a choice. An error is returned, so that the other choices are finished."""
         try:
             async for _ in self._pieces(chat, choice):
                 pass
@@ -126,7 +126,7 @@ class Exchange:
             yield event(error.body())
 
     async def _pieces(self, chat: Mapping[str, Any], choice: Choice) -> AsyncGenerator[str, None]:
-        """The text of a choice as it is known; at its end the choice holds all of it. Refused (503) where the Aligner fails."""
+        """The text of a choice as it is decoded; then the choice holds all of it. Raises Refused (503) where the Aligner fails."""
         original, questions = message_text(choice["message"].get("content")), candidate_questions(chat["messages"])
         if not original.strip():
             choice["aligner"] = self._note("no_text", original)
@@ -163,7 +163,7 @@ class Exchange:
         return self.worker.submit(questions, original, self.policy.feedback, threshold)
 
     def _finish(self, choice: Choice, original: str, done: Done) -> None:
-        """Put what was made into the choice."""
+        """Put the correction into the choice."""
         corrected = done.corrected
         action = "left_alone" if done.left_alone else "unchanged" if corrected.edits.identical else "corrected"
         self.counts[action] += 1
@@ -178,11 +178,11 @@ class Exchange:
             choice["aligner"] |= {"confidence": round(done.confidence, 4), "threshold": self.policy.threshold}
         if not done.left_alone:
             choice["message"]["content"] = corrected.text
-            if choice.get("finish_reason") in (None, "stop", "length"):  # other reasons speak of more than the text
+            if choice.get("finish_reason") in (None, "stop", "length"):  # other reasons concern more than the text
                 # Cut off by the Aligner's limit, or by the upstream's.
                 cut = not corrected.finished or choice.get("finish_reason") == "length"
                 choice["finish_reason"] = "length" if cut else "stop"
-            if choice.get("logprobs"):  # they speak of the upstream's tokens
+            if choice.get("logprobs"):  # they belong to the upstream's tokens
                 choice["logprobs"] = None
 
     def _note(self, action: str, original: Any) -> dict[str, Any]:
@@ -190,8 +190,8 @@ class Exchange:
         return {"action": action, "original": original, "model": self.name, "prompt": prompt, "mode": self.policy.mode}
 
     async def _through(self, chat: dict[str, Any], caller: Mapping[str, str]) -> ASGIApp:
-        """The upstream's own stream, as it comes; what it said goes to the shadow. It is waited for here, where a client that
-        leaves is noticed."""
+        """The upstream's own stream, unchanged; its text goes to the shadow file. The upstream is awaited here, where a client
+        that disconnects is noticed."""
         async with AsyncExitStack() as opening:
             response = await opening.enter_async_context(self.upstream.open(CHAT, caller, chat))
             opened = opening.pop_all()
@@ -228,7 +228,7 @@ class Exchange:
         return respond
 
     def _behind_it(self, questions: CandidateQuestions, original: str, model: Any) -> None:
-        """Correct an answer that has already gone back."""
+        """Queue the correction of an answer that was already sent back."""
         if len(self._behind) >= self.policy.backlog:
             self.counts["dropped"] += 1
             if self.counts["dropped"] == 1:
@@ -254,14 +254,14 @@ class Exchange:
 
 
 class StreamedText:
-    """What a stream of chunks says, by choice."""
+    """The text of a stream of chunks, by choice."""
 
     def __init__(self) -> None:
         self._texts: dict[int, str] = {}
         self._begun = b""  # of a line
 
     def feed(self, part: bytes) -> None:
-        """Take in some bytes of server-sent events; what is no chunk is not looked at."""
+        """Add some bytes of server-sent events; lines that are no chunk are ignored."""
         *whole, begun = (self._begun + part).split(b"\n")
         self._begun = begun if len(begun) < LONGEST else b""
         for line in whole:
@@ -273,5 +273,5 @@ class StreamedText:
                 continue
 
     def texts(self) -> list[str]:
-        """The texts that were said."""
+        """The texts of all choices that are not empty."""
         return [text for text in self._texts.values() if text.strip()]

@@ -1,4 +1,4 @@
-"""The shapes of OpenAI's chat protocol: what a request must be, an error, a chunk of a stream; and what this program adds.
+"""The shapes of OpenAI's chat protocol: requests, errors, chunks of a stream; and the field that this program adds.
 
 Every choice that an answer was corrected in (or could have been) carries one more field, `aligner`:
 
@@ -30,7 +30,7 @@ LAST = b"data: [DONE]\n\n"
 
 
 class Refused(Exception):
-    """A request that ends with an error: its status, what to say, and headers that belong to it."""
+    """A request that ends with an error: its status, message and headers."""
 
     def __init__(
         self, status: int, message: str, code: str | None = None, headers: Mapping[str, str] | None = None
@@ -49,7 +49,7 @@ class Refused(Exception):
 
 
 def _loads(body: bytes) -> Any:
-    """JSON whose texts are texts. ValueError otherwise."""
+    """JSON whose strings are valid Unicode. ValueError otherwise."""
     value = json.loads(body)
     if b"\\u" in body:
         json.dumps(value, ensure_ascii=False).encode()
@@ -69,7 +69,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
 
 def parse_request(body: bytes) -> dict[str, Any]:
-    """A chat request, as far as this program looks at it. Refused (400) where it is none; the rest is the upstream's."""
+    """A chat request; only the fields that this program uses are checked. Raises Refused (400)."""
     chat = parse_object(body)
     messages = chat.get("messages")
     if not isinstance(messages, list) or not messages:

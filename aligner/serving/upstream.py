@@ -1,4 +1,8 @@
-"""The upstream model's server, spoken to as the caller would: its answers and its errors come back as they are."""
+"""The upstream model's server, called as the caller would call it: its answers and its errors come back as they are.
+
+Only the upstream is called through aiohttp. httpx, under the official client of `inference/servers.py`, leaves some connections
+open when requests are cancelled while they connect or stream, as every client that disconnects causes here (httpx 0.28).
+"""
 
 from __future__ import annotations
 
@@ -11,14 +15,14 @@ import aiohttp
 
 from aligner.serving.protocol import Refused
 
-PASSED = ("authorization", "openai-organization", "openai-project")  # headers of the caller's that the upstream sees
-RETURNED = ("content-type", "retry-after", "x-request-id")  # and of the upstream's that the caller sees
-CONNECT = 10.0  # seconds until an upstream counts as not there
+PASSED = ("authorization", "openai-organization", "openai-project")  # the caller's headers that the upstream gets
+RETURNED = ("content-type", "retry-after", "x-request-id")  # the upstream's headers that the caller gets
+CONNECT = 10.0  # seconds for a connection
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What an upstream said."""
+    """A whole answer of the upstream."""
 
     status: int
     headers: dict[str, str]
@@ -29,7 +33,7 @@ class UpstreamClient:
     """An OpenAI-compatible server. `key`: sent where the caller's own is not; `timeout`: seconds for a whole answer, and between
     two pieces of a stream; `largest`: bytes of an answer.
 
-    Refused: 502 where it cannot be reached or says too much, 504 where it takes too long.
+    Raises Refused: 502 where it cannot be reached or its answer is too large, 504 where it takes too long.
     """
 
     def __init__(self, url: str, key: str | None, timeout: float, largest: int) -> None:

@@ -30,8 +30,8 @@ class TooLong(Failed):
 
 @dataclass(frozen=True)
 class Done:
-    """What became of an answer. `confidence`: its mean log-probability, where a gate asked for it; `left_alone`: and it was
-    enough. `waited` and `took`: seconds until its first forward pass, and from there."""
+    """The result for an answer. `confidence`: its mean log-probability, where there is a gate; `left_alone`: the gate let it pass
+    unchanged. `waited` and `took`: seconds until its first forward pass, and from there."""
 
     corrected: Corrected
     left_alone: bool
@@ -54,11 +54,11 @@ class Ticket:
     came: float = field(default_factory=time.monotonic)
     began: float = 0.0
     confidence: float | None = None
-    sent_text: str = ""  # the text that was said so far
+    sent_text: str = ""  # the part of the correction that was sent
     abandoned: bool = False
 
     async def pieces(self) -> AsyncGenerator[str | Done, None]:
-        """The text as it is decoded, piece by piece, and at last what became of it. Failed where there is no correction."""
+        """The text as it is decoded, piece by piece, then the result. Raises Failed where there is no correction."""
         try:
             while True:
                 event = await self.events.get()
@@ -71,14 +71,14 @@ class Ticket:
             self.abandoned = True
 
     async def done(self) -> Done:
-        """What became of it. Failed where there is no correction."""
+        """The result. Raises Failed where there is no correction."""
         async for event in self.pieces():
             if isinstance(event, Done):
                 return event
         raise AssertionError("a ticket ends with Done or Failed")
 
     def say(self, event: str | Done | Failed) -> None:
-        """Tell the waiting request, from the worker's thread."""
+        """Pass an event to the waiting request, from the worker's thread."""
         if not self.abandoned and not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self.events.put_nowait, event)
 
@@ -92,11 +92,11 @@ class Worker:
         self._active: dict[int, Ticket] = {}
         self._count = 0
         self._closing = False
-        self._first: Ticket | None = None  # was waited for, and is no row yet
+        self._first: Ticket | None = None  # taken from the queue, not yet a row
         self._thread = threading.Thread(target=self._run, name="aligner", daemon=True)
 
     def start(self) -> None:
-        """Begin; passes over more and more tokens are timed first, so that no request waits for that."""
+        """Start the thread. Forward passes are timed first, so that no request waits for that."""
         if self.corrector.decoder:
             self.corrector.decoder.cost = self.corrector.decoder.measure()
         self._thread.start()
@@ -112,7 +112,7 @@ class Worker:
     def submit(
         self, questions: CandidateQuestions, answer: str, feedback: str = "", threshold: float | None = None
     ) -> Ticket:
-        """Ask for a correction, from the event loop."""
+        """Queue an answer for correction, from the event loop."""
         ticket = Ticket(questions, answer, feedback, threshold, asyncio.Queue(), asyncio.get_running_loop())
         if self.is_alive():
             self._waiting.put(ticket)
@@ -121,7 +121,7 @@ class Worker:
         return ticket
 
     def close(self) -> None:
-        """Let go: what waits is told so. Returns when the forward pass under way has ended."""
+        """Stop: waiting requests fail. Returns when the current forward pass has ended."""
         self._closing = True
         self._waiting.put(None)
         self._thread.join()
@@ -149,7 +149,7 @@ class Worker:
                 self._tell(row, ended=True)
 
     def _new(self, most: int) -> list[DecoderRow]:
-        """Rows of at most so many of the waiting; those that are answered at once count, for each takes a pass of its own."""
+        """Rows of at most so many of the waiting; those that are answered at once count too, for each takes a pass of its own."""
         rows: list[DecoderRow] = []
         for _ in range(most):
             if self._closing:
@@ -169,7 +169,7 @@ class Worker:
         """A ticket's row; None where it is answered at once."""
         ticket.began = time.monotonic()
         self._count += 1
-        self._active[self._count] = ticket  # from here on it is told of whatever happens
+        self._active[self._count] = ticket  # from here on it gets a result whatever happens
         try:
             row = self._row(ticket)
         except UserError as error:
@@ -211,7 +211,7 @@ class Worker:
     def _tell(self, row: DecoderRow, ended: bool, left_alone: bool = False) -> None:
         ticket = self._active[row.index]
         if ticket.abandoned or self._closing:
-            row.most = len(row.output)  # it ends here
+            row.most = len(row.output)  # the decoder drops it
             del self._active[row.index]
             ticket.say(Failed("the Aligner is shutting down."))
             return
@@ -220,7 +220,7 @@ class Worker:
             whole = self.corrector.corrected(row, ticket.answer)
             if left_alone:  # as it was written, whatever the tokenizer makes of it
                 whole = Corrected.unchanged(ticket.answer)
-            if not whole.text.strip():  # nobody is helped by an answer that is gone
+            if not whole.text.strip():  # an empty answer helps no one
                 ticket.say(Failed("the Aligner made an empty correction."))
                 return
             ticket.say(whole.text[len(ticket.sent_text) :])
@@ -236,13 +236,15 @@ class Worker:
                 )
             )
             return
-        text = self.corrector.text(row.output).rstrip("\ufffd")  # a sign of several tokens is not whole yet
+        text = self.corrector.text(row.output).rstrip(
+            "\ufffd"
+        )  # a character of several tokens that is not complete yet
         if text.startswith(ticket.sent_text):
             ticket.say(text[len(ticket.sent_text) :])
             ticket.sent_text = text
 
     def _fail(self, why: Failed) -> None:
-        """Everyone under way is told; while closing, those who wait too."""
+        """Fail all requests in progress; while closing, those that wait too."""
         for ticket in self._active.values():
             ticket.say(why)
         self._active.clear()

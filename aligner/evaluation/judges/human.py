@@ -55,14 +55,14 @@ class HumanJudge:
         return None
 
     def prompt(self, request: JudgeRequest) -> str:
-        """What was looked at."""
+        """The pair that was labelled."""
         return repr((request.dimension.name, request.question, request.first, request.second))
 
     def ask(self, requests: Sequence[JudgeRequest]) -> Iterator[tuple[int, JudgeReply | UserError]]:
         """As `Judge` says; a pair without a label is an error."""
         for place, each in enumerate(requests):
             label = self.outcome(each.dimension.name, each.question, each.first, each.second)
-            yield place, UserError("nobody has labelled it.") if label is None else JudgeReply(str(-label))
+            yield place, UserError("it has no label.") if label is None else JudgeReply(str(-label))
 
     def read(self, request: JudgeRequest, reply: str) -> int | None:
         """Which of the two was better."""

@@ -38,7 +38,7 @@ class LocalJudge:
         ends = dict.fromkeys(
             [tokenizer.eos_token_id, *(own if isinstance(own, list) else [own] if own is not None else [])]
         )
-        model.generation_config = GenerationConfig()  # its own would add penalties, which tell against copied verdicts
+        model.generation_config = GenerationConfig()  # its own could add penalties, which disturb copied verdicts
         return cls(name, model, tokenizer, tuple(ends), max_tokens, batch_size)
 
     @property

@@ -49,7 +49,7 @@ class ScoreJudge:
 
     @property
     def identity(self) -> str:
-        """The model's fingerprint and which way it points."""
+        """The model's fingerprint, and whether its score is a reward or a cost."""
         return f"{self.name} {'cost' if self.costs else 'reward'}"
 
     def prompt(self, request: JudgeRequest) -> str:

@@ -14,7 +14,7 @@ from aligner.records import UserError
 
 @dataclass(frozen=True)
 class ServedJudge:
-    """Greedy unless another temperature is said. `max_tokens`: of a reply, reasons and verdict."""
+    """A judge that replies through chat completions, greedily by default. `max_tokens`: of a reply, reasons and verdict."""
 
     server: Server
     max_tokens: int = 1024
@@ -22,7 +22,7 @@ class ServedJudge:
 
     @property
     def identity(self) -> str:
-        """The model and how it is asked; not where it is served."""
+        """The model and its sampling; not its address."""
         return f"{self.server.model} {self.max_tokens} {self.temperature}"
 
     def prompt(self, request: JudgeRequest) -> str:

@@ -153,7 +153,7 @@ def run_stage(config: RunConfig, stage: Stage, asked: Callable[[], bool] = lambd
     tallies = {"train": asdict(tally), "eval": asdict(held_out_tally)}
     card = make_card(config, stage, data, records_per_update(config, ranks.count), tallies)
     counts = [[counted.rows, counted.kept] for counted in (tally, held_out_tally)]
-    ranks.agree({**card.deciding(), "number of rows": counts})
+    ranks.agree({**card.fingerprint_fields(), "number of rows": counts})
     found = begin(config, stage, card, ranks)
     if found.finished:
         log.info("%s is already complete: %s", stage.name, stage.folder)
