@@ -15,21 +15,21 @@ from aligner.records import UserError, system_error
 Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
 COMMANDS: dict[str, Command] = {
     "check": (
-        "say which rows of a data set are unusable, and why; exit 1 if there are any",
+        "list the unusable rows of a data set with reasons; exit 1 if there are any",
         check.add_flags,
         check.run,
     ),
-    "plan": ("say what a run needs and how long it takes, before it costs anything", plan.add_flags, plan.run),
+    "plan": ("estimate what a run needs and how long it takes, before it costs anything", plan.add_flags, plan.run),
     "correct": ("correct the answers of a file", correct.add_flags, correct.run),
     "evaluate": (
-        "say whether corrections helped: judged in both orders, counted, shown",
+        "measure whether corrections helped: judged in both orders, counted, shown",
         evaluate.add_flags,
         evaluate.run,
     ),
-    "export": ("write what a resume state holds as a model folder", export.add_flags, export.run),
+    "export": ("write a resume state as a model folder", export.add_flags, export.run),
     "serve": ("stand in front of a model's server and correct its answers", serve.add_flags, serve.run),
     "calibrate": (
-        "choose from which confidence on the server leaves an answer alone",
+        "choose the confidence from which on the server leaves an answer unchanged",
         calibrate.add_flags,
         calibrate.run,
     ),
@@ -47,8 +47,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0; 1 where rows are wrong or failed; 2 for what the user can mend; 70 for a fault
-    of this program, with its traceback."""
+    """Run one command. Returns the exit status: 0; 1 where rows are wrong or failed; 2 for an error that the user can correct;
+    70 for a fault of this program, with its traceback."""
     commands = parser()
     args, rest = commands.parse_known_args(arguments)
     if rest and args.command != "plan":

@@ -28,7 +28,7 @@ SAMPLE = 1 << 20  # bytes read at either end of a weight file to tell two models
 
 def quiet_libraries() -> None:
     """Keep transformers' and DeepSpeed's own notices and bars off the screen; errors still come through."""
-    warnings.filterwarnings("ignore", category=FutureWarning)  # what they will rename is not the user's to mend
+    warnings.filterwarnings("ignore", category=FutureWarning)  # the user cannot change what these libraries will rename
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
 
@@ -45,7 +45,7 @@ def _cannot_open(name: str, what: str, error: Exception) -> UserError:
 
 
 def check_place(name: str) -> None:
-    """UserError for what is meant as a path and is not there; else the hub would be asked for it, again and again."""
+    """UserError for a path that does not exist; else the hub would be queried for it, again and again."""
     meant_as_path = name.startswith(("/", ".", "~")) or name.count("/") > 1
     if meant_as_path and not Path(name).expanduser().exists():
         raise UserError(f"{name}: there is no such folder.")
@@ -100,13 +100,17 @@ def load_model(name: str, dtype: torch.dtype, trust_remote_code: bool = False, *
         )
     except Exception as error:
         if safe and "safetensors" in str(error):
-            raise UserError(f"{name}: has no weights in safetensors, and a pickle can run code. --trust_remote_code opens "
-                            "one, if you trust where it comes from.") from None  # fmt: skip
+            raise UserError(
+                f"{name}: has no weights in safetensors, and a pickle can run code. --trust_remote_code opens one, if you trust "
+                "its source."
+            ) from None
         raise _cannot_open(name, "model", error) from error
     model, info = loaded
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     if missing := sorted(set(info["missing_keys"]) - tied):
-        raise UserError(f"{name}: {len(missing)} weights are missing, {missing[0]} among them: the model is not whole.")
+        raise UserError(
+            f"{name}: {len(missing)} weights are missing, {missing[0]} among them: the model is incomplete."
+        )
     checked: PreTrainedModel = model
     return checked
 
@@ -136,7 +140,7 @@ def weight_bytes(config: Any, dtype: torch.dtype, trust_remote_code: bool = Fals
 
 
 def greedy_settings(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
-    """Greedy unless asked: a base's own settings (sampling, a repetition penalty) would get in the way of copying."""
+    """Greedy by default: a base's own settings (sampling, a repetition penalty) would get in the way of copying."""
     special = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
     return GenerationConfig(bos_token_id=special[0], eos_token_id=special[1], pad_token_id=special[2])
 

@@ -8,7 +8,7 @@ import pytest
 from test_correct_file import write
 
 from aligner import cli
-from aligner.evaluation.course import in_order
+from aligner.evaluation.checkpoint_sweep import in_order
 from aligner.records import UserError
 
 ROWS = [{"question": f"what is {n}?", "answer": f"it is {n}", "corrected": f"it is {n}, I think",

@@ -17,7 +17,8 @@ RAW = [f"training.datasets.raw.{f.stem}" for f in sorted((PACKAGE / "training/da
 
 # Each module imports only from those above it.
 ORDER = [
-    "records", "files", "locks", "hub", "prompts", "encoder", "card", "models", "console", "demo", "quality.edits", "plots",
+    "records", "files", "jsonl", "locks", "hub", "prompts", "encoder", "card", "models", "console", "demo", "quality.edits",
+    "plots",
     "training.config", "training.flags", "training.datasets.options", "training.datasets.registry",
     "training.datasets.preference", "training.datasets.raw", *RAW, "training.datasets", "training.datasets.mixture",
     "training.datasets.supervised", "training.datasets.cache", "training.plan", "training.stages",
@@ -28,22 +29,24 @@ ORDER = [
     "training.checkpoint.partitions", "training.checkpoint.save_and_load", "training.checkpoint.export",
     "training.finetune.metrics", "training.finetune.loop", "training.finetune.run", "training.finetune.__main__",
     "training.planning.shapes", "training.planning.memory", "training.planning.memory_plan", "training.planning.report",
-    "quality.suspicions", "quality.check", "inference.drafts", "inference.row_cache",
+    "quality.suspicions", "quality.check", "quality.config", "quality.command", "inference.drafts", "inference.row_cache",
     "inference.greedy", "inference.sampling", "inference.corrector", "inference.servers", "inference.served",
-    "inference.journal", "inference.correct_file", "inference.command", "launch.report", "launch.launch", "launch.__main__",
-    "serving.dialogue", "serving.gate", "serving.worker", "serving.protocol", "serving.upstream",
+    "inference.journal", "inference.correct_file", "inference.config", "inference.command",
+    "launch.report", "launch.launch", "launch.__main__",
+    "serving.config", "serving.dialogue", "serving.gate", "serving.worker", "serving.protocol", "serving.upstream",
     "serving.shadow", "serving.exchange", "serving.app", "serving.command", "evaluation.rates", "evaluation.pairs",
-    "evaluation.dimensions", "evaluation.judges.judge", "evaluation.judges.human", "evaluation.judges.served",
+    "evaluation.judges.dimensions", "evaluation.judges.judge", "evaluation.judges.human", "evaluation.judges.served",
     "evaluation.judges.local", "evaluation.judges.scores", "evaluation.judges.reward_and_cost", "evaluation.judges",
-    "evaluation.replies", "evaluation.judging", "evaluation.figures", "evaluation.systems", "evaluation.steps",
-    "evaluation.losses", "evaluation.course", "evaluation.report", "evaluation.alpaca_eval", "evaluation.evaluate",
-    "evaluation.prompt_sets", "evaluation.campaign", "evaluation.harness", "commands.shared_flags", "commands.check",
+    "evaluation.replies", "evaluation.judging", "evaluation.figures", "evaluation.systems", "evaluation.subprocess_step",
+    "evaluation.losses", "evaluation.checkpoint_sweep", "evaluation.report", "evaluation.alpaca_eval", "evaluation.evaluate",
+    "evaluation.prompt_sets", "evaluation.campaign", "evaluation.config", "evaluation.command",
+    "evaluation.harness", "commands.shared_flags", "commands.check",
     "commands.plan", "commands.evaluate", "commands.correct", "commands.serve", "commands.calibrate", "commands.export",
     "commands.campaign", "commands", "cli",
-    "__main__",
+    "__main__", "",
 ]  # fmt: skip
 BARE = {
-    "", "training", "training.distributed", "training.engine", "training.checkpoint", "training.finetune",
+    "training", "training.distributed", "training.engine", "training.checkpoint", "training.finetune",
     "training.planning", "quality", "inference", "launch", "serving", "evaluation",
 }  # fmt: skip
 ROOMS = {

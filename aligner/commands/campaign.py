@@ -1,4 +1,4 @@
-"""`bash scripts/evaluate.sh CONFIG.yaml`: the command of a campaign, which knows the flags of the commands that it runs."""
+"""`bash scripts/evaluate.sh CONFIG.yaml`: the command of a campaign, which checks the flags of the commands that it runs."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Callable
 
 from aligner.commands.correct import add_flags as correct_flags
 from aligner.commands.evaluate import add_flags as evaluate_flags
-from aligner.evaluation.campaign import Campaign, read_campaign, run
-from aligner.evaluation.steps import Flags
+from aligner.evaluation.campaign import Campaign, read_campaign, run_campaign
+from aligner.evaluation.subprocess_step import Flags
 from aligner.records import UserError
 
-GIVEN = {"input", "output", "after", "dimensions"}  # what the campaign says itself
+GIVEN = {"input", "output", "after", "dimensions"}  # flags that the campaign itself sets
 
 
 def flags_of(add_flags: Callable[[argparse.ArgumentParser], None]) -> set[str]:
-    """The names of a command's flags, but for those that a campaign gives."""
+    """The names of a command's flags without those that the campaign itself sets."""
     parser = argparse.ArgumentParser(add_help=False)
     add_flags(parser)
     return {action.dest for action in parser._actions} - GIVEN  # argparse has no public way to list them
@@ -39,19 +39,19 @@ def check_flags(file: str, campaign: Campaign) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run a campaign from the command line."""
-    about = "Upstream answers -> corrected -> judged -> report, for a list of upstreams. Run again, it goes on where it was."
+    about = "Upstream answers -> corrected -> judged -> report, for a list of upstreams. Run again, it continues where it stopped."
     parser = argparse.ArgumentParser(prog="bash scripts/evaluate.sh", description=about)
     parser.add_argument("config", metavar="CONFIG.yaml", help="configs/evaluation/upstreams.yaml is an example")
     try:
         file = parser.parse_args(arguments).config
         campaign = read_campaign(file)
         check_flags(file, campaign)
-        return run(campaign)
+        return run_campaign(campaign)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped: the same command goes on", file=sys.stderr)
+        print("stopped: the same command continues", file=sys.stderr)
         return 130
 
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from aligner.console import speak
+from aligner.console import setup_logging
 from aligner.files import is_completed, remove_folder
 from aligner.launch.report import show_examples, show_result
 from aligner.models import load_tokenizer, quiet_libraries
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run all stages. Returns the exit status: 0; 2 for what the user can mend; 75 where the run was stopped and can go on;
     130 where it was ended at once; else that of the failed stage."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    speak()
+    setup_logging()
     if "--help" in given or "-h" in given:
         parser(USAGE).print_help()
         return 0

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from aligner.inference.corrector import Corrector, Request, Settings
+from aligner.inference.corrector import CorrectionRequest, Corrector, Settings
 from aligner.quality.edits import diff, show
 from aligner.records import Correction, UserError
 from aligner.training.datasets.mixture import normalised
@@ -83,7 +83,7 @@ def show_corrections(screen: Console, folder: Path, records: Sequence[Correction
     screen.print("\ncorrecting a few held-out answers ...", style="dim")
     settings = Settings(batch_size=len(records), max_new_tokens=LONGEST)
     corrector = Corrector.load(str(folder), settings=settings, trust_remote_code=trust_remote_code)
-    made = corrector.correct([Request(record.question, record.answer, record.feedback) for record in records])
+    made = corrector.correct([CorrectionRequest(record.question, record.answer, record.feedback) for record in records])
     screen.print("Held-out answers as the new Aligner corrects them (taken out, put in)")
     for record, corrected in zip(records, made, strict=True):
         ended = "" if corrected.finished else f"; cut off at {LONGEST} tokens"

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from aligner.inference.greedy import Decoder, Row, forward
+from aligner.inference.greedy import Decoder, DecoderRow, forward
 from aligner.inference.row_cache import RowCache
 from tests.acceptance.common import CUDA, DEVICE, TINY, llama_7b, random_model, report, seconds_of, synchronise
 
@@ -79,8 +79,10 @@ def compare(model: PreTrainedModel, decoder: Decoder, plan: Planned, batch: int)
 
     def ours() -> None:
         decoder.passes = decoder.tokens = 0
-        rows = list(decoder.decode([Row(plan.prompt, plan.answer, most, index) for index in range(batch)], batch))
-        made["ours"] = rows[0].made
+        rows = list(
+            decoder.decode([DecoderRow(plan.prompt, plan.answer, most, index) for index in range(batch)], batch)
+        )
+        made["ours"] = rows[0].output
 
     handle = obey(model, plan)
     taken = {"plain": seconds(lambda: generate("plain")), "ours": seconds(ours)}

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from aligner.card import Card, write_card
-from aligner.console import speak
+from aligner.console import setup_logging
 from aligner.files import COMPLETED, write_text
 from aligner.models import fit_embedding, load_config, load_model, load_tokenizer, quiet_libraries
 from aligner.plots import draw_loss
@@ -87,7 +87,7 @@ def leave(status: int) -> NoReturn:
 def as_rank(arguments: Sequence[str] | None, joined: bool) -> int:
     """`main`, but for leaving the process group. `joined`: it was there before."""
     first = int(os.environ.get("RANK", "0")) == 0
-    speak(quiet=not first)
+    setup_logging(quiet=not first)
     try:
         if joined:
             started: dict[str, str] | None = {"RANK": str(dist.get_rank())}
@@ -95,7 +95,7 @@ def as_rank(arguments: Sequence[str] | None, joined: bool) -> int:
             started = rank_variables(os.environ)
         os.environ.update(alone() if started is None else started)
         first = int(os.environ["RANK"]) == 0
-        speak(quiet=not first)
+        setup_logging(quiet=not first)
         config = resolved(parse(sys.argv[1:] if arguments is None else arguments))
         if config.launch.dry_run:
             raise UserError("--dry_run is for scripts/sft-correction.sh; this program trains.")
@@ -108,7 +108,7 @@ def as_rank(arguments: Sequence[str] | None, joined: bool) -> int:
     except (UserError, OSError) as error:
         if not first:
             time.sleep(GRACE)
-            speak()
+            setup_logging()
         log.error("%s", system_error(error) if isinstance(error, OSError) else error)
         return 2
     except Exception:
@@ -124,7 +124,7 @@ def train_stages(config: RunConfig, first: bool) -> None:
     with the_only_run(whole) if first and alone_here else nullcontext():
         for stage in stages(config):
             if config.launch.stage in (None, stage.name):
-                speak(stage.folder / "train.log" if first else None, quiet=not first)
+                setup_logging(stage.folder / "train.log" if first else None, quiet=not first)
                 with sign_of_life(stage.folder, int(os.environ["RANK"])):
                     try:
                         run_stage(config, stage, partial(is_asked, asked, whole if first else None))
@@ -153,7 +153,7 @@ def run_stage(config: RunConfig, stage: Stage, asked: Callable[[], bool] = lambd
     tallies = {"train": asdict(tally), "eval": asdict(held_out_tally)}
     card = make_card(config, stage, data, records_per_update(config, ranks.count), tallies)
     counts = [[counted.rows, counted.kept] for counted in (tally, held_out_tally)]
-    ranks.agree({**card.deciding(), "number of rows": counts})
+    ranks.agree({**card.fingerprint_fields(), "number of rows": counts})
     found = begin(config, stage, card, ranks)
     if found.finished:
         log.info("%s is already complete: %s", stage.name, stage.folder)
