@@ -38,7 +38,7 @@ class Card:
     config: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
-    def deciding(self) -> dict[str, Any]:
+    def fingerprint_fields(self) -> dict[str, Any]:
         """What decides the weights, by name: two cards that agree here describe the same run."""
         return {
             "prompt": self.prompt.text, "base_model": self.base_model_sha256,
@@ -48,7 +48,7 @@ class Card:
 
 def differences(old: Card, new: Card) -> list[str]:
     """The names of what decides the weights and differs, with both values where they are short."""
-    before, after = old.deciding(), new.deciding()
+    before, after = old.fingerprint_fields(), new.fingerprint_fields()
     found = []
     for name in sorted(before.keys() | after.keys()):
         if before.get(name) != after.get(name):
@@ -84,7 +84,7 @@ def card_from(value: Any, place: str) -> Card:
     try:
         prompt = PromptTemplate(str(value["prompt"]["name"]), str(value["prompt"]["text"]))
         card = Card(**{**value, "prompt": prompt})
-        card.deciding()
+        card.fingerprint_fields()
         return card
     except UserError as error:
         raise UserError(f"{place}: {error}") from None

@@ -111,11 +111,11 @@ def run(args: argparse.Namespace) -> int:
     if args.alpaca_eval and not (args.alpaca_eval_judge or args.judge_model):
         raise UserError("--alpaca_eval needs --alpaca_eval_judge, or --judge_url and --judge_model.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is Ctrl-C
-    from aligner.console import speak
+    from aligner.console import setup_logging
     from aligner.evaluation.evaluate import Work, evaluate
     from aligner.evaluation.systems import parse
 
-    speak()
+    setup_logging()
     work = Work(
         args.after, args.before, tuple(map(parse, args.systems)), Path(args.output), tuple(names),
         None if args.judge == "none" else judge(args), args.labels, tuple(args.price) if args.price else None,

@@ -10,7 +10,7 @@ from pathlib import Path
 import uvicorn
 from tqdm import tqdm
 
-from aligner.console import speak
+from aligner.console import setup_logging
 from aligner.demo import locate
 from aligner.inference.correct_file import read_items
 from aligner.inference.corrector import Corrected, Corrector, Request, Settings, check_feedback
@@ -93,7 +93,7 @@ def calibrate(args: argparse.Namespace) -> list[str]:
 def opened(args: argparse.Namespace, max_prompt_tokens: int | None = None) -> tuple[str, Corrector]:
     """The Aligner that the flags name, and what it is called."""
     quiet_libraries()
-    speak()
+    setup_logging()
     folder = locate(args.model)
     check_place(folder)
     settings = Settings(args.batch_size, args.max_new_tokens, max_prompt_tokens=max_prompt_tokens)

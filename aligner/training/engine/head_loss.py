@@ -1,7 +1,7 @@
-"""The head and the objective in one step, from the hidden states at the learned places.
+"""The head and the objective in one step, from the hidden states at the target positions.
 
-The head is applied only where a token is learned, in pieces of rows, and each piece's gradient is made at once while its
-logits exist: memory grows neither with the prompt nor with the vocabulary.
+The head is applied only where a token is learned, in pieces of rows, and each piece's gradient is computed at once while
+its logits exist: memory grows neither with the prompt nor with the vocabulary.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-WORKSPACE = 256 << 20  # bytes of fp32 logits at once; with what is made of them at most twice that
+WORKSPACE = 256 << 20  # bytes of fp32 logits at once; with what is computed from them at most twice that
 
 
 def weighted_nll_of_hidden(
@@ -22,7 +22,10 @@ def weighted_nll_of_hidden(
     targets_T: torch.Tensor,
     weights_T: torch.Tensor,
 ) -> torch.Tensor:
-    """`weighted_nll` from the hidden states at the T places and the head's weights; softcap: logits are c x tanh(logits / c)."""
+    """`weighted_nll` from the hidden states at the T target positions and the head's weights.
+
+    softcap: logits are c x tanh(logits / c).
+    """
     train = torch.is_grad_enabled()
     value: torch.Tensor = _HeadLoss.apply(hidden_TH, head_VH, bias_V, softcap, targets_T, weights_T, train)
     return value
@@ -71,15 +74,15 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
         scale = grads[0] if ctx.lift is None else grads[0] * ctx.lift
-        made = (None if g is None else g.mul_(scale.to(g.dtype)).to(ctx.dtype) for g in ctx.gradients)
+        gradients = (None if g is None else g.mul_(scale.to(g.dtype)).to(ctx.dtype) for g in ctx.gradients)
         ctx.gradients = None
-        return *made, None, None, None, None
+        return *gradients, None, None, None, None
 
 
 def _piece(
     logits_PV: torch.Tensor, softcap: float | None, targets_P: torch.Tensor, weights_P: torch.Tensor, train: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss of some rows, and its gradient by their logits, which is made in their place: one P x V buffer is enough."""
+    """The loss of some rows, and its gradient by their logits, which overwrites them: one P x V buffer is enough."""
     slope_PV = None
     if softcap:
         logits_PV = logits_PV.div_(softcap).tanh_()
