@@ -18,7 +18,7 @@ from aligner.records import UserError
 from aligner.training.flags import parse
 from aligner.training.planning.memory import Size, model_states, peak_activations, size_of
 from aligner.training.planning.memory_plan import Hardware, need_of, smallest_change, with_flags
-from aligner.training.planning.report import Request, flops_per_token, report, resource_claim
+from aligner.training.planning.report import PlanRequest, flops_per_token, report, resource_claim
 from aligner.training.planning.shapes import PUBLISHED, Shape, shape_of_model
 
 SIZE = Size(6_738_415_616, 131_072_000)
@@ -182,7 +182,7 @@ def test_a_wrong_plan_is_one_line(flags, message, capsys):
 
 def test_a_request_has_no_field_without_a_flag():
     with pytest.raises(UserError, match="--model_name_or_path is missing"):
-        report([], Request())
+        report([], PlanRequest())
 
 
 @pytest.mark.parametrize("flag", ["gpu_memory nan", "gpu_memory 0", "gpus_per_node 0", "rows -3", "tflops 0", "cpu_memory -1",

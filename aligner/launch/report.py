@@ -43,13 +43,13 @@ def show_examples(tokens: Sequence[Tokens], tokenizer: Any, count: int = 3) -> N
 
 def held_out_losses(stages: Sequence[Stage]) -> list[tuple[str, float]]:
     """The held-out loss before, after the warm-up if there was one, and after the correction; empty if never evaluated."""
-    found: list[tuple[str, float]] = []
+    losses: list[tuple[str, float]] = []
     for stage in stages:
         values = [line["eval_loss"] for line in read_log(stage.folder) if "eval_loss" in line]
         if values:
-            found += [] if found else [("before", values[0])]
-            found.append(("after the warm-up" if stage.name == "identity" else "after the correction", values[-1]))
-    return found
+            losses += [] if losses else [("before", values[0])]
+            losses.append(("after the warm-up" if stage.name == "identity" else "after the correction", values[-1]))
+    return losses
 
 
 def show_result(stages: Sequence[Stage], data: StageData, corrections: int, trust_remote_code: bool) -> None:
@@ -83,9 +83,11 @@ def show_corrections(screen: Console, folder: Path, records: Sequence[Correction
     screen.print("\ncorrecting a few held-out answers ...", style="dim")
     settings = Settings(batch_size=len(records), max_new_tokens=LONGEST)
     corrector = Corrector.load(str(folder), settings=settings, trust_remote_code=trust_remote_code)
-    made = corrector.correct([CorrectionRequest(record.question, record.answer, record.feedback) for record in records])
+    corrected_answers = corrector.correct(
+        [CorrectionRequest(record.question, record.answer, record.feedback) for record in records]
+    )
     screen.print("Held-out answers as the new Aligner corrects them (taken out, put in)")
-    for record, corrected in zip(records, made, strict=True):
+    for record, corrected in zip(records, corrected_answers, strict=True):
         ended = "" if corrected.finished else f"; cut off at {LONGEST} tokens"
         screen.print(Text(f"\n{record.question}", style="bold"))
         screen.print(show(diff(record.answer, corrected.text), screen.is_terminal))

@@ -1,4 +1,4 @@
-"""What a run is told: frozen dataclasses whose fields are the flags and the YAML keys.
+"""The settings of a run: frozen dataclasses whose fields are the flags and the YAML keys.
 
 Defaults are those of the original's launcher where it has the flag. flags.py reads them.
 """
@@ -191,15 +191,26 @@ PARTS: Any = (ModelConfig, DataConfig, OptimizationConfig, OutputConfig, LaunchC
 
 def check(config: RunConfig) -> None:
     """UserError where values cannot be meant, alone or together."""
+    check_values(config)
+    check_combinations(config)
+
+
+def check_values(config: RunConfig) -> None:
+    """UserError where a value alone cannot be meant."""
     o, d, output = config.optimization, config.data, config.output
     positive = {
-        "max_length": config.model.max_length, "epochs": o.epochs, "eval_interval": d.eval_interval,
+        "max_length": config.model.max_length,
+        "epochs": o.epochs,
+        "eval_interval": d.eval_interval,
         "per_device_train_batch_size": o.per_device_train_batch_size,
         "per_device_eval_batch_size": d.per_device_eval_batch_size,
-        "gradient_accumulation_steps": o.gradient_accumulation_steps, "save_total_limit": output.save_total_limit,
-        "records_per_update": o.records_per_update, "tokens_per_micro_batch": o.tokens_per_micro_batch,
-        "identity_epochs": o.identity_epochs, "gpus": config.launch.gpus,
-    }  # fmt: skip
+        "gradient_accumulation_steps": o.gradient_accumulation_steps,
+        "save_total_limit": output.save_total_limit,
+        "records_per_update": o.records_per_update,
+        "tokens_per_micro_batch": o.tokens_per_micro_batch,
+        "identity_epochs": o.identity_epochs,
+        "gpus": config.launch.gpus,
+    }
     for name, number in positive.items():
         if number is not None and number < 1:
             raise UserError(f"--{name} is {number}: it must be at least 1.")
@@ -215,12 +226,17 @@ def check(config: RunConfig) -> None:
     for name, rate in {"lr": o.lr, "identity_learning_rate": o.identity_learning_rate}.items():
         if rate is not None and not 0 < rate < float("inf"):
             raise UserError(f"--{name} is {rate}: it must be above 0.")
+    if not 0 <= o.weight_decay < float("inf") or o.seed < 0:
+        raise UserError("--weight_decay and --seed must be at least 0.")
+
+
+def check_combinations(config: RunConfig) -> None:
+    """UserError where values exclude each other."""
+    o, d, output = config.optimization, config.data, config.output
     if d.eval_datasets and d.eval_split_ratio is not None:
         raise UserError("--eval_datasets and --eval_split_ratio are both given: choose one.")
     if d.need_eval and not d.eval_datasets and d.eval_split_ratio is None:
         raise UserError("--need_eval needs --eval_datasets PATH or --eval_split_ratio SHARE.")
-    if not 0 <= o.weight_decay < float("inf") or o.seed < 0:
-        raise UserError("--weight_decay and --seed must be at least 0.")
     if config.launch.stage == "identity" and not o.identity_proportion:
         raise UserError("--stage identity needs --identity_proportion SHARE.")
     if o.bf16 and o.fp16:
@@ -245,11 +261,20 @@ def check(config: RunConfig) -> None:
 OFFLOAD_STAGES = {"none": (0, 1, 2, 3), "optimizer": (1, 2, 3), "parameter": (3,), "all": (3,)}
 # Of the recipe, what does not decide one stage's weights: a run may be gone on with when these differ. (Records per
 # update do, and are kept as a number of their own.)
-NOT_DECIDING = {"identity_proportion", "identity_epochs", "identity_learning_rate", "gradient_accumulation_steps",
-                     "records_per_update", "gradient_checkpointing", "tf32", "tokens_per_micro_batch", "on_nonfinite"}  # fmt: skip
+NOT_IN_FINGERPRINT = {
+    "identity_proportion",
+    "identity_epochs",
+    "identity_learning_rate",
+    "gradient_accumulation_steps",
+    "records_per_update",
+    "gradient_checkpointing",
+    "tf32",
+    "tokens_per_micro_batch",
+    "on_nonfinite",
+}
 
 
-def deciding(config: RunConfig) -> dict[str, Any]:
+def fingerprint_fields(config: RunConfig) -> dict[str, Any]:
     """The settings that decide one stage's weights, for the card and for resuming."""
-    settings = {k: v for k, v in asdict(config.optimization).items() if k not in NOT_DECIDING}
+    settings = {k: v for k, v in asdict(config.optimization).items() if k not in NOT_IN_FINGERPRINT}
     return {**settings, "max_length": config.model.max_length, "overlength": config.data.overlength}

@@ -31,12 +31,12 @@ ABOUT = (
 
 def _spellings() -> dict[str, Field[Any]]:
     """Every flag's spellings without dashes, each with its field."""
-    found: dict[str, Field[Any]] = {}
+    fields_by_name: dict[str, Field[Any]] = {}
     for part in PARTS:
         for f in fields(part):
             for name in (f.name, *(alias.lstrip("-") for alias in f.metadata.get("aliases", ()))):
-                found[name] = f
-    return found
+                fields_by_name[name] = f
+    return fields_by_name
 
 
 SPELLINGS = _spellings()

@@ -7,9 +7,9 @@ from pathlib import Path
 from aligner.models import quiet_libraries
 from aligner.training.checkpoint import save_and_load
 from aligner.training.distributed.hardware import resolved
-from aligner.training.finetune.run import run_stage
+from aligner.training.distributed.ranks import connect
+from aligner.training.finetune.run import train_run
 from aligner.training.flags import parse
-from aligner.training.stages import stages
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
         save_and_load.SHARD_BYTES = int(arguments[1])
     for flags in json.loads(Path(arguments[0]).read_text()):
         config = resolved(parse(flags))
-        run_stage(config, stages(config)[-1])
+        train_run(config, connect(config.launch.local_rank))
 
 
 if __name__ == "__main__":

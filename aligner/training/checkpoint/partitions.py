@@ -23,8 +23,8 @@ def flat_tensors(engine: Engine) -> list[torch.Tensor]:
     if engine.stage == 3:
         return list(outer.fp32_partitioned_groups_flat)
     if engine.stage:  # in bf16 stage 1 has an optimizer of its own
-        named = getattr(outer, "fp32_groups_flat_partition", None)
-        return list(named if named is not None else outer.single_partition_of_fp32_groups)
+        partition = getattr(outer, "fp32_groups_flat_partition", None)
+        return list(partition if partition is not None else outer.single_partition_of_fp32_groups)
     return [parameter for group in outer.param_groups for parameter in group["params"]]
 
 
@@ -46,8 +46,8 @@ def _fragments(engine: Engine) -> Iterator[tuple[Any, int, int, int, int]]:
     outer = engine.deepspeed.optimizer
     for flat, group in enumerate(getattr(outer, "bf16_groups", None) or outer.bit16_groups):
         for parameter in group:
-            if (found := parameter._hp_mapping) is not None:
-                own, here = found.lp_fragment_address, found.hp_fragment_address
+            if (mapping := parameter._hp_mapping) is not None:
+                own, here = mapping.lp_fragment_address, mapping.hp_fragment_address
                 yield parameter, own.start, own.numel, flat, here.start
 
 
@@ -72,13 +72,13 @@ def moments(engine: Engine, flat: torch.Tensor) -> dict[str, torch.Tensor]:
     return {name: state[name] for name in MOMENTS}
 
 
-def moves(engine: Engine) -> int:
-    """How often AdamW has moved the weights."""
+def optimizer_steps(engine: Engine) -> int:
+    """AdamW's count of its steps."""
     steps = [state["step"] for state in engine.optimizer.state.values() if "step" in state]
     return int(steps[0]) if steps else 0
 
 
-def set_moves(engine: Engine, count: int) -> None:
+def set_optimizer_steps(engine: Engine, count: int) -> None:
     """Put AdamW's count back. Each tensor gets one of its own: a shared one would run ahead."""
     for flat in flat_tensors(engine):
         engine.optimizer.state[flat]["step"] = torch.tensor(float(count), device=flat.device)
@@ -89,10 +89,8 @@ def refresh_weights(engine: Engine) -> None:
     outer = engine.deepspeed.optimizer
     if engine.stage == 3:
         outer.checkpoint_event_prologue()  # gives up the parameters that are kept whole
-        for master, shards, own in zip(
-            outer.fp32_partitioned_groups_flat, outer.fp16_partitioned_groups_flat, outer.fp16_partitioned_groups,
-            strict=True,
-        ):  # fmt: skip
+        groups = outer.fp32_partitioned_groups_flat, outer.fp16_partitioned_groups_flat, outer.fp16_partitioned_groups
+        for master, shards, own in zip(*groups, strict=True):
             shards.data.copy_(master.data)
             for shard, view in zip(own, outer.unflatten(shards, own), strict=True):
                 shard.data = view.data

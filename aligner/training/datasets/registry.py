@@ -43,8 +43,8 @@ class RawDataset:
     def version(self, options: Options) -> str:
         """The name, a hash of the formatter's source and its options: another formatter gives other records."""
         source = inspect.getsource(self.formatter)
-        said = [f"{name}={value}" for name, value in options.chosen_for(self.name, self.choices()).items()]
-        return " ".join([self.name, hashlib.sha256(source.encode()).hexdigest()[:12], *said])
+        chosen = [f"{name}={value}" for name, value in options.chosen_for(self.name, self.choices()).items()]
+        return " ".join([self.name, hashlib.sha256(source.encode()).hexdigest()[:12], *chosen])
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,6 @@ FORWARDED = re.compile(
 )
 SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSW")  # they would stand in every host's process list
 _LINE = re.compile(r"(?P<name>\S+)\s+slots=(?P<slots>[0-9]+)")
-
-
 LAUNCHER_FLAGS = {"--master_addr", "--master_port", "--ssh_port", "--venv_script", "--no_ssh_check", "--launcher_args"}
 
 
@@ -53,12 +51,12 @@ def read_hostfile(file: str) -> list[Host]:
         text = line.split("#")[0].strip()
         if not text:
             continue
-        found = _LINE.fullmatch(text)
-        if not found or int(found["slots"]) < 1:
+        match = _LINE.fullmatch(text)
+        if not match or int(match["slots"]) < 1:
             raise UserError(f"{file} line {number}: '{text}' is not like 'worker-1 slots=8'.")
-        if found["name"] in {host.name for host in hosts}:
-            raise UserError(f"{file} line {number}: {found['name']} stands twice.")
-        hosts.append(Host(found["name"], int(found["slots"])))
+        if match["name"] in {host.name for host in hosts}:
+            raise UserError(f"{file} line {number}: {match['name']} stands twice.")
+        hosts.append(Host(match["name"], int(match["slots"])))
     if not hosts:
         raise UserError(f"{file}: names no host. Write lines like 'worker-1 slots=8'.")
     return hosts
@@ -74,7 +72,7 @@ def is_here(name: str) -> bool:
     return True
 
 
-def forwarded(environment: Mapping[str, str]) -> dict[str, str]:
+def forwarded_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables that go to the other hosts; never one whose name speaks of a secret."""
     return {k: v for k, v in sorted(environment.items()) if FORWARDED.match(k) and not SECRET.search(k)}
 

@@ -1,4 +1,4 @@
-"""Watching a run: one progress bar, train_log.jsonl always, wandb and tensorboard where asked. Logging never fails a run."""
+"""Watching a run: one progress bar, train_log.jsonl always, wandb and tensorboard where wanted. Logging never fails a run."""
 
 from __future__ import annotations
 
@@ -66,8 +66,12 @@ class Metrics:
             self._advance("")
         elif "loss" in values:
             if is_far_above(values["loss"], self._recent):
-                log.warning("update %s: the loss is %.3f, far above its recent course (%.3f); see its records if it stays",
-                            values["update"], values["loss"], statistics.median(self._recent))  # fmt: skip
+                log.warning(
+                    "update %s: the loss is %.3f, far above its recent course (%.3f); see its records if it stays",
+                    values["update"],
+                    values["loss"],
+                    statistics.median(self._recent),
+                )
             self._recent.append(values["loss"])
             self._advance(
                 f"loss {values['loss']:.3f}, lr {values['lr']:.1e}, {values['tokens_per_second']:,.0f} tokens/s"

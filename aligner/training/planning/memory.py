@@ -1,6 +1,6 @@
 """What a rank's memory holds: model states by DeepSpeed's own account, activations by watching the real code run weightless.
 
-A model is built without weights, and one forward and backward pass is made with tensors that have a shape and no content;
+A model is built without weights, and one forward and backward pass is run with tensors that have a shape and no content;
 the most bytes that live at once are counted. So the figure follows the model's and this project's code, whatever they are.
 """
 
@@ -97,28 +97,28 @@ def buffers(shape: Shape, size: Size, half: bool, stage: int, gpus: int) -> int:
 
 
 class _Live(TorchDispatchMode):
-    """Counts the bytes of the tensors that operations make, while they live."""
+    """Counts the bytes of the tensors that operations allocate, while they live."""
 
-    def __init__(self, known: list[torch.Tensor]) -> None:
+    def __init__(self, counted: list[torch.Tensor]) -> None:
         super().__init__()
-        self.sizes = {tensor.untyped_storage()._cdata: 0 for tensor in known}
+        self.sizes = {tensor.untyped_storage()._cdata: 0 for tensor in counted}
         self.now = self.peak = 0
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = operation(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
+        output = operation(*args, **(kwargs or {}))
+        for tensor in tree_leaves(output):
             if isinstance(tensor, torch.Tensor):
-                self._notice(tensor.untyped_storage())
-        return made
+                self._count(tensor.untyped_storage())
+        return output
 
-    def _notice(self, storage: torch.UntypedStorage) -> None:
+    def _count(self, storage: torch.UntypedStorage) -> None:
         if storage._cdata not in self.sizes:
             self.sizes[storage._cdata] = storage.nbytes()
             self.now += storage.nbytes()
             self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._forget, storage._cdata)
+            weakref.finalize(storage, self._release, storage._cdata)
 
-    def _forget(self, key: int) -> None:
+    def _release(self, key: int) -> None:
         self.now -= self.sizes.pop(key)
 
 
@@ -138,8 +138,8 @@ def peak_activations(shape: Shape, rows: int, length: int, checkpointing: bool, 
             parameter.register_post_accumulate_grad_hook(_hand_on)
         flat = supports(model)
         batch = worst_batch(rows, length, flat)
-        given = [value for value in (getattr(batch, f.name) for f in fields(batch)) if isinstance(value, torch.Tensor)]
-        live = _Live([*model.parameters(), *model.buffers(), *given])
+        inputs = [value for value in (getattr(batch, f.name) for f in fields(batch)) if isinstance(value, torch.Tensor)]
+        live = _Live([*model.parameters(), *model.buffers(), *inputs])
         with live:
             Objective(model, flat)(batch).backward()
     return live.peak

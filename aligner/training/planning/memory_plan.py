@@ -103,9 +103,8 @@ def with_flags(config: RunConfig, flags: dict[str, object]) -> RunConfig:
     """The configuration with these flags of its recipe and its launch."""
     launch = {k: v for k, v in flags.items() if hasattr(config.launch, k)}
     recipe = {k: v for k, v in flags.items() if k not in launch}
-    return replace(
-        config, optimization=replace(config.optimization, **recipe), launch=replace(config.launch, **launch)  # type: ignore[arg-type]
-    )  # fmt: skip
+    optimization = replace(config.optimization, **recipe)  # type: ignore[arg-type]
+    return replace(config, optimization=optimization, launch=replace(config.launch, **launch))  # type: ignore[arg-type]
 
 
 def smallest_change(config: RunConfig, shape: Shape, size: Size, hardware: Hardware) -> dict[str, object] | None:
@@ -160,17 +159,17 @@ def fit_lines(config: RunConfig, shape: Shape, size: Size, hardware: Hardware, n
     """Whether it fits, and else the smallest change with which it does."""
     if need.fits(hardware):
         return ["it fits"]
-    found = smallest_change(config, shape, size, hardware)
-    if found is None:
+    change = smallest_change(config, shape, size, hardware)
+    if change is None:
         return ["it does not fit, and none of these flags and no number of GPUs makes it: take larger GPUs"]
-    gpus = int(str(found.get("gpus", hardware.gpus)))
-    larger = replace(hardware, gpus=gpus, per_node=min(gpus, hardware.slots) if "gpus" in found else hardware.per_node)
-    config = with_flags(config, {k: v for k, v in found.items() if k != "gpus"})
+    gpus = int(str(change.get("gpus", hardware.gpus)))
+    larger = replace(hardware, gpus=gpus, per_node=min(gpus, hardware.slots) if "gpus" in change else hardware.per_node)
+    config = with_flags(config, {k: v for k, v in change.items() if k != "gpus"})
     then = need_of(config, shape, size, larger)
-    flags = " ".join(f"--{name} {value}" for name, value in found.items())
+    flags = " ".join(f"--{name} {value}" for name, value in change.items())
     lines = [
         f"it does not fit. It does with {flags}: {readable(then.gpu)} on each GPU, {readable(then.states.cpu)} CPU memory a node"
     ]
-    if "gpus" in found:
+    if "gpus" in change:
         lines.append("  (with --records_per_update as it is, the updates stay the same)")
     return lines
