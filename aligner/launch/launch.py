@@ -32,19 +32,19 @@ log = logging.getLogger("aligner")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train a run. Returns the exit status: 0; 2 for what the user can mend; 75 where the run was stopped and can go on;
-    130 where it was ended at once; another for a fault of the ranks."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    """Train a run. Returns the exit status: 0; 2 for an error that the user can correct; 75 where the run was stopped and
+    can go on; 130 where it was ended at once; another for a fault of the ranks."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     setup_logging()
-    if "--help" in given or "-h" in given:
+    if "--help" in arguments or "-h" in arguments:
         parser(USAGE).print_help()
         return 0
     try:
         variables = rank_variables(os.environ)
         if variables is not None:
             os.environ.update(variables)
-            return be_rank(completed_flags(given))
-        return run(completed_flags(given))
+            return be_rank(completed_flags(arguments))
+        return run(completed_flags(arguments))
     except (UserError, OSError) as error:
         log.error("%s", system_error(error) if isinstance(error, OSError) else error)
         return 2
@@ -62,15 +62,15 @@ def be_rank(config: RunConfig) -> int:
     return rank.main(to_flags(config))
 
 
-def completed_flags(given: Sequence[str]) -> RunConfig:
+def completed_flags(arguments: Sequence[str]) -> RunConfig:
     """The configuration; with neither data nor model the embedded default. UserError names a missing flag."""
-    config = parse(given, USAGE)
+    config = parse(arguments, USAGE)
     data, model = config.data.train_datasets, config.model.model_name_or_path
     if not data and not model:
         default = ["--model_name_or_path", "embedded", "--train_datasets", _relative(ROOT / "template-dataset.json")]
         default += ["--output_dir", "output/embedded"]
         file = [] if config.launch.config else ["--config", str(ROOT / "configs" / "embedded.yaml")]
-        config = parse([*default, *file, *given], USAGE)
+        config = parse([*default, *file, *arguments], USAGE)
         data, model = config.data.train_datasets, config.model.model_name_or_path
     for flag, value in (
         ("train_datasets", data),

@@ -53,7 +53,7 @@ def held_out_losses(stages: Sequence[Stage]) -> list[tuple[str, float]]:
 
 
 def show_result(stages: Sequence[Stage], data: StageData, corrections: int, trust_remote_code: bool) -> None:
-    """What was learned, where it lies, and the next command, ready to paste."""
+    """The losses, the folder, and the next command, ready to paste."""
     screen, folder, held_out = console(), stages[-1].folder, data.held_out
     if losses := held_out_losses(stages):
         screen.print(f"\nLoss on {len(held_out)} held-out corrections (nats per token)")

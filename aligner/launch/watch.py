@@ -20,8 +20,8 @@ def launch_and_watch(command: Sequence[str], variables: Mapping[str, str], folde
     """Run the command that starts all ranks, in a session of its own, so that ending it ends every rank.
 
     folder: the run's, where the ranks hear of a request to stop through a file, which a signal to this process makes, as
-    anybody may. last_stage: the folder that is complete at the end. Returns the exit status: 0; 2 for what the user can
-    mend; 75 where the run was stopped and can go on; another for a fault, whose cause is logged.
+    anybody may. last_stage: the folder that is complete at the end. Returns the exit status: 0; 2 for an error that the
+    user can correct; 75 where the run was stopped and can go on; another for a fault, whose cause is logged.
     """
 
     def pass_on(number: signal.Signals) -> None:

@@ -32,7 +32,7 @@ def flag(default: Any, text: str, *, short: str | None = None, choices: Sequence
 
 
 def switch(text: str) -> Any:
-    """An optional boolean that may stand bare (`--bf16`), with a value (`--bf16 False`), or not at all."""
+    """An optional boolean: without a value (`--bf16`), with one (`--bf16 False`), or absent."""
     return field(default=None, metadata={"help": text + NO_DEFAULT, "nargs": "?", "const": True, "metavar": "yes|no"})
 
 
@@ -259,7 +259,7 @@ def check_combinations(config: RunConfig) -> None:
 
 # The ZeRO stages at which DeepSpeed honours an offload; elsewhere it would silently ignore it.
 OFFLOAD_STAGES = {"none": (0, 1, 2, 3), "optimizer": (1, 2, 3), "parameter": (3,), "all": (3,)}
-# Of the recipe, what does not decide one stage's weights: a run may be gone on with when these differ. (Records per
+# Of the recipe, what does not decide one stage's weights: a run may be resumed when these differ. (Records per
 # update do, and are kept as a number of their own.)
 NOT_IN_FINGERPRINT = {
     "identity_proportion",

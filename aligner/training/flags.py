@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]  # the folder that holds scripts/ and
 ABOUT = (
     "Train an Aligner on Question-Answer-Correction records. Without data and model the embedded default is trained, "
     "on whatever this machine has. --dry_run shows what would be done. A flag may be written with - or _ between its "
-    "words, and may stand in a YAML file (--config); a yes|no flag may stand bare."
+    "words, and may be a key of a YAML file (--config); a yes|no flag may have no value."
 )
 
 
@@ -48,7 +48,7 @@ def _near(name: str) -> str:
 
 
 def yaml_flags(file: str) -> list[str]:
-    """The flags that a YAML file stands for. UserError names a key that is none."""
+    """The flags of a YAML file. UserError for a key that is no flag."""
     text = read_text(file)
     try:
         value, node = yaml.safe_load(text) or {}, yaml.compose(text, Loader=yaml.SafeLoader)
@@ -82,7 +82,7 @@ def parser(usage: str) -> HfArgumentParser:
 
 
 def parse(arguments: Sequence[str], usage: str = "bash scripts/sft-correction.sh [flags]") -> RunConfig:
-    """The configuration that flags and their YAML file stand for. UserError names what is wrong and the nearest name."""
+    """The configuration from flags and their YAML file. UserError names the error and the nearest flag."""
     known = parser(usage)
     config = _parse(known, arguments)
     if file := config.launch.config:

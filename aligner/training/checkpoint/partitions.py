@@ -18,7 +18,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def flat_tensors(engine: Engine) -> list[torch.Tensor]:
-    """This rank's fp32 master weights: the tensors that AdamW moves."""
+    """This rank's fp32 master weights: the tensors that AdamW updates."""
     outer = engine.deepspeed.optimizer
     if engine.stage == 3:
         return list(outer.fp32_partitioned_groups_flat)
@@ -29,7 +29,7 @@ def flat_tensors(engine: Engine) -> list[torch.Tensor]:
 
 
 def pieces(engine: Engine) -> list[Piece]:
-    """What lies where in `flat_tensors`. At stage 0 all ranks have the same."""
+    """Which numbers of which parameter are where in `flat_tensors`. At stage 0 all ranks have the same."""
     names = {id(parameter): name for name, parameter in engine.model.named_parameters()}
     find = {0: _whole, 1: _fragments, 2: _fragments, 3: _shards}[engine.stage]
     return [Piece(names[id(parameter)], *place) for parameter, *place in find(engine)]
@@ -62,7 +62,7 @@ def _shards(engine: Engine) -> Iterator[tuple[Any, int, int, int, int]]:
 
 
 def moments(engine: Engine, flat: torch.Tensor) -> dict[str, torch.Tensor]:
-    """AdamW's moments of a flat tensor; zeros where it has not moved yet."""
+    """AdamW's moments of a flat tensor; zeros before its first step."""
     state = engine.optimizer.state[flat]
     if "step" not in state:
         state["step"] = torch.zeros((), device=flat.device)
@@ -88,7 +88,7 @@ def refresh_weights(engine: Engine) -> None:
     """Make the weights that the model computes with from the fp32 masters. Called by all ranks."""
     outer = engine.deepspeed.optimizer
     if engine.stage == 3:
-        outer.checkpoint_event_prologue()  # gives up the parameters that are kept whole
+        outer.checkpoint_event_prologue()  # releases the parameters that are kept whole
         groups = outer.fp32_partitioned_groups_flat, outer.fp16_partitioned_groups_flat, outer.fp16_partitioned_groups
         for master, shards, own in zip(*groups, strict=True):
             shards.data.copy_(master.data)

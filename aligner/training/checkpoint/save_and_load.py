@@ -73,7 +73,7 @@ def make_room(partial: Path, engine: Engine) -> None:
 
 
 def write_rank(engine: Engine, folder: Path) -> None:
-    """This rank's masters and moments, a file for each flat tensor, and the list of what lies where in them.
+    """This rank's masters and moments, a file for each flat tensor, and the index of what they hold.
 
     At stage 0 every rank has everything, and the first writes.
     """

@@ -48,7 +48,7 @@ def tokenise(
     overlength: str = "cut",
     progress: Any = iter,
 ) -> tuple[list[Tokens], Tally]:
-    """Turn records into tokens. `overlength` says what happens to a row above `max_length` tokens: cut, drop or error.
+    """Turn records into tokens. `overlength`: what happens to a row above `max_length` tokens: cut, drop or error.
 
     Raises DataError under 'error', and UserError where no row is left. `progress` wraps the batches (tqdm does).
     """

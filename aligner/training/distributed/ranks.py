@@ -1,4 +1,4 @@
-"""This process among all of them: joining their group, deciding together, failing together."""
+"""This process among all ranks: joining their group, deciding together, failing together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 if not torch.cuda.is_available():  # here and nowhere else: the launcher on a login node starts ranks that have GPUs
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before the import, or each rank says that it looked for more
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before the import, or each rank logs a search for one
 
 import deepspeed
 import torch.distributed as dist
@@ -34,7 +34,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that speaks and writes."""
+        """Whether this is the rank that prints and writes."""
         return self.rank == 0
 
     def wait(self) -> None:
@@ -56,7 +56,7 @@ class Ranks:
         return value
 
     def all_succeed(self, act: Callable[[], None]) -> None:
-        """Each rank acts; where one fails with an error a user can mend, all raise it, named after the first that failed."""
+        """Each rank acts; where one raises a UserError, all raise it, with the number of the first rank that did."""
         errors: list[UserError | None] = [None] * self.count
         own_error: UserError | None = None
         try:

@@ -16,14 +16,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
 
 
 class Stopped(Exception):
-    """A run was asked to stop and has saved its state. `place` says after what: an update or a stage."""
+    """A run was stopped and has saved its state. place: after which update or stage."""
 
     def __init__(self, place: str) -> None:
         super().__init__(f"stopped after {place}, which is saved. The same command goes on from there.")
 
 
 def request_stop(folder: Path) -> None:
-    """Ask the ranks of a run, in any of its stages, to stop after the update they are at."""
+    """Request that the ranks of a run stop after the current update, in whichever stage."""
     (folder / REQUEST).touch()
 
 
@@ -33,7 +33,7 @@ def clear_stop_request(folder: Path) -> None:
 
 
 def is_stop_requested(folder: Path) -> bool:
-    """Whether a run is asked to stop."""
+    """Whether there is a request."""
     return (folder / REQUEST).exists()
 
 

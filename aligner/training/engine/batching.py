@@ -24,7 +24,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """Where each record lies among N flattened tokens: its first and its last place plus one, also as a tensor."""
+    """Where each record lies among N flattened tokens: its first position and its last plus one, also as a tensor."""
 
     bounds: tuple[tuple[int, int], ...]
     starts_S: torch.Tensor  # S + 1 int32 values, from 0 to N, on the tokens' device

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from aligner.training.distributed.ranks import Ranks  # first: it tells DeepSpeed where there is no GPU
+from aligner.training.distributed.ranks import Ranks  # first: it sets the accelerator of a machine without a GPU
 
 # isort: split
 import deepspeed
@@ -40,7 +40,7 @@ def load_partitioned(
     """Load a model, then grow it, so that under ZeRO-3 each rank keeps its share alone. AssertionError if it did not."""
     split = config["zero_optimization"]["stage"] == 3
     unset_hf_deepspeed_config()
-    partitioning = HfDeepSpeedConfig(config) if split else None  # transformers looks for it while this name lives
+    partitioning = HfDeepSpeedConfig(config) if split else None  # transformers uses it as long as this object lives
     model = load()
     whole = [name for name, parameter in model.named_parameters() if split and not hasattr(parameter, "ds_id")]
     assert not whole, f"ZeRO-3: {len(whole)} parameters were loaded whole on every rank"
@@ -62,7 +62,7 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[s
 
 
 class Engine:
-    """A DeepSpeed engine that makes whole updates. Every method is called by all ranks together."""
+    """A DeepSpeed engine for whole updates. Every method is called by all ranks together."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class Engine:
         """Forward and backward over this rank's share of one update. Returns the update's loss over all ranks, and whether
         `stop_requested` holds on any of them by now.
 
-        Raises FloatingPointError where the loss or a gradient is not finite; the weights have not moved then.
+        Raises FloatingPointError where the loss or a gradient is not finite; the weights are unchanged then.
         """
         self.deepspeed.train()
         self._nonfinite.zero_()
@@ -124,7 +124,7 @@ class Engine:
         return total, bool(stop)
 
     def update(self) -> tuple[float, float]:
-        """Clip, move the weights, advance the schedule. Returns the learning rate used and the gradient's norm."""
+        """Clip the gradient, step the optimizer, advance the schedule. Returns the learning rate used and the gradient's norm."""
         rate = self.schedule.get_last_lr()[0]
         norm = self._own_norm() if self.stage == 0 and self.deepspeed.get_global_grad_norm() is None else None
         scaled = self.scaled and self.stage == 0  # there the norm is reported of the scaled gradient
@@ -138,11 +138,11 @@ class Engine:
         return self.scaled and bool(self.deepspeed.optimizer.overflow)
 
     def skip(self) -> None:
-        """Give up a gradient that is not finite: the weights and AdamW's moments stay, the schedule goes on."""
+        """Discard a gradient that is not finite: the weights and AdamW's moments stay, the schedule advances."""
         if self.stage == 0 and self.deepspeed.optimizer is self.optimizer:
             self.deepspeed.optimizer.zero_grad()
         else:
-            self.deepspeed.step()  # it looks for itself, and then clears the gradient and moves nothing
+            self.deepspeed.step()  # it checks the gradient itself, clears it, and changes no weight
             if not self.deepspeed.optimizer.overflow:
                 raise UserError("the loss is not finite and the gradient is: this update cannot be skipped.")
         self.schedule.step()
@@ -169,7 +169,7 @@ class Engine:
         return getattr(outer, "loss_scale_config", None) or outer.loss_scaler
 
     def _own_norm(self) -> float:
-        """Stage 0 in fp32 reports no norm: the gradients lie whole on every rank."""
+        """Stage 0 in fp32 reports no norm: every rank holds the whole gradients."""
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
 

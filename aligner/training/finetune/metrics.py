@@ -1,4 +1,4 @@
-"""Watching a run: one progress bar, train_log.jsonl always, wandb and tensorboard where wanted. Logging never fails a run."""
+"""The log of a run: one progress bar, train_log.jsonl always, wandb and tensorboard where wanted. Logging never fails a run."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Metrics:
                 self._trackers.remove(tracker)
 
     def _advance(self, figures: str) -> None:
-        """Move the bar on. Where nobody reads it any more (a pipe whose reader is gone), the run goes on without."""
+        """Advance the progress bar. Where nobody reads it any more (a pipe whose reader is gone), the run goes on without."""
         with suppress(OSError):
             if figures:
                 self._bar.set_postfix_str(figures)

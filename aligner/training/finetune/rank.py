@@ -34,13 +34,13 @@ from aligner.training.finetune.run import train_run
 from aligner.training.flags import parse
 from aligner.training.stages import stages
 
-GRACE = 3.0  # seconds that other ranks wait: when one ends, the launcher ends all, and the first is to say why
+GRACE = 3.0  # seconds that other ranks wait: when one ends, the launcher ends all, and the first is to print the cause
 log = logging.getLogger("aligner")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train as one rank of a run. Returns the exit status: 0; 1 for a fault, with its traceback; 2 for something the user
-    can mend; 75 where the run was stopped and can go on."""
+    """Train as one rank of a run. Returns the exit status: 0; 1 for a fault, with its traceback; 2 for an error that the user
+    can correct; 75 where the run was stopped and can go on."""
     group_is_ours = not dist.is_initialized()
     status = run_rank(sys.argv[1:] if arguments is None else arguments)
     if group_is_ours and dist.is_initialized():

@@ -90,7 +90,7 @@ def train_stage(
 
 
 def load_state(engine: Engine, run_state: RunState) -> int:
-    """Put the engine to where the stage was stopped. Returns the updates that are done."""
+    """Load the resume state, if there is one. Returns the number of updates that are done."""
     if run_state.resume_from is None:
         return 0
     save_and_load.load(engine, run_state.resume_from)
@@ -100,13 +100,13 @@ def load_state(engine: Engine, run_state: RunState) -> int:
 
 
 def save_state(engine: Engine, config: RunConfig, stage: Stage, card: Card, update: int) -> None:
-    """Save a resume state that says which run it belongs to."""
+    """Save a resume state, with the card of its run."""
     about = {"update": update, "ranks": engine.ranks.count, "zero_stage": engine.stage, "card": asdict(card)}
     save_and_load.save(engine, stage.folder, about, config.output.save_total_limit)
 
 
 def finish(engine: Engine, tokenizer: Any, config: RunConfig, stage: Stage, card: Card) -> None:
-    """Export the model, draw the loss, write the card, and say COMPLETED last of all."""
+    """Export the model, draw the loss, write the card, and COMPLETED last of all."""
     half = config.optimization.bf16 or config.optimization.fp16
     master = bool(half and not config.output.save_16bit)
     save_and_load.export(engine, tokenizer, stage.folder, master, config.model.trust_remote_code)

@@ -76,8 +76,8 @@ def model_states(size: Size, half: bool, stage: int, offload: str, gpus: int, no
     if stage == 3:
         split = 18 if half else 20
         kept = {"none": split, "optimizer": weight, "parameter": split - weight, "all": 0}[offload]
-        moved = (split - kept) * n // nodes if offload != "none" else 4 * size.largest_layer * (gpus // nodes)
-        return States(4 * size.largest_layer + kept * n // gpus, int(moved * HOST_FACTOR))
+        offloaded = (split - kept) * n // nodes if offload != "none" else 4 * size.largest_layer * (gpus // nodes)
+        return States(4 * size.largest_layer + kept * n // gpus, int(offloaded * HOST_FACTOR))
     if stage == 2 and offload == "optimizer":
         return States(weight * n, int(n * max(4 * gpus, 16) * HOST_FACTOR))
     whole = {0: weight + gradient + (12 if half else 8), 1: weight + gradient, 2: weight}[stage]
@@ -153,7 +153,7 @@ def gpu_workspace(vocabulary: int, targets: int, itemsize: int) -> int:
 
 
 def worst_batch(rows: int, length: int, flat: bool) -> MicroBatch:
-    """A micro-batch of rows that all have this length, of which LEARNED is learned; its ids say nothing."""
+    """A micro-batch of rows that all have this length, of which LEARNED is learned; its ids are all 0."""
     row = Tokens(np.zeros(length, dtype=np.int32), int(length * (1 - LEARNED)), Origin("worst", 0), False, False)
     return collate([row] * rows, [1.0] * rows, Layout(flat, rows, rows * length, 0))
 

@@ -39,7 +39,7 @@ class Hardware:
 
     @property
     def nodes(self) -> int:
-        """How many nodes these GPUs stand in."""
+        """Number of nodes."""
         return -(-self.gpus // self.per_node)
 
 
@@ -53,7 +53,7 @@ class Need:
 
     @property
     def gpu(self) -> int:
-        """All that lies on a GPU."""
+        """Bytes on each GPU."""
         return self.states.gpu + self.activations + self.buffers + RESERVE
 
     def fits(self, hardware: Hardware) -> bool:
