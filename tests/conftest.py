@@ -45,16 +45,59 @@ SHARED_BY = {
     "runs": ("test_pipeline", "test_course", "test_campaign", "test_cache"),
     "plan": ("test_plan",),
 }
+# The parts of the slow suite: files, tests of a file by a word in their name. The first part that fits is a test's own.
+PARTS = {
+    "stops": ("test_faults::SIGTERM", "test_faults::dies", "test_faults::orphaned", "test_faults::second_run"),
+    "faults": ("test_faults",),
+    "disks": ("test_faults_of_disks",),
+    "resume": ("test_resume",),
+    "launchers": ("test_launchers",),
+    "browser": ("test_report_page", "test_real_layer::page"),
+    "servers": ("test_real_servers", "test_real_layer"),
+    "evaluation": ("test_real_judge",),
+    "data": ("test_check", "test_malformed"),
+    "memory": ("test_plan",),
+    "whole_run": ("test_benchmarks::whole_run",),
+    "benchmarks": ("test_benchmarks",),
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--part", choices=PARTS, help="only this part of the slow tests")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A part needs no other file's imports."""
+    part = config.getoption("--part")
+    files = {place.partition("::")[0] for place in PARTS.get(part, ())}
+    return True if part and collection_path.suffix == ".py" and collection_path.stem not in files else None
+
+
+def part_of(item: pytest.Item) -> str | None:
+    """The part of a slow test; None of a quick one."""
+    if not item.get_closest_marker("slow"):
+        return None
+    for part, places in PARTS.items():
+        for file, _, word in (place.partition("::") for place in places):
+            if item.path.stem == file and word in item.name:
+                return part
+    raise pytest.UsageError(f"{item.nodeid} is slow and in no part: name it in PARTS of tests/conftest.py.")
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every file is one group, and files that share something are one together."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Group the tests, put the longest groups first, and leave out what `--part` does not name."""
     groups = {file: group for group, files in SHARED_BY.items() for file in files}
-    order = list(SHARED_BY)
+    order, part = list(SHARED_BY), config.getoption("--part")
+    parts = {item: part_of(item) for item in items}
+    if part:
+        config.hook.pytest_deselected(items=[item for item in items if parts[item] != part])
+        items[:] = [item for item in items if parts[item] == part]
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(groups.get(item.path.stem, item.path.stem)))
-    items.sort(key=lambda item: order.index(groups[item.path.stem]) if item.path.stem in groups else len(order))
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(groups.get(item.path.stem, item.path.stem)))
+    of = {item: item.get_closest_marker("xdist_group").args[0] for item in items}  # type: ignore[union-attr]
+    items.sort(key=lambda item: order.index(of[item]) if of[item] in order else len(order))
 
 
 def read_rows(path: Path, count: int | None = None) -> list[dict[str, Any]]:

@@ -107,6 +107,7 @@ def test_a_batch_gives_what_one_at_a_time_gives(trained):
     assert corrector.correct(pairs) == [corrector.correct([pair])[0] for pair in pairs]
 
 
+@pytest.mark.xdist_group("ranks")
 def test_the_program_itself_trains_all_stages_in_one_launch(rows, tiny_model, tmp_path):
     flags = ["--train_datasets", rows, "--model_name_or_path", tiny_model, "--output_dir", tmp_path / "out", "--epochs", "1",
              "--identity_proportion", "0.25", "--log_type", "none"]  # fmt: skip
