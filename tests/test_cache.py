@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
+from warm import forks
 
 from aligner.encoder import Encoder
 from aligner.files import cache_folder
@@ -125,13 +125,18 @@ def slow_tokens(marks: Path):
     return [Tokens(np.arange(100_000, dtype=np.int32), 2, Origin("f", 1), False, False)], Tally(1, 1)
 
 
+def use(variables: dict[str, str]) -> None:
+    os.environ.update(variables)
+
+
 def take(marks: Path) -> int:
     return int(load_or_compute("one", lambda: slow_tokens(marks))[0][0].ids.sum())
 
 
 def test_of_several_jobs_one_tokenises_and_all_see_the_same(tmp_path):
     marks = tmp_path / "marks"
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
+    cache = {"ALIGNER_CACHE": os.environ["ALIGNER_CACHE"]}
+    with forks().Pool(4, initializer=use, initargs=[cache]) as pool:
         sums = pool.map(take, [marks] * 12, chunksize=1)
     assert set(sums) == {sum(range(100_000))}
     assert marks.read_text() == "made\n"

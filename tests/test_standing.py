@@ -211,7 +211,7 @@ def test_a_login_node_without_a_gpu_starts_ranks_on_hosts_that_have_them(tmp_pat
 
 
 def test_the_ranks_of_a_hostfile_are_its_slots(tmp_path, monkeypatch):
-    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)  # set where DeepSpeed was imported before
     hosts = tmp_path / "hosts"
     hosts.write_text("# two nodes\nworker-1 slots=8\nworker-2 slots=8\n")
     config = resolved(parse(["--hostfile", str(hosts)]))

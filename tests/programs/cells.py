@@ -15,11 +15,12 @@ from aligner.training.flags import parse
 def main() -> None:
     quiet_libraries()
     arguments = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
-    if len(arguments) > 1:
-        save_and_load.SHARD_BYTES = int(arguments[1])
+    usual = save_and_load.SHARD_BYTES
+    save_and_load.SHARD_BYTES = int(arguments[1]) if len(arguments) > 1 else usual
     for flags in json.loads(Path(arguments[0]).read_text()):
         config = resolved(parse(flags))
         train_run(config, connect(config.launch.local_rank))
+    save_and_load.SHARD_BYTES = usual  # the ranks stay for another test
 
 
 if __name__ == "__main__":
