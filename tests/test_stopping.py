@@ -29,6 +29,7 @@ def test_a_signal_is_heard_once_and_the_earlier_handler_comes_back(number):
         assert not signals.received
         os.kill(os.getpid(), number)
         assert signals.received and told == [number]
+        assert stop_signals.stop_requested(signals, None), "on any rank, also one that does not look at the folder"
         if number == signal.SIGINT:
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), number)

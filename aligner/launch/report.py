@@ -12,7 +12,6 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from aligner.inference.corrector import CorrectionRequest, Corrector, Settings
 from aligner.quality.edits import diff, show
 from aligner.records import Correction, UserError
 from aligner.training.datasets.mixture import normalised
@@ -80,6 +79,9 @@ def example_input(data: StageData) -> str:
 
 def show_corrections(screen: Console, folder: Path, records: Sequence[Correction], trust_remote_code: bool) -> None:
     """Generate corrections of held-out answers and show each as a diff against its answer."""
+    # Not at the top: that would be half of this file's import time, also where nothing is generated.
+    from aligner.inference.corrector import CorrectionRequest, Corrector, Settings
+
     screen.print("\ncorrecting a few held-out answers ...", style="dim")
     settings = Settings(batch_size=len(records), max_new_tokens=LONGEST)
     corrector = Corrector.load(str(folder), settings=settings, trust_remote_code=trust_remote_code)
