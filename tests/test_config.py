@@ -28,17 +28,28 @@ def test_the_originals_flags_keep_their_names_and_defaults():
     config, bare = parse(ORIGINAL.split()), parse([])
     assert config.data.train_datasets == ["correction-json::a", "b"]
     o, d = config.optimization, bare.optimization
-    assert (o.bf16, o.tf32, o.fp16, o.gradient_checkpointing, config.output.save_16bit) == (
-        True,
-        True,
-        False,
-        True,
-        True,
-    )
+    assert (o.bf16, o.tf32, o.fp16, config.output.save_16bit) == (True, True, False, True)
+    assert config.recomputed == "all" and bare.recomputed == "auto", "the original's launcher recomputes every layer"
     names = "epochs per_device_train_batch_size gradient_accumulation_steps lr lr_scheduler_type lr_warmup_ratio weight_decay seed"
     for name in names.split():
         assert getattr(o, name) == getattr(d, name), name
     assert bare.model.max_length == 2048 and bare.launch.zero_stage == 3 and d.bf16 is None
+
+
+@pytest.mark.parametrize(
+    ("spelling", "layers"),
+    [
+        ("", "all"),
+        ("True", "all"),
+        ("true", "all"),
+        ("some", "some"),
+        ("no", "none"),
+        ("False", "none"),
+        ("auto", "auto"),
+    ],
+)
+def test_which_layers_are_recomputed(spelling, layers):
+    assert parse(["--gradient_checkpointing", *spelling.split()]).recomputed == layers
 
 
 @pytest.mark.parametrize("spelling", ["--save_16bit False", "--save_16bit=no", "--no_save_16bit", "--no-save-16bit"])
@@ -82,7 +93,7 @@ def test_default_gives_way_to_yaml_and_yaml_to_a_flag(tmp_path):
     file.write_text("epochs: 5\nlr: 1e-4\ntrain_datasets: [a, b]\ngradient_checkpointing: false\nhostfile:\n")
     config = parse(["--config", str(file), "--epochs", "7"])
     assert (config.optimization.epochs, config.optimization.lr, config.optimization.seed) == (7, 1e-4, 42)
-    assert config.data.train_datasets == ["a", "b"] and not config.optimization.gradient_checkpointing
+    assert config.data.train_datasets == ["a", "b"] and config.recomputed == "none"
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from conftest import ROOT, SECRET, TEMPLATE, launch_program
 
 from aligner.cli import main as aligner
 from aligner.launch.launch import main as launch
-from aligner.training.finetune.metrics import Metrics, read_log
+from aligner.training.finetune.metrics import Metrics
 from aligner.training.flags import parse
+from aligner.training.train_log import read_log
 
 
 def test_it_ends_by_showing_what_was_learned_and_the_next_command(trained):

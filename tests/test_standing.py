@@ -22,10 +22,11 @@ from aligner.training.checkpoint.resume import begin_run, inspect_output, inspec
 from aligner.training.distributed.hardware import resolved
 from aligner.training.finetune import metrics as metrics_module
 from aligner.training.finetune.loop import is_evaluation_due
-from aligner.training.finetune.metrics import Metrics, read_log
+from aligner.training.finetune.metrics import Metrics
 from aligner.training.flags import parse
 from aligner.training.plan import Plan
 from aligner.training.stages import check_positions, make_card, stage_data, stages
+from aligner.training.train_log import read_log
 
 
 def flags(model: Path, out: Path, *more: str) -> list[str]:

@@ -11,7 +11,15 @@ from aligner.training.config import RunConfig
 from aligner.training.distributed.hardware import gpu_memory
 from aligner.training.distributed.hosts import read_hostfile
 from aligner.training.planning.memory import size_of
-from aligner.training.planning.memory_plan import Hardware, fit_lines, memory_lines, need_of, one_gpu_line
+from aligner.training.planning.memory_plan import (
+    Hardware,
+    fit_lines,
+    memory_lines,
+    need_of,
+    one_gpu_line,
+    recomputing_line,
+    settle_recomputing,
+)
 from aligner.training.planning.shapes import shape_of_model
 from aligner.training.stages import plan_of, records_per_update, sides_as_tokens, stage_data, stages, stages_to_train
 
@@ -41,8 +49,10 @@ def memory_summary(config: RunConfig, ranks: int) -> list[str]:
     if config.launch.hostfile:
         per_node = max(host.slots for host in read_hostfile(config.launch.hostfile))
     hardware = Hardware(ranks, per_node, gpu_memory())
-    need = need_of(config, shape, size, hardware)
-    lines = [f"\nmemory ({size.parameters:,} parameters; 'aligner plan' has more)", *memory_lines(need, hardware)]
+    settled = settle_recomputing(config, shape, size, hardware)
+    need = need_of(settled, shape, size, hardware)
+    lines = [f"\nmemory ({size.parameters:,} parameters; 'aligner plan' has more)", recomputing_line(config, settled)]
+    lines += memory_lines(need, hardware)
     if not hardware.gpu_memory:
         return lines
-    return [*lines, *fit_lines(config, shape, size, hardware, need), *one_gpu_line(config, ranks)]
+    return [*lines, *fit_lines(settled, shape, size, hardware, need), *one_gpu_line(config, ranks)]

@@ -16,8 +16,8 @@ from aligner.quality.edits import diff, show
 from aligner.records import Correction, UserError
 from aligner.training.datasets.mixture import normalised
 from aligner.training.datasets.supervised import Tokens
-from aligner.training.finetune.metrics import read_log
 from aligner.training.stages import Stage, StageData
+from aligner.training.train_log import read_log
 
 WIDTH = 100
 LONGEST = 160  # tokens of a correction that is generated to be looked at

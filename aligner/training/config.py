@@ -13,6 +13,9 @@ from aligner.records import UserError
 
 SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
 
+# What --gradient_checkpointing stands for: which decoder layers are recomputed.
+RECOMPUTED = {"auto": "auto", "true": "all", "yes": "all", "some": "some", "false": "none", "no": "none"}
+
 NO_DEFAULT = "%(default).0s"  # keeps the parser from writing "(default: None)" behind a help
 
 
@@ -112,8 +115,17 @@ class OptimizationConfig:
     bf16: bool | None = switch("train in bfloat16 (default: where the GPU or CPU has it)")
     fp16: bool = flag(False, "train in float16 with loss scaling; GPU only")
     tf32: bool | None = switch("TensorFloat-32 matrix products in fp32 parts (default: where a GPU has it)")
-    gradient_checkpointing: bool = flag(
-        True, "recompute activations in the backward pass: less memory, about a fifth slower"
+    gradient_checkpointing: str = field(
+        default="auto",
+        metadata={
+            "help": "decoder layers whose activations are recomputed in the backward pass, for less memory and up to a third more "
+            "time; True, and without a value: all, as the original's launcher does; some: every second; False: none; auto: on a "
+            "GPU the fastest of these that the plan fits in, on a CPU all",
+            "nargs": "?",
+            "const": "True",
+            "choices": [*RECOMPUTED, "True", "False"],
+            "metavar": "auto|True|some|False",
+        },
     )
     identity_proportion: float = flag(
         0.0, "share of the training records for the identity (Q-A-A) warm-up, 0 to 1; paper: 0.2"
@@ -178,6 +190,11 @@ class RunConfig:
     optimization: OptimizationConfig
     output: OutputConfig
     launch: LaunchConfig
+
+    @property
+    def recomputed(self) -> str:
+        """Which layers are recomputed in the backward pass: auto, all, some or none."""
+        return RECOMPUTED[self.optimization.gradient_checkpointing.lower()]
 
     @property
     def evaluates(self) -> bool:

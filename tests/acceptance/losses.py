@@ -15,9 +15,9 @@ from aligner.training.config import OFFLOAD_STAGES
 from aligner.training.distributed.hardware import resolved
 from aligner.training.distributed.launcher_variables import single_rank
 from aligner.training.distributed.ranks import connect
-from aligner.training.finetune.metrics import read_log
 from aligner.training.finetune.run import train_run
 from aligner.training.flags import parse
+from aligner.training.train_log import read_log
 from tests.acceptance.common import CUDA, TINY, report
 from tests.acceptance.model_folder import rows, save_model, save_rows
 from tests.plain_loop import plain_trajectory

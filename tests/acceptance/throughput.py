@@ -57,7 +57,7 @@ MFU = 0.5
 
 def optimization(checkpointing: bool) -> OptimizationConfig:
     """The recipe of the paper; bf16."""
-    return OptimizationConfig(bf16=CUDA, gradient_checkpointing=checkpointing)
+    return OptimizationConfig(bf16=CUDA, gradient_checkpointing=str(checkpointing))
 
 
 def engine_of(ranks: Ranks, checkpointing: bool, stage: int = 3) -> Engine:
@@ -286,7 +286,7 @@ def judge(made: dict[str, float]) -> None:
     if peak and best:
         shape = Shape(gemma_2b(), None)
         length = sum(len(r.ids) ** 2 for u in updates() for r in u) / sum(tokens_in(u) for u in updates())
-        figures["mfu"] = round(best * flops_per_token(size_of(shape), shape, length, False) / peak, 3)
+        figures["mfu"] = round(best * flops_per_token(size_of(shape), shape, length, 0) / peak, 3)
         missed = [f"{name}: {ratio} of {MARKS[name]}" for name, ratio in ratios.items() if ratio < MARKS[name]]
         missed += [f"MFU {figures['mfu']} of {MFU}"] if figures["mfu"] < MFU else []
     report(**figures, missed=missed)

@@ -22,10 +22,10 @@ from aligner.training.distributed.stop_signals import Stopped
 from aligner.training.engine.batching import Layout, collate
 from aligner.training.engine.engine import Engine, load_partitioned, release_memory
 from aligner.training.engine.zero import deepspeed_config
-from aligner.training.finetune.metrics import read_log
 from aligner.training.finetune.run import train_run
 from aligner.training.flags import parse
 from aligner.training.plan import Plan
+from aligner.training.train_log import read_log
 
 
 def live_bytes() -> int:

@@ -15,6 +15,7 @@ from aligner.training.distributed.ranks import Ranks
 from aligner.training.engine.attention import FAMILIES, supports
 from aligner.training.engine.batching import Layout
 from aligner.training.engine.engine import Engine, load_partitioned, numel
+from aligner.training.engine.recompute import recompute_activations
 from aligner.training.engine.zero import deepspeed_config
 from aligner.training.plan import Plan
 from aligner.training.stages import Stage
@@ -29,8 +30,7 @@ def build_engine(config: RunConfig, stage: Stage, plan: Plan, ranks: Ranks, toke
     torch.manual_seed(o.seed)  # of rows that the embedding may be given for new tokens
     load = partial(load_model, stage.start_from, dtype_of(config), trusted)
     model = load_partitioned(ds_config, load, partial(fit_embedding, tokenizer=tokenizer))
-    if o.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    recompute_activations(model, config.recomputed)
     if o.tf32:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     flat = supports(model)
@@ -40,12 +40,12 @@ def build_engine(config: RunConfig, stage: Stage, plan: Plan, ranks: Ranks, toke
     return Engine(model, ds_config, o, plan, flat, ranks)
 
 
-def layouts(config: RunConfig, engine: Engine, pad: int) -> tuple[Layout, Layout]:
-    """How rows are laid into micro-batches in training and in evaluation.
+def layouts(config: RunConfig, engine: Engine, pad: int, longest: int) -> tuple[Layout, Layout]:
+    """How rows are laid into micro-batches in training and in evaluation. longest: tokens of the longest row of both.
 
     A flattened micro-batch holds at most what a padded one of per_device_train_batch_size rows would at worst.
     """
-    o, length = config.optimization, config.model.max_length
+    o, length = config.optimization, longest
     model, flat = engine.model, engine.flat
     ends = {id(m.weight): numel(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings())}  # type: ignore[arg-type]
     head = max(ends.values())

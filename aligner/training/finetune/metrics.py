@@ -17,22 +17,10 @@ from tqdm import tqdm
 
 from aligner.files import write_lines
 from aligner.training.config import OutputConfig
+from aligner.training.train_log import FILE, read_log
 
-FILE = "train_log.jsonl"
 RECENT = 50  # losses that a new one is compared with
 log = logging.getLogger("aligner")
-
-
-def read_log(folder: str | Path) -> list[dict[str, Any]]:
-    """The whole lines of a folder's train_log.jsonl; a line cut off by a kill is left out."""
-    file = Path(folder) / FILE
-    lines = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return lines
 
 
 def is_far_above(loss: float, recent: Sequence[float]) -> bool:

@@ -24,9 +24,11 @@ from aligner.training.engine.build import build_engine, layouts
 from aligner.training.engine.engine import Engine, release_memory
 from aligner.training.finetune.announce import announce
 from aligner.training.finetune.loop import TrainState, train
-from aligner.training.finetune.metrics import Metrics, read_log
+from aligner.training.finetune.metrics import Metrics
 from aligner.training.flags import rerun_script
+from aligner.training.planning.here import with_settled_recomputing
 from aligner.training.stages import Stage, check_positions, make_card, plan_of, sides_as_tokens, stage_data, stages
+from aligner.training.train_log import read_log
 
 log = logging.getLogger("aligner")
 
@@ -38,6 +40,7 @@ def train_run(config: RunConfig, ranks: Ranks, stop_requested: Callable[[], bool
     """
     if config.launch.gpus and not config.launch.hostfile and config.launch.gpus != ranks.count:
         raise UserError(f"--gpus is {config.launch.gpus} and {ranks.count} ranks were started. Leave it out.")
+    config = ranks.broadcast_from_rank0(partial(with_settled_recomputing, config, ranks.count))
     remaining = ranks.broadcast_from_rank0(partial(begin_run, config, ranks.count))
     for stage in stages(config):
         if stage.name in remaining:
@@ -77,7 +80,7 @@ def train_stage(
         plan,
         stage.optimization,
         config.data,
-        *layouts(config, engine, tokenizer.pad_token_id),
+        *layouts(config, engine, tokenizer.pad_token_id, max(len(row.ids) for row in (*train_tokens, *held_out))),
         metrics,
         partial(save_state, engine, config, stage, card),
         config.output.save_interval,

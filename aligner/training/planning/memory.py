@@ -26,6 +26,7 @@ from aligner.training.engine.attention import supports
 from aligner.training.engine.batching import Layout, MicroBatch, collate
 from aligner.training.engine.head_loss import CPU_WORKSPACE, WORKSPACE
 from aligner.training.engine.loss import Objective
+from aligner.training.engine.recompute import recompute_activations
 from aligner.training.engine.zero import reduce_bucket, zero3_limits
 from aligner.training.planning.shapes import Shape
 
@@ -123,14 +124,13 @@ class _Live(TorchDispatchMode):
 
 
 @lru_cache(maxsize=64)
-def peak_activations(shape: Shape, rows: int, length: int, checkpointing: bool, dtype: torch.dtype) -> int:
+def peak_activations(shape: Shape, rows: int, length: int, recomputed: str, dtype: torch.dtype) -> int:
     """The most bytes that a forward and backward pass over (rows x length) tokens holds besides the model states.
 
     Activations, logits, and one weight's gradient before it is handed on. Learned tokens: LEARNED of all.
     """
     model = weightless(shape, dtype)
-    if checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    recompute_activations(model, recomputed)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = model.to_empty(device="cpu").train()
         model.tie_weights()

@@ -12,13 +12,25 @@ from aligner.models import load_tokenizer
 from aligner.records import UserError
 from aligner.training.config import RunConfig
 from aligner.training.datasets.mixture import identity_size
-from aligner.training.finetune.metrics import read_log
 from aligner.training.flags import parse
 from aligner.training.plan import Plan
 from aligner.training.planning.memory import Size, size_of
-from aligner.training.planning.memory_plan import GB, Hardware, fit_lines, is_half, memory_lines, need_of, one_gpu_line
+from aligner.training.planning.memory_plan import (
+    GB,
+    Hardware,
+    fit_lines,
+    is_half,
+    memory_lines,
+    need_of,
+    one_gpu_line,
+    recomputing_line,
+    settle_recomputing,
+)
 from aligner.training.planning.shapes import Shape, shape_of_model
 from aligner.training.stages import plan_of, recipes, records_per_update, sides_as_tokens, stage_data
+from aligner.training.train_log import read_log
+
+RECOMPUTED_SHARE = {"all": 1.0, "some": 0.5, "none": 0.0}  # of the layers
 
 
 @dataclass(frozen=True)
@@ -64,16 +76,18 @@ def report(flags: Sequence[str], request: PlanRequest) -> tuple[list[str], bool]
     lines = [
         f"{name}: {size.parameters / 1e9:,.2f} billion parameters; {where}; ZeRO-{config.launch.zero_stage}, {kind}"
     ]
-    need = need_of(config, shape, size, hardware)
+    settled = settle_recomputing(config, shape, size, hardware)
+    need = need_of(settled, shape, size, hardware)
     lines += [
+        recomputing_line(config, settled),
         *memory_lines(need, hardware),
-        *fit_lines(config, shape, size, hardware, need),
+        *fit_lines(settled, shape, size, hardware, need),
         *one_gpu_line(config, gpus),
     ]
     rows, per_row = count_rows(config, request)
     plans = plans_of(config, rows, gpus)
     lines += [f"{stage}: {plan.line()}" for stage, plan in plans.items()]
-    speed = throughput(config, request, shape, size, per_row)
+    speed = throughput(settled, request, shape, size, per_row)
     ask = "time: give --tokens_per_second, --tflops or --measured DIR"
     lines.append(time_line(plans.values(), per_row, *speed) if speed else ask)
     if request.upstream:
@@ -105,7 +119,7 @@ def throughput(
     if request.tokens_per_second:
         return request.tokens_per_second, "stated"
     if request.tflops:
-        each = flops_per_token(size, shape, per_row, config.optimization.gradient_checkpointing)
+        each = flops_per_token(size, shape, per_row, RECOMPUTED_SHARE[config.recomputed])
         return (config.launch.gpus or 1) * request.tflops * 1e12 / each, f"stated: {request.tflops:g} TFLOP/s a GPU"
     if request.measured:
         speeds = [line["tokens_per_second"] for line in read_log(Path(request.measured)) if "tokens_per_second" in line]
@@ -137,10 +151,10 @@ def resource_claim(aligner: float, upstreams: list[float]) -> list[str]:
     return lines
 
 
-def flops_per_token(size: Size, shape: Shape, length: float, checkpointing: bool) -> float:
+def flops_per_token(size: Size, shape: Shape, length: float, recomputed: float) -> float:
     """Floating-point operations for training on one token: 6 per parameter and causal attention (PaLM, appendix B), a third
     more where the forward pass runs twice."""
     text = shape.config.get_text_config()
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     attention = 6 * text.num_hidden_layers * text.num_attention_heads * head * length
-    return (6 * size.parameters + attention) * (4 / 3 if checkpointing else 1)
+    return (6 * size.parameters + attention) * (1 + recomputed / 3)
