@@ -250,7 +250,7 @@ def launch_program(module: str, ranks: int, *arguments: object, timeout: float =
 @pytest.fixture
 def quick_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands that an evaluation starts need not import torch anew; they are processes of their own all the same."""
-    monkeypatch.setattr("aligner.evaluation.steps.subprocess", SimpleNamespace(run=run_aligner))
+    monkeypatch.setattr("aligner.evaluation.subprocess_step.subprocess", SimpleNamespace(run=run_aligner))
 
 
 def sft(*arguments: object, timeout: float = 400, **variables: str) -> subprocess.CompletedProcess[str]:
