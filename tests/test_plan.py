@@ -65,7 +65,7 @@ def test_the_published_shapes_have_the_published_sizes(name):
 MEASURE = """
 import sys, threading, time, torch
 from transformers import AutoModelForCausalLM, LlamaConfig
-from aligner.training.engine.loss import Objective
+from aligner.training.engine.objective import Objective
 from aligner.training.planning.memory import worst_batch
 rows, length, checkpointing, dtype = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "True", getattr(torch, sys.argv[4])
 model = AutoModelForCausalLM.from_config(LlamaConfig(**eval(sys.argv[5])), dtype=dtype).train()

@@ -24,7 +24,7 @@ from aligner.records import Origin
 from aligner.training.datasets.supervised import Tokens
 from aligner.training.engine.attention import supports
 from aligner.training.engine.batching import Layout, MicroBatch, collate
-from aligner.training.engine.loss import Objective
+from aligner.training.engine.objective import Objective
 from aligner.training.engine.zero import zero3_limits
 from aligner.training.planning.shapes import Shape
 
