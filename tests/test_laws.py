@@ -25,7 +25,7 @@ ORDER = [
     "training.distributed.stop_signals", "training.distributed.heartbeat", "training.distributed.ranks",
     "training.engine.zero", "training.engine.recompute", "training.engine.batching", "training.engine.attention",
     "training.engine.head_loss",
-    "training.engine.loss", "training.engine.engine", "training.engine.build",
+    "training.engine.loss", "training.engine.objective", "training.engine.engine", "training.engine.build",
     "training.checkpoint.resume", "training.checkpoint.tensor_index",
     "training.checkpoint.partitions", "training.checkpoint.save_and_load", "training.checkpoint.export",
     "training.planning.shapes", "training.planning.memory", "training.planning.memory_plan", "training.planning.here",

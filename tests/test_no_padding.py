@@ -16,7 +16,8 @@ from aligner.training.engine import head_loss
 from aligner.training.engine.attention import FAMILIES, is_listed, segment_attention, supports
 from aligner.training.engine.batching import Layout, Segments, collate, micro_batches, row_weights
 from aligner.training.engine.head_loss import weighted_nll_of_hidden
-from aligner.training.engine.loss import Objective, weighted_nll
+from aligner.training.engine.loss import weighted_nll
+from aligner.training.engine.objective import Objective
 from aligner.training.engine.recompute import checkpointed_layers, recompute_activations
 
 SMALL = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}

@@ -65,7 +65,7 @@ def test_the_published_shapes_have_the_published_sizes(name):
 MEASURE = """
 import sys, threading, time, torch
 from transformers import AutoModelForCausalLM, LlamaConfig
-from aligner.training.engine.loss import Objective
+from aligner.training.engine.objective import Objective
 from aligner.training.engine.recompute import recompute_activations
 from aligner.training.planning.memory import worst_batch
 rows, length, dtype = int(sys.argv[1]), int(sys.argv[2]), getattr(torch, sys.argv[4])

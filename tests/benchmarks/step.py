@@ -31,7 +31,7 @@ from aligner.training.engine.batching import (
     micro_batches,
     row_weights,
 )
-from aligner.training.engine.loss import Objective
+from aligner.training.engine.objective import Objective
 from tests.benchmarks import original
 from tests.benchmarks.balance import balance_lines
 from tests.benchmarks.workloads import WORKLOADS, Workload, available, model_of, rows_of

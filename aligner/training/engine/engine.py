@@ -28,7 +28,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from aligner.records import UserError
 from aligner.training.config import OptimizationConfig
 from aligner.training.engine.batching import MicroBatch
-from aligner.training.engine.loss import Objective
+from aligner.training.engine.objective import Objective
 from aligner.training.plan import Plan
 
 BETAS = (0.9, 0.95)  # paper, table 22

@@ -25,7 +25,7 @@ from aligner.training.datasets.supervised import Tokens
 from aligner.training.engine.attention import supports
 from aligner.training.engine.batching import Layout, MicroBatch, collate
 from aligner.training.engine.head_loss import CPU_WORKSPACE, WORKSPACE
-from aligner.training.engine.loss import Objective
+from aligner.training.engine.objective import Objective
 from aligner.training.engine.recompute import recompute_activations
 from aligner.training.engine.zero import reduce_bucket, zero3_limits
 from aligner.training.planning.shapes import Shape
