@@ -113,7 +113,7 @@ def load_model(name: str, dtype: torch.dtype, trust_remote_code: bool = False, *
     return checked
 
 
-def placement() -> dict[str, Any]:
+def device_map_options() -> dict[str, Any]:
     """How a model to use, not to train, is put on the GPUs there are, as options of `from_pretrained`."""
     return {"device_map": "auto"} if torch.cuda.is_available() else {}
 

@@ -15,7 +15,7 @@ from aligner.card import prompt_of
 from aligner.encoder import Encoder
 from aligner.inference.greedy import Decoder, DecoderRow, fits
 from aligner.inference.sampling import Sampling, generate
-from aligner.models import load_model, load_tokenizer, placement, positions_of
+from aligner.models import device_map_options, load_model, load_tokenizer, positions_of
 from aligner.prompts import FEEDBACKS, PromptTemplate
 from aligner.quality.edits import Edits, edits
 from aligner.records import UserError
@@ -98,7 +98,7 @@ class Corrector:
         """
         template = prompt_of(folder, prompt_template)
         encoder = Encoder(load_tokenizer(folder, trust_remote_code))
-        model = load_model(folder, DTYPES[dtype or best_dtype()], trust_remote_code, **placement()).eval()
+        model = load_model(folder, DTYPES[dtype or best_dtype()], trust_remote_code, **device_map_options()).eval()
         model.generation_config = (
             GenerationConfig()
         )  # a folder's own would fill in what is not set, penalties for instance

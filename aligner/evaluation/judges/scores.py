@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from aligner.evaluation.judges.judge import JudgeReply, JudgeRequest
-from aligner.models import fingerprint, load_config, load_tokenizer, placement, positions_of
+from aligner.models import device_map_options, fingerprint, load_config, load_tokenizer, positions_of
 from aligner.records import UserError
 
 SAFE_RLHF = "BEGINNING OF CONVERSATION: USER: {question} ASSISTANT:{response}"  # and end-of-text
@@ -108,7 +108,7 @@ def _evaluate(model: torch.nn.Module, ids: list[int]) -> torch.Tensor:
 
 def _on_device(kind: Any, folder: str, trust_remote_code: bool) -> Any:
     model, info = kind.from_pretrained(
-        folder, trust_remote_code=trust_remote_code, output_loading_info=True, **placement()
+        folder, trust_remote_code=trust_remote_code, output_loading_info=True, **device_map_options()
     )
     if missing := sorted(info["missing_keys"]):
         raise UserError(f"{folder}: has no trained {missing[0]}, so it is no model that scores.")
