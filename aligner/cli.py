@@ -36,7 +36,7 @@ COMMANDS: dict[str, Command] = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     top = argparse.ArgumentParser(prog="aligner", description="Correct a model's answers with a small Aligner.")
     top.add_argument("--version", action="version", version=f"aligner {__version__}")
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0; 1 where rows are wrong or failed; 2 for an error that the user can correct;
     70 for a fault of this program, with its traceback."""
-    commands = parser()
+    commands = command_parser()
     args, rest = commands.parse_known_args(arguments)
     if rest and args.command != "plan":
         commands.error(f"unrecognized arguments: {' '.join(rest)}")

@@ -231,12 +231,12 @@ def test_every_example_of_a_command_in_the_readme_parses(monkeypatch):
     assert len(trained_with) >= 4
     for line in trained_with:
         parse(shlex.split(line, comments=True))
-    from aligner.cli import parser
+    from aligner.cli import command_parser
 
     commands = re.findall(r"^(?:\.venv/bin/)?aligner (.*)$", text, flags=re.MULTILINE)
     assert len(commands) >= 3
     for line in commands:
-        args, rest = parser().parse_known_args(shlex.split(line, comments=True))
+        args, rest = command_parser().parse_known_args(shlex.split(line, comments=True))
         assert not rest or args.command == "plan"
         parse(rest)
     for line in re.findall(
