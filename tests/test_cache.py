@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -122,6 +123,7 @@ def test_entries_that_nobody_reads_are_removed(encoder):
 def slow_tokens(marks: Path):
     with marks.open("a") as stream:
         stream.write("made\n")
+    time.sleep(0.5)  # the others come meanwhile
     return [Tokens(np.arange(100_000, dtype=np.int32), 2, Origin("f", 1), False, False)], Tally(1, 1)
 
 
