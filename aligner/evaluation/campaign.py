@@ -1,4 +1,4 @@
-"""Upstream answers -> corrected -> judged -> report, for a list of upstreams: `bash scripts/evaluate.sh CONFIG.yaml`.
+"""Upstream answers -> corrected -> judged -> report, for a list of upstreams: `aligner campaign CONFIG.yaml`.
 
 Each upstream and prompt set has a folder, `OUTPUT/UPSTREAM/SET`, and each part is the command a person would type, writing files:
 run again, what is finished is not done again and what was begun goes on. At the end stands a table in the layout of the paper's

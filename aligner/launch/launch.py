@@ -21,6 +21,7 @@ from aligner.files import is_completed, remove_folder
 from aligner.launch.report import show_examples, show_result
 from aligner.models import load_tokenizer, quiet_libraries
 from aligner.records import UserError, system_error
+from aligner.shipped import shipped
 from aligner.training.checkpoint.resume import another_run, clear, standing, the_only_run
 from aligner.training.config import RunConfig
 from aligner.training.distributed import heartbeat, stop_signals
@@ -43,19 +44,18 @@ from aligner.training.stages import (
     stages,
 )
 
-USAGE = (
-    "bash scripts/sft-correction.sh [--train_datasets PATH|SPEC ... --model_name_or_path BASE --output_dir DIR] [flags]"
-)
+PROGRAM = "bash scripts/sft-correction.sh"
+USAGE = "{program} [--train_datasets PATH|SPEC ... --model_name_or_path BASE --output_dir DIR] [flags]"
 log = logging.getLogger("aligner")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Run all stages. Returns the exit status: 0; 2 for what the user can mend; 75 where the run was stopped and can go on;
     130 where it was ended at once; else that of the failed stage."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     speak()
     if "--help" in given or "-h" in given:
-        parser(USAGE).print_help()
+        parser(USAGE.format(program=program)).print_help()
         return 0
     try:
         started = rank_variables(os.environ)
@@ -82,13 +82,13 @@ def run_as_rank(config: RunConfig) -> int:
 
 def completed_flags(given: Sequence[str]) -> RunConfig:
     """The configuration; with neither data nor model the embedded default. UserError names a missing flag."""
-    config = parse(given, USAGE)
+    config = parse(given)
     data, model = config.data.train_datasets, config.model.model_name_or_path
     if not data and not model:
-        default = ["--model_name_or_path", "embedded", "--train_datasets", _shown(ROOT / "template-dataset.json")]
+        default = ["--model_name_or_path", "embedded", "--train_datasets", _shown(shipped("template-dataset.json"))]
         default += ["--output_dir", "output/embedded"]
-        file = [] if config.launch.config else ["--config", str(ROOT / "configs" / "embedded.yaml")]
-        config = parse([*default, *file, *given], USAGE)
+        file = [] if config.launch.config else ["--config", str(shipped("configs/embedded.yaml"))]
+        config = parse([*default, *file, *given])
         data, model = config.data.train_datasets, config.model.model_name_or_path
     for flag, value in (
         ("train_datasets", data),
