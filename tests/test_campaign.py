@@ -12,8 +12,13 @@ from conftest import ROOT
 from test_evaluate import fair
 from test_servers import Told
 
-from aligner.commands.campaign import check_flags, main
+from aligner import cli
+from aligner.commands.campaign import check_flags
 from aligner.evaluation.campaign import read_campaign
+
+
+def main(arguments: list[str]) -> int:
+    return cli.main(["campaign", *arguments])
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from transformers import GemmaConfig, LlamaConfig
 from aligner.records import UserError
 from aligner.training.config import RunConfig
 from aligner.training.engine.zero import deepspeed_config, zero3_limits
-from aligner.training.flags import parse, to_flags
+from aligner.training.flags import parse, parser, to_flags
 
 ORIGINAL = (
     "--model_name_or_path m --max_length 2048 --trust_remote_code False --train_datasets correction-json::a b "
@@ -167,3 +167,13 @@ def test_zero3_s_limits_fit_the_model():
     assert zero3_limits(uneven)["stage3_prefetch_bucket_size"] == 50_000_000
     large = zero3_limits(GemmaConfig(hidden_size=8192, vocab_size=256_000, intermediate_size=28_672))
     assert large["stage3_max_live_parameters"] > 8192 * 256_000
+
+
+def test_help_shows_each_flag_in_one_spelling_and_both_are_read():
+    import re
+
+    shown = parser("usage").format_help()
+    assert not re.findall(r"--[a-z]+-[a-z-]+", shown)
+    assert "the same as --save_16bit False" in " ".join(shown.split())
+    assert parse(["--max-length", "7"]) == parse(["--max_length", "7"])
+    assert not parse(["--no_save_16bit"]).output.save_16bit

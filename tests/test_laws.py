@@ -16,8 +16,8 @@ RAW = [f"training.datasets.raw.{f.stem}" for f in sorted((PACKAGE / "training/da
 
 # Each module imports only from those above it.
 ORDER = [
-    "records", "files", "jsonl", "locks", "hub", "prompts", "encoder", "card", "models", "console", "demo", "quality.edits",
-    "plots",
+    "records", "shipped", "files", "jsonl", "locks", "hub", "prompts", "encoder", "card", "models", "console", "demo",
+    "quality.edits", "plots",
     "training.config", "training.flags", "training.train_log", "training.datasets.options", "training.datasets.registry",
     "training.datasets.preference", "training.datasets.raw", *RAW, "training.datasets", "training.datasets.mixture",
     "training.datasets.tally", "training.datasets.supervised", "training.datasets.cache", "training.plan", "training.stages",
@@ -34,7 +34,8 @@ ORDER = [
     "training.finetune.rank", "training.finetune.__main__",
     "quality.suspicions", "quality.check", "quality.config", "quality.command", "inference.drafts", "inference.row_cache",
     "inference.greedy", "inference.sampling", "inference.corrector", "inference.servers", "inference.served",
-    "inference.journal", "inference.correct_file", "inference.config", "inference.command", "launch.command", "launch.report",
+    "inference.journal", "inference.correct_file", "inference.config", "inference.one_answer", "inference.command",
+    "launch.command", "launch.report",
     "launch.dry_run", "launch.watch", "launch.launch", "launch.__main__",
     "serving.config", "serving.dialogue", "serving.gate", "serving.worker", "serving.protocol", "serving.upstream",
     "serving.shadow", "serving.exchange", "serving.app", "serving.command", "evaluation.rates", "evaluation.pairs",
@@ -43,9 +44,9 @@ ORDER = [
     "evaluation.replies", "evaluation.judging", "evaluation.figures", "evaluation.systems", "evaluation.subprocess_step",
     "evaluation.losses", "evaluation.checkpoint_sweep", "evaluation.report", "evaluation.alpaca_eval", "evaluation.evaluate",
     "evaluation.prompt_sets", "evaluation.campaign", "evaluation.config", "evaluation.command",
-    "evaluation.harness", "commands.shared_flags", "commands.check",
+    "evaluation.harness", "commands.pipes", "commands.shared_flags", "commands.check",
     "commands.plan", "commands.evaluate", "commands.correct", "commands.serve", "commands.calibrate", "commands.export",
-    "commands.campaign", "commands", "cli",
+    "commands.campaign", "commands.train", "commands", "cli",
     "__main__", "",
 ]  # fmt: skip
 BARE = {
@@ -192,7 +193,7 @@ def test_the_top_level_is_what_it_should_be():
 
 
 def test_the_readme_names_every_file_of_the_package_and_each_dependency():
-    text = (ROOT / "README.md").read_text()
+    text = (PACKAGE / "README.md").read_text()
     for file in FILES:
         if file.name not in ("__init__.py", "__main__.py"):
             assert file.name in text, file

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SECRET, TEMPLATE, launch_program
+from conftest import SECRET, TEMPLATE, launch_program
 
 from aligner.cli import main as aligner
 from aligner.launch.launch import main as launch
@@ -220,28 +220,3 @@ def test_a_model_without_a_card_asks_for_its_prompt(tiny_model, tmp_path, capsys
     assert aligner(flags) == 2
     assert "Pass --prompt_template with one of correction, edit-pair" in capsys.readouterr().err
     assert aligner([*flags, "--prompt_template", "edit-pair", "--max_new_tokens", "3"]) == 0
-
-
-def test_every_example_of_a_command_in_the_readme_parses(monkeypatch):
-    import re
-    import shlex
-
-    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
-    trained_with = re.findall(r"^bash scripts/sft-correction\.sh(.*)$", text, flags=re.MULTILINE)
-    assert len(trained_with) >= 4
-    for line in trained_with:
-        parse(shlex.split(line, comments=True))
-    from aligner.cli import command_parser
-
-    commands = re.findall(r"^(?:\.venv/bin/)?aligner (.*)$", text, flags=re.MULTILINE)
-    assert len(commands) >= 3
-    for line in commands:
-        args, rest = command_parser().parse_known_args(shlex.split(line, comments=True))
-        assert not rest or args.command == "plan"
-        parse(rest)
-    for line in re.findall(
-        r"^\| .* \| `(--config [^`]*)` \|", text, flags=re.MULTILINE
-    ):  # the table of the paper's checkpoints
-        parse(shlex.split(line))
-    for line in re.findall(r"scripts/sft-correction\.slurm (.*)$", text, flags=re.MULTILINE):
-        parse(shlex.split(line))

@@ -17,27 +17,27 @@ from aligner.launch.report import show_result
 from aligner.launch.watch import launch_and_watch
 from aligner.models import quiet_libraries
 from aligner.records import UserError, system_error
+from aligner.shipped import shipped
 from aligner.training.checkpoint.resume import inspect_run, log_complete, run_lock
 from aligner.training.config import RunConfig
 from aligner.training.distributed import stop_signals
 from aligner.training.distributed.hardware import resolved
 from aligner.training.distributed.launcher_variables import rank_variables
-from aligner.training.flags import ROOT, parse, parser, to_flags
+from aligner.training.flags import parse, parser, to_flags
 from aligner.training.stages import check_positions, stage_data, stages, stages_to_train
 
-USAGE = (
-    "bash scripts/sft-correction.sh [--train_datasets PATH|SPEC ... --model_name_or_path BASE --output_dir DIR] [flags]"
-)
+PROGRAM = "bash scripts/sft-correction.sh"
+USAGE = "{program} [--train_datasets PATH|SPEC ... --model_name_or_path BASE --output_dir DIR] [flags]"
 log = logging.getLogger("aligner")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Train a run. Returns the exit status: 0; 2 for an error that the user can correct; 75 where the run was stopped and
     can go on; 130 where it was ended at once; another for a fault of the ranks."""
     arguments = sys.argv[1:] if arguments is None else arguments
     setup_logging()
     if "--help" in arguments or "-h" in arguments:
-        parser(USAGE).print_help()
+        parser(USAGE.format(program=program)).print_help()
         return 0
     try:
         variables = rank_variables(os.environ)
@@ -64,13 +64,13 @@ def be_rank(config: RunConfig) -> int:
 
 def completed_flags(arguments: Sequence[str]) -> RunConfig:
     """The configuration; with neither data nor model the embedded default. UserError names a missing flag."""
-    config = parse(arguments, USAGE)
+    config = parse(arguments)
     data, model = config.data.train_datasets, config.model.model_name_or_path
     if not data and not model:
-        default = ["--model_name_or_path", "embedded", "--train_datasets", _relative(ROOT / "template-dataset.json")]
+        default = ["--model_name_or_path", "embedded", "--train_datasets", _relative(shipped("template-dataset.json"))]
         default += ["--output_dir", "output/embedded"]
-        file = [] if config.launch.config else ["--config", str(ROOT / "configs" / "embedded.yaml")]
-        config = parse([*default, *file, *arguments], USAGE)
+        file = [] if config.launch.config else ["--config", str(shipped("configs/embedded.yaml"))]
+        config = parse([*default, *file, *arguments])
         data, model = config.data.train_datasets, config.model.model_name_or_path
     for flag, value in (
         ("train_datasets", data),

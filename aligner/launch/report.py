@@ -65,16 +65,18 @@ def show_result(stages: Sequence[Stage], data: StageData, corrections: int, trus
         except UserError as error:  # the run is complete all the same
             screen.print(f"they cannot be shown: {error}")
     screen.print(f"\ncheckpoint  {folder}\npicture     {folder / 'loss.png'}")
-    next_command = [*command_line(), "correct", "--model", str(folder), "--input", example_input(data)]
-    next_command += ["--output", "corrected.jsonl", "--max_new_tokens", "256"]
+    next_command = [*command_line(), "correct", "--model", str(folder), *example_flags(data)]
     screen.print("next:", style="bold")
     print(f"  {shlex.join(next_command)}")
 
 
-def example_input(data: StageData) -> str:
-    """A file that can be corrected: the evaluation's or training's if its rows have question and answer, else a name."""
-    plain = [s.path for s in (*data.eval_sources, *data.train_sources) if s.dataset.startswith("correction-json ")]
-    return plain[0] if plain else "qa.jsonl"
+def example_flags(data: StageData) -> list[str]:
+    """What can be corrected here and now: a file of the data whose rows have question and answer, else a record."""
+    sources = [s.path for s in (*data.eval_sources, *data.train_sources) if s.dataset.startswith("correction-json ")]
+    if files := [path for path in sources if Path(path).is_file()]:
+        return ["--input", files[0], "--output", "corrected.jsonl", "--max_new_tokens", "256"]
+    record = (data.held_out or data.train)[0]
+    return ["--question", record.question, "--answer", record.answer]
 
 
 def show_corrections(screen: Console, folder: Path, records: Sequence[Correction], trust_remote_code: bool) -> None:

@@ -7,6 +7,7 @@ import logging
 import netrc
 import os
 import statistics
+import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from aligner.files import write_lines
+from aligner.files import write_lines, write_text
 from aligner.training.config import OutputConfig
 from aligner.training.train_log import FILE, read_log
 
@@ -43,7 +44,7 @@ class Metrics:
         self._file = (folder / FILE).open("a", encoding="utf-8")
         self._bar = tqdm(total=updates, initial=start, desc=name, unit="update", dynamic_ncols=True)
         self._recent = deque((line["loss"] for line in kept if "loss" in line), maxlen=RECENT)
-        self._trackers = [t for t in (_tracker(output, folder, name, settings),) if t]
+        self._trackers = [t for t in (_tracker(output, folder, name, settings, start > 0),) if t]
 
     def record(self, values: dict[str, Any]) -> None:
         """One line of the log: an update's figures, or an evaluation's `update` and `eval_loss`."""
@@ -95,7 +96,7 @@ class Metrics:
 Tracker = Callable[[dict[str, Any] | None], None]
 
 
-def _tracker(output: OutputConfig, folder: Path, name: str, settings: dict[str, Any]) -> Tracker | None:
+def _tracker(output: OutputConfig, folder: Path, name: str, settings: dict[str, Any], resumed: bool) -> Tracker | None:
     """A function that takes one line of figures, and None at the end. None where no tracker is wanted or works."""
     kind = output.log_type or ("wandb" if wandb_key_is_set() else "none")
     if kind == "none":
@@ -105,7 +106,7 @@ def _tracker(output: OutputConfig, folder: Path, name: str, settings: dict[str, 
         if kind == "tensorboard":
             return _tensorboard(directory / "tensorboard" / name)
         run_name = output.log_run_name or Path(output.output_dir or folder).resolve().name
-        return _wandb(directory, output.log_project, f"{run_name}-{name}", settings)
+        return _wandb(directory, output.log_project, f"{run_name}-{name}", settings, resumed)
     except Exception as error:  # a missing package, no permission, no network: the run goes on
         log.warning("no %s logging: %s", kind, error)
         return None
@@ -121,19 +122,28 @@ def wandb_key_is_set() -> bool:
         return False
 
 
-def _wandb(directory: Path, project: str, name: str, settings: dict[str, Any]) -> Tracker:
-    """Online where the network and a key allow it, offline (`wandb sync` sends it later) where not."""
+def _wandb(directory: Path, project: str, name: str, settings: dict[str, Any], resumed: bool) -> Tracker:
+    """Online where the network and a key allow it, offline (`wandb sync` sends it later) where not. One run of wandb, however
+    often this one is resumed: its id is kept beside wandb's files."""
     import wandb
 
-    directory.mkdir(parents=True, exist_ok=True)
+    identity = directory / "wandb" / f"run-id-{name}"
+    identity.parent.mkdir(parents=True, exist_ok=True)
+    if not (resumed and identity.is_file()):
+        write_text(identity, uuid.uuid4().hex)
     quiet = wandb.Settings(init_timeout=20, finish_timeout=60, silent=True, x_disable_stats=True, save_code=False)
     options: dict[str, Any] = {"project": project, "name": name, "dir": directory, "config": settings}
+    options |= {"id": identity.read_text(encoding="utf-8"), "resume": "allow"}
     wanted: Any = os.environ.get("WANDB_MODE") or ("online" if wandb_key_is_set() else "offline")
     try:
         run = wandb.init(**options, mode=wanted, settings=quiet)
     except Exception as error:
-        log.warning("wandb is offline (%s); 'wandb sync' sends the run later", str(error).splitlines()[0])
+        log.warning("wandb cannot be reached (%s)", str(error).splitlines()[0])
         run = wandb.init(**options, mode="offline", settings=quiet)
+    if run.offline:
+        log.info("wandb is offline; this sends the run later: wandb sync --append %s/offline-run-*", identity.parent)
+    else:
+        log.info("wandb: %s", run.url)
 
     def track(values: dict[str, Any] | None) -> None:
         if values is None:
