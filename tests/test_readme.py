@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TEMPLATE, read_rows
 
-from aligner.cli import parser
+from aligner.cli import command_parser
 from aligner.training.flags import parse
 
 FRONT = ROOT / "README.md"
@@ -91,7 +91,7 @@ def test_every_command_of_a_page_parses(page):
         parse(words[program + 1 :])
     for words in commands(page, "aligner"):
         if words[1] != "train":
-            args, rest = parser().parse_known_args(words[1:])
+            args, rest = command_parser().parse_known_args(words[1:])
             assert not rest or args.command == "plan"
             parse(rest)
     for line in re.findall(

@@ -83,10 +83,8 @@ def run_one(args: argparse.Namespace) -> int:
     for name in ("input", "output", "stack", "aligner_url", "upstream_url"):
         if getattr(args, name):
             raise UserError(f"--{name} is for files of answers: leave it out, or --question and --answer.")
-    show_one_correction(
-        args.model, args.question, args.answer, args.feedback, args.prompt_template, args.max_new_tokens, args.dtype,
-        args.trust_remote_code,
-    )  # fmt: skip
+    options = args.prompt_template, args.max_new_tokens, args.dtype, args.trust_remote_code
+    show_one_correction(args.model, args.question, args.answer, args.feedback, *options)
     return 0
 
 
