@@ -1,4 +1,4 @@
-"""The atomic writers, what this program reads of its own files, and digests: a finished file is a whole file."""
+"""Writing files and folders atomically (a finished one is a whole one), reading this program's own files, and digests."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def whole_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any
                 os.fsync(stream.fileno())
         if not in_place:
             beside.replace(final)
-    except OSError as error:  # a full disk is not said with a name
+    except OSError as error:  # the error of a full disk has no file name
         error.filename = error.filename or str(path)
         raise
     finally:
@@ -146,6 +146,23 @@ def remove_folder(folder: Path) -> None:
         shutil.rmtree(doomed, ignore_errors=True)
         folder.replace(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
+
+
+@contextmanager
+def whole_folder(path: Path, one_writer: bool = True) -> Iterator[Path]:
+    """A folder beside `path` to write into, which takes its place only when the block ends without an error.
+
+    What a killed writer left is removed, unless several may write at once: then each has a folder of its own.
+    """
+    beside = path.with_name(f"{path.name}.partial" if one_writer else f"{path.name}.{os.getpid()}.partial")
+    remove_folder(beside)
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        remove_folder(path)
+        beside.replace(path)
+    finally:
+        remove_folder(beside)
 
 
 def is_completed(folder: str | os.PathLike[str]) -> bool:

@@ -87,7 +87,7 @@ def test_marker_sees_another_turn_in_an_answer_or_correction_and_not_in_a_dialog
     for field, count in (("correction", 1), ("answer", 1), ("question", 0)):
         file = tmp_path / "rows.json"
         file.write_text(json.dumps([{**good, field: text}]))
-        assert examine([str(file)]).found["marker"].count == count
+        assert examine([str(file)]).findings["marker"].count == count
 
 
 # --- in the real files
@@ -111,10 +111,12 @@ def counts(name: str, scratch: Path) -> list[int]:
     pairs.write_text("".join(json.dumps(pair) + "\n" for pair in as_pair))
     read = records_of(parse_spec(f"hh-rlhf::{pairs}"), Options(multi_turn=True))
     reasons = Counter(row.reason for row in read if isinstance(row, Skipped))
-    found = examine([str(SHARED / f"{name}.json")]).found
+    found = examine([str(SHARED / f"{name}.json")]).findings
     one_word = sum(len(row["correction"].split()) == 1 for row in rows)
     overlap = (
-        examine([str(SHARED / f"{name}.json")], evaluation=[str(SHARED / "qac_truthfulqa.json")]).found["overlap"].count
+        examine([str(SHARED / f"{name}.json")], evaluation=[str(SHARED / "qac_truthfulqa.json")])
+        .findings["overlap"]
+        .count
     )
     return [reasons[HUMAN], reasons[WORDLESS], reasons[EMPTY], one_word, found["equal"].count, found["refusal"].count,
             found["duplicate"].count, overlap]  # fmt: skip

@@ -217,19 +217,19 @@ def test_a_tokenizer_without_newlines_is_said_once(caplog):
 
 
 def test_another_choice_is_another_run_and_the_default_is_as_before():
-    from aligner.training.config import deciding
+    from aligner.training.config import fingerprint_fields
     from aligner.training.flags import parse
 
     flags = ["--output_dir", "x", "--unspellable"]
-    assert "unspellable" not in deciding(parse([*flags, "keep"]))
-    assert deciding(parse([*flags, "drop"]))["unspellable"] == "drop"
+    assert "unspellable" not in fingerprint_fields(parse([*flags, "keep"]))
+    assert fingerprint_fields(parse([*flags, "drop"]))["unspellable"] == "drop"
 
 
 def test_what_was_lost_is_kept_with_the_tokens(tmp_path, monkeypatch):
-    from aligner.training.datasets.cache import kept, name_of
+    from aligner.training.datasets.cache import load_or_compute, name_of
 
     monkeypatch.setenv("ALIGNER_CACHE", str(tmp_path))
     what = rows("the \U0001f600"), CORRECTION, Encoder(KINDS["BPE without bytes"]()), 500, "cut", "keep"
     for _ in range(2):
-        assert kept(name_of(*what), lambda: tokenise(*what))[1].lost == {"\U0001f600": 1}
+        assert load_or_compute(name_of(*what), lambda: tokenise(*what))[1].lost == {"\U0001f600": 1}
     assert name_of(*what) != name_of(*what[:-1], "drop")

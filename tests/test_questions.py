@@ -88,7 +88,7 @@ def test_the_split_the_overlap_and_the_duplicates_use_the_same_key(tmp_path):
         data, against = tmp_path / "data.json", tmp_path / "eval.json"
         data.write_text(json.dumps(rows))
         against.write_text(json.dumps(rows[:1]))
-        found = examine([str(data)], evaluation=[str(against)]).found
+        found = examine([str(data)], evaluation=[str(against)]).findings
         assert (found["duplicate"].count, found["overlap"].count) == (int(same), 1 + same), (one, other)
         records = [Correction(q, "a", "c", Origin("f", n)) for n, q in enumerate((one, other, "something else"))]
         sides = {tuple(r.origin.row for r in side) for seed in range(20) for side in split(records, 0.34, seed)}

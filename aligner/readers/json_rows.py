@@ -118,7 +118,7 @@ class _Window:
             except json.JSONDecodeError as error:
                 if len(self.text) - self.at > LONGEST_LINE:
                     problem = f"the row that begins at line {self.lines + self.text.count(NEWLINE, 0, self.at) + 1} {TOO_LONG}"
-                    raise DataError(str(self.file), None, problem, "Mend the file there") from None
+                    raise DataError(str(self.file), None, problem, "Correct the file there") from None
                 if not self.grow():
                     raise self.fault(error) from None
             except (ValueError, RecursionError) as error:
@@ -134,7 +134,7 @@ class _Window:
         if isinstance(error, json.JSONDecodeError):
             line, column = error.lineno + self.lines, error.colno + (self.column if error.lineno == 1 else 0)
             place = f"line {line} column {column}"
-        return DataError(str(self.file), None, _json_problem(error, place), "Mend the file there")
+        return DataError(str(self.file), None, _json_problem(error, place), "Correct the file there")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
