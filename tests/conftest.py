@@ -55,7 +55,7 @@ PARTS = {
     "browser": ("test_report_page", "test_real_layer::page"),
     "servers": ("test_real_servers", "test_real_layer"),
     "evaluation": ("test_real_judge",),
-    "data": ("test_check", "test_malformed"),
+    "data": ("test_check", "test_malformed", "test_wheel"),
     "memory": ("test_plan",),
     "acceptance": ("test_acceptance",),
     "whole_run": ("test_benchmarks::whole_run",),
