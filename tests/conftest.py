@@ -58,6 +58,7 @@ PARTS = {
     "data": ("test_check", "test_malformed"),
     "memory": ("test_plan",),
     "acceptance": ("test_acceptance",),
+    "package": ("test_wheel", "test_readme"),
     "whole_run": ("test_benchmarks::whole_run",),
     "benchmarks": ("test_benchmarks",),
 }
