@@ -102,7 +102,7 @@ def stage_data(config: RunConfig, stage: str) -> StageData:
 
 def options_of(d: DataConfig) -> Options:
     """What the command line says to the data sets. UserError where none of them takes it."""
-    options = Options(tuple(d.columns), d.prefer, d.multi_turn)
+    options = Options(tuple(d.columns), d.prefer, d.multi_turn, d.damage, d.hold_back)
     check_options([parse_spec(text) for text in (*d.train_datasets, *d.eval_datasets)], options)
     return options
 
