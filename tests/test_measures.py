@@ -69,7 +69,6 @@ def test_restoration_leaves_a_third_alone_and_uses_no_phrase_that_is_held_back(g
     assert 10 <= alone <= 30
     held = [p for kind in phrases_by_kind() for p in phrases_of(kind, "held back") if "{" not in p]
     assert not [p for record in records for p in held if p in record.answer]
-    assert all("1. Wash.\n2. Simmer.\n3. Rest." in record.answer for record in records), "no list is broken"
 
 
 def test_what_is_held_back_is_measured_by_itself():
@@ -186,7 +185,7 @@ def test_truth_is_fooled_by_the_question_again_and_not_by_silence(tmp_path):
         {
             "question": f"Do {animal} fly at night in winter?",
             "answer": "Yes, they always do that.",
-            "correction": f"No, {animal} do not fly at night in winter.",
+            "correction": f"No, {animal} never fly at night in winter.",
         }
         for animal in ("hens", "bees", "swans", "ducks", "robins", "crows")
     ]
@@ -216,5 +215,7 @@ def test_declining_rewards_neither_always_nor_never(tmp_path):
 def test_a_row_without_what_the_measure_needs_is_named(tmp_path):
     file = tmp_path / "x.json"
     file.write_text('[{"question": "q", "answer": "a"}]')
-    with pytest.raises(DataError, match=r"x.json row 1: has no text in 'correction'. This measure needs question, correc"):
+    with pytest.raises(
+        DataError, match=r"x.json row 1: has no text in 'correction'. This measure needs question, correc"
+    ):
         restoration(str(file), None, None, None)

@@ -34,6 +34,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help=f"instruction for the correction, for rows that have none: {', '.join(FEEDBACKS)}, or any text",
     )
+    add(
+        "--keep_unfinished",
+        action="store_true",
+        help="put corrections that did not end within --max_new_tokens, cut off there, in place of the answers all the same "
+        "(otherwise the answer is kept: 'guard' says so, 'cut_off' has the text)",
+    )
     add("--sample", action="store_true", help="draw tokens as the paper did (temperature 0.3, top-k 10, top-p 0.95)")
     add("--seed", type=int, default=42, metavar="N", help="of --sample (42)")
     add("--aligner_url", metavar="URL", help="address of a served Aligner; --model gives its prompt and tokenizer")
