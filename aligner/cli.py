@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from aligner import __version__
-from aligner.commands import calibrate, check, correct, evaluate, export, plan, serve
+from aligner.commands import calibrate, check, correct, evaluate, export, plan, reproduce, serve
 from aligner.records import UserError, system_error
 
 Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
@@ -28,6 +28,11 @@ COMMANDS: dict[str, Command] = {
     ),
     "export": ("write a resume state as a model folder", export.add_flags, export.run),
     "serve": ("stand in front of a model's server and correct its answers", serve.add_flags, serve.run),
+    "reproduce": (
+        "run an experiment of the paper at a small scale, or print it at the paper's",
+        reproduce.add_flags,
+        reproduce.run,
+    ),
     "calibrate": (
         "choose the confidence from which on the server leaves an answer unchanged",
         calibrate.add_flags,

@@ -76,7 +76,12 @@ def test_empty_corrections_are_counted(tmp_path):
 def test_where_a_correction_does_not_end_the_answer_is_kept_and_the_row_says_so(tmp_path):
     report = correct_file(work(tmp_path, ROWS, Rewriter(str.upper, endless="a2")), QUIET)
     third = lines(tmp_path / "out.jsonl")[2]
-    assert (third["corrected"], third["finished"], third["guard"], third["cut_off"]) == ("a2", False, "answer kept", "A2")
+    assert (third["corrected"], third["finished"], third["guard"], third["cut_off"]) == (
+        "a2",
+        False,
+        "answer kept",
+        "A2",
+    )
     assert third["edits"]["identical"] and "guard" not in lines(tmp_path / "out.jsonl")[1] and report.unfinished == 1
 
 
@@ -359,4 +364,3 @@ def test_a_file_none_of_whose_rows_can_be_used_opens_no_model(tmp_path, capsys):
     command = ["correct", "--model", str(tmp_path), "--prompt_template", "correction", "--input", path]
     assert main([*command, "--output", str(tmp_path / "o")]) == 2
     assert "row 1: the field 'answer' is missing" in capsys.readouterr().err
-

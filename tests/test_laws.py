@@ -42,7 +42,8 @@ ORDER = [
     "evaluation.measures.controls", "evaluation.measures.gain", "evaluation.measures.items", "evaluation.measures.table",
     "evaluation.measures.measure", "evaluation.measures.preference", "evaluation.measures.page",
     "evaluation.measures.config", "evaluation.measures.command", "evaluation.harness",
-    "launch.report", "launch.launch", "launch.__main__", "commands.shared_flags", "commands.check",
+    "launch.report", "launch.launch", "launch.__main__", "reproduce.experiment", "reproduce.steps", "reproduce.run",
+    "commands.reproduce", "commands.shared_flags", "commands.check",
     "commands.plan", "commands.evaluate", "commands.correct", "commands.serve", "commands.calibrate", "commands.export",
     "commands.campaign", "commands", "cli",
     "__main__", "",
@@ -50,7 +51,7 @@ ORDER = [
 BARE = {
     "training", "training.distributed", "training.engine", "training.checkpoint", "training.finetune",
     "training.planning", "quality", "inference", "launch", "serving", "evaluation",
-    "evaluation.measures",
+    "evaluation.measures", "reproduce",
 }  # fmt: skip
 ROOMS = {
     "deepspeed": {"training.distributed.ranks", "training.engine.engine"},
