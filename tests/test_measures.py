@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from html import escape
 
 import pytest
 
@@ -148,6 +149,12 @@ def test_a_perfect_restorer_helps_and_no_control_wins(good_rows):
     assert any("the untrained base: not measured" in note for note in notes)
 
 
+def test_a_few_questions_are_too_few_to_claim_anything(good_rows):
+    measure = restoration(str(good_rows), 12, None, None)
+    parts, _ = text_figures(measure, {ALIGNER: restored(measure)}, 10)
+    assert parts[SEEN]["verdict"] == "unclear" and "12 questions alone" in parts[SEEN]["says"]
+
+
 def test_leaving_everything_alone_is_a_null(good_rows):
     measure = restoration(str(good_rows), None, None, None)
     parts, _ = text_figures(measure, {ALIGNER: lambda pairs: [Reply(answer, True) for _, answer in pairs]}, 10)
@@ -219,3 +226,34 @@ def test_a_row_without_what_the_measure_needs_is_named(tmp_path):
         DataError, match=r"x.json row 1: has no text in 'correction'. This measure needs question, correc"
     ):
         restoration(str(file), None, None, None)
+
+
+@pytest.mark.parametrize("measure", ["restoration", "preference"])
+def test_the_command_writes_one_json_and_out_of_it_the_page_and_the_table(
+    measure, good_rows, tiny_model, tmp_path, capsys
+):
+    from aligner.cli import main
+
+    if measure == "preference":
+        rows = [json.loads(line) for line in good_rows.read_text().splitlines()]
+        good_rows.write_text("".join(json.dumps({**row, "answer": "It is cooked."}) + "\n" for row in rows))
+    command = ["evaluate", "--measure", measure, "--rows", str(good_rows), "--models", str(tiny_model), "--limit", "4"]
+    command += ["--prompt_template", "correction", "--base", str(tiny_model), "--max_new_tokens", "4"]
+    command += ["--output", str(tmp_path / "out"), "--tried", "3"]
+    assert main(command) == 0
+    report = json.loads((tmp_path / "out" / "measure.json").read_text())
+    part = next(iter(report["parts"].values()))
+    assert {"the Aligner", IDENTITY, "the untrained base"} <= {row["system"] for row in part["systems"]}
+    assert report["recipes_tried"] == 3 and any("recipes tried" in note for note in report["notes"])
+    assert part["verdict"] != "helps", "an untrained model helps nobody"
+    assert escape(part["says"]) in (tmp_path / "out" / "measure.html").read_text()
+    assert part["says"] in (tmp_path / "out" / "measure.md").read_text()
+    assert part["verdict"].upper() in capsys.readouterr().out
+
+
+def test_a_measure_without_rows_or_with_two_aligners_is_one_line(capsys):
+    from aligner.cli import main
+
+    command = ["evaluate", "--measure", "truth", "--output", "x", "--models", "a", "b"]
+    assert main(command) == 2 and "--measure truth needs --rows." in capsys.readouterr().err
+    assert main([*command, "--rows", "r.json"]) == 2 and "needs one Aligner" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from aligner.evaluation.measures.items import Item
 
 ALIGNER = "the Aligner"
 HELPS, FOOLED, NULL, UNCLEAR = "helps", "fooled", "null", "unclear"
+FEW = 20  # questions below which a bootstrap says too little to claim anything
 Scores = Mapping[int, float]  # an item's place -> its score under a system; a costly system has some of the items alone
 
 
@@ -27,7 +28,7 @@ def part_figures(items: Sequence[Item], scores: Mapping[str, Scores], error: boo
         "needed": sum(item.needs_help for item in items),
         "questions": len({item.question for item in items}),
         "systems": rows,
-        **verdict(rows),
+        **verdict(rows, len({item.question for item in items})),
         "by_kind": _by_kind(items, scores),
     }
 
@@ -59,10 +60,10 @@ def _mean(values: Any) -> float | None:
     return sum(numbers) / len(numbers) if numbers else None
 
 
-def verdict(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def verdict(rows: Sequence[Mapping[str, Any]], questions: int) -> dict[str, Any]:
     """What the table shows: `helps` where the Aligner's gain is above zero and above every control's, each by its interval;
     `fooled` where a control that gains something does as well as the Aligner or better; `null` where the gain may be none;
-    `unclear` where a control may be as good. With the strongest control and one sentence."""
+    `unclear` where a control may be as good, or the questions are few. With the strongest control and one sentence."""
     own = next(row for row in rows if row["system"] == ALIGNER)
     controls = [row for row in rows if row["system"] not in (ALIGNER, IDENTITY)]
     strongest = max(controls, key=lambda row: -row["aligner_ahead"]["value"], default=None)
@@ -78,6 +79,8 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         kind, text = NULL, "a null: the Aligner's gain over leaving the answers alone may be none"
     elif close:
         kind, text = UNCLEAR, f"above zero, but {close[0]['system']} may be as good: its interval reaches the Aligner's"
+    elif questions < FEW:
+        kind, text = UNCLEAR, f"above zero, but of {questions} questions alone: at least {FEW} are needed to claim it"
     else:
         kind, text = HELPS, "the Aligner gains more than nothing and more than every control, by the intervals"
     return {"verdict": kind, "says": text, "strongest_control": strongest["system"] if strongest else None}
