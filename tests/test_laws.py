@@ -40,7 +40,7 @@ ORDER = [
     "evaluation.losses", "evaluation.checkpoint_sweep", "evaluation.report", "evaluation.alpaca_eval", "evaluation.evaluate",
     "evaluation.prompt_sets", "evaluation.campaign", "evaluation.config", "evaluation.command",
     "evaluation.measures.controls", "evaluation.measures.gain", "evaluation.measures.items", "evaluation.measures.table",
-    "evaluation.measures.measure", "evaluation.measures.preference", "evaluation.measures.page",
+    "evaluation.measures.measure", "evaluation.measures.preference", "evaluation.measures.held_out", "evaluation.measures.page",
     "evaluation.measures.config", "evaluation.measures.command", "evaluation.harness",
     "launch.report", "launch.launch", "launch.__main__", "reproduce.experiment", "reproduce.steps", "reproduce.run",
     "commands.reproduce", "commands.shared_flags", "commands.check",

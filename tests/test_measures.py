@@ -257,3 +257,15 @@ def test_a_measure_without_rows_or_with_two_aligners_is_one_line(capsys):
     command = ["evaluate", "--measure", "truth", "--output", "x", "--models", "a", "b"]
     assert main(command) == 2 and "--measure truth needs --rows." in capsys.readouterr().err
     assert main([*command, "--rows", "r.json"]) == 2 and "needs one Aligner" in capsys.readouterr().err
+
+
+def test_a_run_on_damaged_answers_ends_with_its_figure_and_the_strongest_control(good_rows, tiny_model, capsys):
+    from aligner.evaluation.measures.held_out import held_out_help, help_lines
+    from aligner.inference.corrector import Corrector, Settings
+
+    records = mix([f"restoration:6/-1:{good_rows}"], 1, Options()).records
+    corrector = Corrector.load(str(tiny_model), "correction", Settings(max_new_tokens=4))
+    lines = list(help_lines(held_out_help(corrector, records)))
+    damaged_answers = sum(record.answer != record.correction for record in records)
+    assert lines[0].startswith(f"of the damage to {damaged_answers} held-out answers 0% is gone (95 %: ")
+    assert "the strongest control, " in lines[-1]
