@@ -42,6 +42,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--sample", action="store_true", help="draw tokens as the paper did (temperature 0.3, top-k 10, top-p 0.95)")
     add("--seed", type=int, default=42, metavar="N", help="of --sample (42)")
+    add_served_flags(parser)
+    add_server_flags(parser)
+    add_model_flags(parser)
+
+
+def add_served_flags(parser: argparse.ArgumentParser) -> None:
+    """The models that stand behind servers: the Aligner, and the upstream that answers."""
+    add = parser.add_argument
     add("--aligner_url", metavar="URL", help="address of a served Aligner; --model gives its prompt and tokenizer")
     add("--aligner_model", metavar="NAME", help="its name there (the value of --model)")
     add("--upstream_url", metavar="URL", help="an OpenAI-compatible server that generates the answers that rows lack")
@@ -60,8 +68,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="VARIABLE",
         help="the variable with the served Aligner's key (ALIGNER_API_KEY)",
     )
-    add_server_flags(parser)
-    add_model_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
