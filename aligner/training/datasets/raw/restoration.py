@@ -4,7 +4,7 @@ Rows: question, and the good answer as correction (or, where there is none, as a
 an Aligner learns from it is to take out rudeness, boasting, flattery, leaked particulars, repetition, typing errors, a refusal
 before an answer, and to leave good answers alone; it is not alignment, and says nothing about facts. `--damage` names the kinds,
 `--hold_back` what is kept for measuring: `phrases` (a quarter of every kind's) and whole kinds. The kinds are in damage.py, the
-phrases in damage.yaml.
+phrases in damage.yaml. Source: the rows are the user's own; the phrases were written for this project.
 """
 
 from __future__ import annotations
