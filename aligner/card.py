@@ -16,7 +16,7 @@ from aligner.records import UserError
 
 log = logging.getLogger("aligner")
 FILE = "aligner.json"
-PACKAGES = ("aligner", "torch", "transformers", "deepspeed", "datasets", "accelerate")
+PACKAGES = ("qac-aligner", "torch", "transformers", "deepspeed", "datasets", "accelerate")
 
 
 @dataclass(frozen=True)
@@ -108,11 +108,27 @@ def prompt_of(folder: str, chosen: str | None) -> PromptTemplate:
         return template
     card = read_card(folder) if Path(folder).is_dir() else _hub_card(folder)
     if card is None:
-        raise UserError(
-            f"{folder} has no {FILE}, so the prompt it was trained with is not known. Pass --prompt_template with one "
-            f"of {', '.join(KNOWN)}, or with a YAML file (aligner-7b-v1.0 was trained with edit-pair)."
-        )
+        raise _no_card(folder)
     return card.prompt
+
+
+def _no_card(folder: str) -> UserError:
+    """What is wrong with a model without a card: it is not there, it is a resume state, or its prompt is unknown."""
+    place = Path(folder)
+    if (place / "state.json").is_file():
+        return UserError(
+            f"{folder} is a resume state, not a model. Write it as one: aligner export {folder} --output MODEL."
+        )
+    remedy = (
+        f"Pass --prompt_template with one of {', '.join(KNOWN)}, or with a YAML file (aligner-7b-v1.0 was trained with "
+        "edit-pair)."
+    )
+    if not place.is_dir():
+        return UserError(
+            f"'{folder}': there is no such folder, and no {FILE} of a model of that name can be fetched from the hub. Check the "
+            f"name. For a model that is on the hub without one: {remedy}"
+        )
+    return UserError(f"{folder} has no {FILE}, so the prompt it was trained with is unknown. {remedy}")
 
 
 def _hub_card(model: str) -> Card | None:

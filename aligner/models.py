@@ -115,7 +115,7 @@ def load_model(name: str, dtype: torch.dtype, trust_remote_code: bool = False, *
     return checked
 
 
-def placement(name: str, dtype: torch.dtype, trust_remote_code: bool = False) -> dict[str, Any]:
+def device_map_options(name: str, dtype: torch.dtype, trust_remote_code: bool = False) -> dict[str, Any]:
     """How a model to use, not to train, is put on the GPUs there are, as an option of `from_pretrained`.
 
     The first GPU where it fits with room for keys, values and activations: spread over several, each layer would wait for the

@@ -48,7 +48,7 @@ def test_a_model_that_fits_one_gpu_is_put_on_one(free, place, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free), int(80e9)))
     monkeypatch.setattr(models, "load_config", lambda *_: seven)
-    assert models.placement("seven", torch.bfloat16) == {"device_map": place}
+    assert models.device_map_options("seven", torch.bfloat16) == {"device_map": place}
 
 
 def test_a_slurm_task_that_sees_one_gpu_takes_that_one(monkeypatch):

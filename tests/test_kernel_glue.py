@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from aligner.training.engine import attention
 from aligner.training.engine.batching import Layout, collate, row_weights
-from aligner.training.engine.loss import Objective
+from aligner.training.engine.objective import Objective
 
 # Softcapped attention is not the kernel's: these layers must take the other way.
 FAMILIES = {**CONFIGS, "gemma2 without a softcap": transformers.Gemma2Config(

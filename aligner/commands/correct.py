@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from aligner.commands.pipes import piped_files
 from aligner.commands.shared_flags import add_model_flags, add_server_flags, config_from
+from aligner.records import UserError
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -21,12 +23,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--stack", nargs="+", metavar="DIR", help="several, each correcting the output of the one before it"
     )
     add = parser.add_argument
-    add("--input", required=True, metavar="FILE", help="rows with question and answer (JSON lines, JSON, Parquet)")
+    add("--question", metavar="TEXT", help="with --answer: correct this one answer and show the diff; no files")
+    add("--answer", metavar="TEXT", help="the answer to --question")
+    add(
+        "--input", metavar="FILE", help="rows with question and answer (JSON lines, JSON, Parquet); - is standard input"
+    )
     add(
         "--output",
-        required=True,
         metavar="FILE",
-        help="JSON lines: each row with 'corrected', 'finished' and 'edits' ('passes' of several), or 'error'",
+        help="JSON lines: each row with 'corrected', 'finished' and 'edits' ('passes' of several), or 'error'; -: standard output",
     )
     add("--rounds", type=int, default=1, metavar="N", help="feed corrections back in, so many times in all (1)")
     add(
@@ -71,7 +76,32 @@ def add_served_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Correct a file; returns the exit status."""
+    """Do it: one answer, or a file; returns the exit status."""
+    if args.question is not None or args.answer is not None:
+        return run_one(args)
+    for name in ("input", "output"):
+        if getattr(args, name) is None:
+            raise UserError(f"--{name} is missing. For one answer give --question and --answer instead.")
+    with piped_files(args.input, args.output) as (args.input, args.output):
+        return run_file(args)
+
+
+def run_one(args: argparse.Namespace) -> int:
+    """Correct one answer and show it."""
+    from aligner.inference.one_answer import show_one_correction
+
+    if args.question is None or args.answer is None:
+        raise UserError("--question and --answer belong together: give both.")
+    for name in ("input", "output", "stack", "aligner_url", "upstream_url"):
+        if getattr(args, name):
+            raise UserError(f"--{name} is for files of answers: leave it out, or --question and --answer.")
+    options = args.prompt_template, args.max_new_tokens, args.dtype, args.trust_remote_code
+    show_one_correction(args.model, args.question, args.answer, args.feedback, *options)
+    return 0
+
+
+def run_file(args: argparse.Namespace) -> int:
+    """Correct a file."""
     from aligner.inference.config import CorrectConfig
 
     config = config_from(args, CorrectConfig)

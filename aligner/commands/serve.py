@@ -50,6 +50,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="instruction for corrections, where the Aligner's prompt has a slot for it",
     )
+    add_limit_flags(parser)
+    add_model_flags(parser)
+
+
+def add_limit_flags(parser: argparse.ArgumentParser) -> None:
+    """How much the server takes on, and how long it waits."""
+    add = parser.add_argument
     add("--max_requests", type=int, default=64, metavar="N", help="requests held at once; more get 429 (64)")
     add(
         "--max_prompt_tokens",
@@ -61,7 +68,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--max_request_bytes", type=int, default=1_000_000, metavar="N", help="longest request (1,000,000)")
     add("--upstream_timeout", type=float, default=120, metavar="S", help="seconds for the upstream's answer (120)")
     add("--aligner_timeout", type=float, default=60, metavar="S", help="seconds for a correction (60)")
-    add_model_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Upstream answers -> corrected -> judged -> report, for a list of upstreams: `bash scripts/evaluate.sh CONFIG.yaml`.
+"""Upstream answers -> corrected -> judged -> report, for a list of upstreams: `aligner campaign CONFIG.yaml`.
 
 Each upstream and prompt set has a folder, `OUTPUT/UPSTREAM/SET`, and each part is the command a person would type, writing files:
 run again, finished parts are skipped and interrupted ones continue. The result is a table in the layout of the paper's main one

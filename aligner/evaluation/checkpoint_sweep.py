@@ -41,7 +41,7 @@ class CheckpointSweep:
     def measure(self, pairs: Sequence[Pair], folder: Path, progress: Progress) -> list[dict[str, Any]]:
         """For each Aligner in order: its name, losses by upstream and kind, and copying figures by upstream.
 
-        Its corrections are kept in `folder` under what made them: run again, they are not made again.
+        Its corrections are kept in `folder`, named by a digest of all that decides them, and used again by a later run.
         """
         from aligner.evaluation.losses import means  # imports torch, for which other evaluations need not wait
 

@@ -10,7 +10,7 @@ from aligner.console import setup_logging
 from aligner.evaluation.alpaca_eval import AlpacaEval
 from aligner.evaluation.checkpoint_sweep import CheckpointSweep, in_order
 from aligner.evaluation.config import EvaluationConfig
-from aligner.evaluation.evaluate import EvaluationJob, evaluate
+from aligner.evaluation.evaluate import EvaluationJob, run_job
 from aligner.evaluation.judges.judge import Judge
 from aligner.evaluation.systems import parse_system
 
@@ -20,7 +20,7 @@ def run_evaluation(config: EvaluationConfig) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is handled as Ctrl-C
     setup_logging()
     systems = tuple(map(parse_system, config.systems))
-    return evaluate(
+    return run_job(
         EvaluationJob(
             after=config.after,
             before=config.before,

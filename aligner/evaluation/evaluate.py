@@ -54,7 +54,7 @@ class EvaluationJob:
     sweep: CheckpointSweep | None = None
 
 
-def evaluate(job: EvaluationJob) -> int:
+def run_job(job: EvaluationJob) -> int:
     """Judge, count, write the report and print its tables. Returns the exit status: 1 where rows could not be used or replies are
     missing."""
     pairs, faults = matches(job.systems, job.limit) if job.systems else read_pairs(job.after or "", job.before)

@@ -15,7 +15,7 @@ from aligner.card import prompt_of
 from aligner.encoder import Encoder
 from aligner.inference.greedy import Decoder, DecoderRow, fits
 from aligner.inference.sampling import Sampling, generate
-from aligner.models import load_model, load_tokenizer, placement, positions_of
+from aligner.models import device_map_options, load_model, load_tokenizer, positions_of
 from aligner.prompts import FEEDBACKS, PromptTemplate
 from aligner.quality.edits import Edits, edits
 from aligner.records import UserError
@@ -99,7 +99,7 @@ class Corrector:
         template = prompt_of(folder, prompt_template)
         encoder = Encoder(load_tokenizer(folder, trust_remote_code))
         kind = DTYPES[dtype or best_dtype()]
-        where = placement(folder, kind, trust_remote_code)
+        where = device_map_options(folder, kind, trust_remote_code)
         model = load_model(folder, kind, trust_remote_code, **where).eval()
         model.generation_config = (
             GenerationConfig()

@@ -18,11 +18,12 @@ import yaml
 from aligner.evaluation.measures.config import MEASURES
 from aligner.files import Row, read_rows, read_text
 from aligner.records import DataError, UserError, kind_of
+from aligner.shipped import shipped
 from aligner.training.datasets.damage import damage_plan
 from aligner.training.datasets.mixture import normalised
-from aligner.training.flags import ROOT, SPELLINGS
+from aligner.training.flags import SPELLINGS
 
-FOLDER = ROOT / "configs" / "reproduce"
+FOLDER = shipped("configs/reproduce")
 SIDES = ("train", "choose", "report")
 RUN_KEYS = {"rows", "upstream", "shuffled", "share"}  # of a run, besides flags of training
 Fields = Mapping[str, Any]

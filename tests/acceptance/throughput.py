@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from aligner.training.config import LaunchConfig, OptimizationConfig
 from aligner.training.datasets.supervised import Tokens
-from aligner.training.distributed.launcher_variables import alone
+from aligner.training.distributed.launcher_variables import single_rank
 from aligner.training.distributed.ranks import Ranks, connect
 from aligner.training.engine.batching import Layout, MicroBatch, micro_batches, row_weights
 from aligner.training.engine.engine import Engine, release_memory
@@ -57,7 +57,7 @@ MFU = 0.5
 
 def optimization(checkpointing: bool) -> OptimizationConfig:
     """The recipe of the paper; bf16."""
-    return OptimizationConfig(bf16=CUDA, gradient_checkpointing=checkpointing)
+    return OptimizationConfig(bf16=CUDA, gradient_checkpointing=str(checkpointing))
 
 
 def engine_of(ranks: Ranks, checkpointing: bool, stage: int = 3) -> Engine:
@@ -240,7 +240,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--ways", nargs="+", default=["ceiling", "head", "plain", "checkpointed", "original", "trl"])
     ways = parser.parse_args().ways
-    os.environ.update(alone())
+    os.environ.update(single_rank())
     ranks = connect(0)
     made: dict[str, float] = {}
     if "ceiling" in ways:
@@ -268,7 +268,7 @@ def peer() -> dict[str, float]:
     """TRL's figure, from a process that is no rank; none where it is not installed or fails."""
     if importlib.util.find_spec("trl") is None:
         return {}
-    clean = {name: value for name, value in os.environ.items() if name not in alone()}
+    clean = {name: value for name, value in os.environ.items() if name not in single_rank()}
     command = [sys.executable, "-m", "tests.acceptance.peer", *(["--tiny"] if TINY else [])]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=clean, check=False)
     figures: dict[str, float] = next(
@@ -286,7 +286,7 @@ def judge(made: dict[str, float]) -> None:
     if peak and best:
         shape = Shape(gemma_2b(), None)
         length = sum(len(r.ids) ** 2 for u in updates() for r in u) / sum(tokens_in(u) for u in updates())
-        figures["mfu"] = round(best * flops_per_token(size_of(shape), shape, length, False) / peak, 3)
+        figures["mfu"] = round(best * flops_per_token(size_of(shape), shape, length, 0) / peak, 3)
         missed = [f"{name}: {ratio} of {MARKS[name]}" for name, ratio in ratios.items() if ratio < MARKS[name]]
         missed += [f"MFU {figures['mfu']} of {MFU}"] if figures["mfu"] < MFU else []
     report(**figures, missed=missed)

@@ -11,7 +11,7 @@ from aligner.evaluation.judges.dimensions import CUT_OFF
 from aligner.evaluation.judges.judge import JudgeReply, JudgeRequest
 from aligner.inference.corrector import DTYPES, best_dtype, in_batches, memory_named
 from aligner.inference.sampling import generate
-from aligner.models import fingerprint, load_model, load_tokenizer, placement, positions_of
+from aligner.models import device_map_options, fingerprint, load_model, load_tokenizer, positions_of
 from aligner.records import UserError
 
 
@@ -33,7 +33,9 @@ class LocalJudge:
     def load(cls, folder: str, max_tokens: int, batch_size: int = 8, trust_remote_code: bool = False) -> LocalJudge:
         """Open a folder or hub id, on the GPUs there are or on the CPU."""
         dtype = DTYPES[best_dtype()]
-        model = load_model(folder, dtype, trust_remote_code, **placement(folder, dtype, trust_remote_code)).eval()
+        model = load_model(
+            folder, dtype, trust_remote_code, **device_map_options(folder, dtype, trust_remote_code)
+        ).eval()
         name, tokenizer = fingerprint(folder, trust_remote_code), load_tokenizer(folder, trust_remote_code)
         own = model.generation_config.eos_token_id
         ends = dict.fromkeys(

@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from aligner.evaluation.judges.judge import JudgeReply, JudgeRequest
-from aligner.models import fingerprint, load_config, load_tokenizer, placement, positions_of
+from aligner.models import device_map_options, fingerprint, load_config, load_tokenizer, positions_of
 from aligner.records import UserError
 
 SAFE_RLHF = "BEGINNING OF CONVERSATION: USER: {question} ASSISTANT:{response}"  # and end-of-text
@@ -111,7 +111,7 @@ def _on_device(kind: Any, folder: str, trust_remote_code: bool) -> Any:
         folder,
         trust_remote_code=trust_remote_code,
         output_loading_info=True,
-        **placement(folder, torch.float32, trust_remote_code),
+        **device_map_options(folder, torch.float32, trust_remote_code),
     )
     if missing := sorted(info["missing_keys"]):
         raise UserError(f"{folder}: has no trained {missing[0]}, so it is no model that scores.")

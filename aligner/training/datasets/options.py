@@ -1,4 +1,4 @@
-"""What a command line says to data sets that leave a choice: field names, which judgement decides, dialogues or not."""
+"""The flags that data sets read: field names, which judgement decides, dialogues or not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ QAC = Columns()
 
 @dataclass(frozen=True)
 class Options:
-    """What a command line says to the formatters that leave a choice: each takes those it has as keyword arguments.
+    """The flags that formatters read: each gets those that it has as keyword arguments.
 
     columns: `[NAME:]question=...,answer=...,correction=...`. prefer: better or safer. multi_turn: take dialogues.
     damage, hold_back: kinds of damage of `restoration`, comma-separated, and what of it is kept for measuring.
@@ -38,8 +38,8 @@ class Options:
     def __post_init__(self) -> None:
         damage_plan(self.damage, self.hold_back)  # a misspelt kind is reported before any row is read
 
-    def given(self) -> list[str]:
-        """The options that were set."""
+    def names(self) -> list[str]:
+        """The names of the options that are set."""
         return [name for name in self.__dataclass_fields__ if getattr(self, name)]
 
     def chosen_for(self, dataset: str, choices: Set[str]) -> dict[str, Any]:
@@ -53,13 +53,13 @@ NO_OPTIONS = Options()
 
 
 def split_columns(text: str) -> tuple[str, str]:
-    """The data set that a `--columns` value speaks of ('' for all that take it), and its pairs."""
+    """The data set that a `--columns` value names ('' for all that read it), and its pairs."""
     before, colon, pairs = text.partition(":")
     return (before, pairs) if colon and "=" not in before else ("", text)
 
 
 def parse_columns(texts: Sequence[str], name: str) -> Columns | None:
-    """The columns that the flag gives a data set; with `NAME:` in front it speaks of that one alone."""
+    """The columns that the flag gives a data set; with `NAME:` in front it is for that one alone."""
     fields: dict[str, str] = {}
     for text in texts:
         before, pairs = split_columns(text)

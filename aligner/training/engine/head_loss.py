@@ -1,7 +1,7 @@
-"""The head and the objective in one step, from the hidden states at the learned places.
+"""The head and the objective in one step, from the hidden states at the target positions.
 
-The head is applied only where a token is learned, in pieces of rows, and each piece's gradient is made at once while its
-logits exist: memory grows neither with the prompt nor with the vocabulary.
+The head is applied only where a token is learned, in pieces of rows, and each piece's gradient is computed at once while
+its logits exist: memory grows neither with the prompt nor with the vocabulary.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ def weighted_nll_of_hidden(
     targets_T: torch.Tensor,
     weights_T: torch.Tensor,
 ) -> torch.Tensor:
-    """`weighted_nll` from the hidden states at the T places and the head's weights; softcap: logits are c x tanh(logits / c)."""
+    """`weighted_nll` from the hidden states at the T target positions and the head's weights.
+
+    softcap: logits are c x tanh(logits / c).
+    """
     train = torch.is_grad_enabled()
     value: torch.Tensor = _HeadLoss.apply(hidden_TH, head_VH, bias_V, softcap, targets_T, weights_T, train)
     return value
@@ -73,9 +76,9 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
         scale = grads[0] if ctx.lift is None else grads[0] * ctx.lift
-        made = (None if g is None else g.mul_(scale.to(g.dtype)).to(ctx.dtype) for g in ctx.gradients)
+        gradients = (None if g is None else g.mul_(scale.to(g.dtype)).to(ctx.dtype) for g in ctx.gradients)
         ctx.gradients = None
-        return *made, None, None, None, None
+        return *gradients, None, None, None, None
 
 
 def _piece(

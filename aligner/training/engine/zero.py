@@ -1,4 +1,4 @@
-"""What DeepSpeed is told: its configuration, and ZeRO-3's limits from the model: what a rank may hold whole at once, and what
+"""DeepSpeed's configuration, and ZeRO-3's limits from the model: what a rank may hold whole at once, and what
 it fetches ahead."""
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ BUCKET = (
 
 
 def deepspeed_config(optimization: OptimizationConfig, launch: LaunchConfig, model: Any) -> dict[str, Any]:
-    """DeepSpeed's configuration of a run of a model with this configuration. Batch sizes are 1: the updates are planned by us."""
+    """DeepSpeed's configuration of a run of a model with this configuration. Batch sizes are 1: batching.py plans the updates."""
     offload = launch.offload
     zero: dict[str, Any] = {"stage": launch.zero_stage, "reduce_bucket_size": reduce_bucket(model.get_text_config())}
     if offload in ("optimizer", "all"):
