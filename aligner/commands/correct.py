@@ -92,7 +92,7 @@ def run_one(args: argparse.Namespace) -> int:
 
     if args.question is None or args.answer is None:
         raise UserError("--question and --answer belong together: give both.")
-    for name in ("input", "output", "stack", "aligner_url", "upstream_url"):
+    for name in ("input", "output", "stack", "aligner_url", "upstream_url", "keep_unfinished"):
         if getattr(args, name):
             raise UserError(f"--{name} is for files of answers: leave it out, or --question and --answer.")
     options = args.prompt_template, args.max_new_tokens, args.dtype, args.trust_remote_code
