@@ -57,6 +57,7 @@ PARTS = {
     "evaluation": ("test_real_judge",),
     "data": ("test_check", "test_malformed"),
     "memory": ("test_plan",),
+    "wheel": ("test_wheel",),
     "acceptance": ("test_acceptance",),
     "package": ("test_wheel", "test_readme"),
     "whole_run": ("test_benchmarks::whole_run",),

@@ -18,7 +18,8 @@ RAW = [f"training.datasets.raw.{f.stem}" for f in sorted((PACKAGE / "training/da
 ORDER = [
     "records", "shipped", "files", "jsonl", "locks", "hub", "prompts", "encoder", "card", "models", "console", "demo",
     "quality.edits", "plots",
-    "training.config", "training.flags", "training.train_log", "training.datasets.options", "training.datasets.registry",
+    "training.config", "training.flags", "training.train_log", "training.datasets.damage",
+    "training.datasets.options", "training.datasets.registry",
     "training.datasets.preference", "training.datasets.raw", *RAW, "training.datasets", "training.datasets.mixture",
     "training.datasets.tally", "training.datasets.supervised", "training.datasets.cache", "training.plan", "training.stages",
     "training.distributed.hardware", "training.distributed.hosts", "training.distributed.launcher_variables",
@@ -35,8 +36,6 @@ ORDER = [
     "quality.suspicions", "quality.check", "quality.config", "quality.command", "inference.drafts", "inference.row_cache",
     "inference.greedy", "inference.sampling", "inference.corrector", "inference.servers", "inference.served",
     "inference.journal", "inference.correct_file", "inference.config", "inference.one_answer", "inference.command",
-    "launch.command", "launch.report",
-    "launch.dry_run", "launch.watch", "launch.launch", "launch.__main__",
     "serving.config", "serving.dialogue", "serving.gate", "serving.worker", "serving.protocol", "serving.upstream",
     "serving.shadow", "serving.exchange", "serving.app", "serving.command", "evaluation.rates", "evaluation.pairs",
     "evaluation.judges.dimensions", "evaluation.judges.judge", "evaluation.judges.human", "evaluation.judges.served",
@@ -44,7 +43,13 @@ ORDER = [
     "evaluation.replies", "evaluation.judging", "evaluation.figures", "evaluation.systems", "evaluation.subprocess_step",
     "evaluation.losses", "evaluation.checkpoint_sweep", "evaluation.report", "evaluation.alpaca_eval", "evaluation.evaluate",
     "evaluation.prompt_sets", "evaluation.campaign", "evaluation.config", "evaluation.command",
-    "evaluation.harness", "commands.pipes", "commands.shared_flags", "commands.check",
+    "evaluation.measures.controls", "evaluation.measures.gain", "evaluation.measures.items", "evaluation.measures.table",
+    "evaluation.measures.measure", "evaluation.measures.preference", "evaluation.measures.held_out", "evaluation.measures.page",
+    "evaluation.measures.config", "evaluation.measures.command", "evaluation.harness",
+    "launch.command", "launch.report",
+    "launch.dry_run", "launch.watch", "launch.launch", "launch.__main__",
+    "reproduce.experiment", "reproduce.steps", "reproduce.run",
+    "commands.pipes", "commands.shared_flags", "commands.check", "commands.reproduce",
     "commands.plan", "commands.evaluate", "commands.correct", "commands.serve", "commands.calibrate", "commands.export",
     "commands.campaign", "commands.train", "commands", "cli",
     "__main__", "",
@@ -52,6 +57,7 @@ ORDER = [
 BARE = {
     "training", "training.distributed", "training.engine", "training.checkpoint", "training.finetune",
     "training.planning", "quality", "inference", "launch", "serving", "evaluation",
+    "evaluation.measures", "reproduce",
 }  # fmt: skip
 ROOMS = {
     "deepspeed": {"training.distributed.ranks", "training.engine.engine"},
