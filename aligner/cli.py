@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from aligner import __version__
-from aligner.commands import calibrate, campaign, check, correct, evaluate, export, plan, serve, train
+from aligner.commands import calibrate, campaign, check, correct, evaluate, export, plan, reproduce, serve, train
 from aligner.records import UserError, system_error
 
 Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
@@ -34,6 +34,11 @@ COMMANDS: dict[str, Command] = {
     "export": ("write a resume state as a model folder", export.add_flags, export.run),
     "campaign": ("answers of many upstreams: corrected, judged, in one table", campaign.add_flags, campaign.run),
     "serve": ("stand in front of a model's server and correct its answers", serve.add_flags, serve.run),
+    "reproduce": (
+        "run an experiment of the paper at a small scale, or print it at the paper's",
+        reproduce.add_flags,
+        reproduce.run,
+    ),
     "calibrate": (
         "choose the confidence from which on the server leaves an answer unchanged",
         calibrate.add_flags,

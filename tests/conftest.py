@@ -55,9 +55,11 @@ PARTS = {
     "browser": ("test_report_page", "test_real_layer::page"),
     "servers": ("test_real_servers", "test_real_layer"),
     "evaluation": ("test_real_judge",),
-    "data": ("test_check", "test_malformed", "test_wheel"),
+    "data": ("test_check", "test_malformed"),
     "memory": ("test_plan",),
+    "wheel": ("test_wheel",),
     "acceptance": ("test_acceptance",),
+    "package": ("test_wheel", "test_readme"),
     "whole_run": ("test_benchmarks::whole_run",),
     "benchmarks": ("test_benchmarks",),
 }

@@ -31,8 +31,9 @@ QUIET = lambda items, **_: items  # noqa: E731
 class Rewriter:
     """An Aligner that changes text by a rule, notes what it was asked, and answers in reverse order."""
 
-    def __init__(self, rule: Callable[[str], str], fail_after: int | None = None) -> None:
+    def __init__(self, rule: Callable[[str], str], fail_after: int | None = None, endless: str = "") -> None:
         self.rule, self.fail_after, self.asked = rule, fail_after, list[CorrectionRequest]()
+        self.endless = endless  # the answer whose correction does not end
 
     def stream(self, requests) -> Iterator[tuple[int, Any]]:
         for place in reversed(range(len(requests))):
@@ -44,7 +45,7 @@ class Rewriter:
                 yield place, UserError("it is refused.")
             else:
                 text = self.rule(answer)
-                yield place, Corrected(text, True, edits(answer, text))
+                yield place, Corrected(text, answer != self.endless, edits(answer, text))
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -70,6 +71,31 @@ ROWS = [{"id": n, "question": f"Q{n}", "answer": f"a{n}", "extra": {"kept": [n]}
 def test_empty_corrections_are_counted(tmp_path):
     report = correct_file(work(tmp_path, ROWS, Rewriter(lambda text: "" if text in ("a1", "a3") else text)), QUIET)
     assert (report.corrected, report.empty) == (5, 2)
+
+
+def test_where_a_correction_does_not_end_the_answer_is_kept_and_the_row_says_so(tmp_path):
+    report = correct_file(work(tmp_path, ROWS, Rewriter(str.upper, endless="a2")), QUIET)
+    third = lines(tmp_path / "out.jsonl")[2]
+    assert (third["corrected"], third["finished"], third["guard"], third["cut_off"]) == (
+        "a2",
+        False,
+        "answer kept",
+        "A2",
+    )
+    assert third["edits"]["identical"] and "guard" not in lines(tmp_path / "out.jsonl")[1] and report.unfinished == 1
+
+
+def test_a_later_pass_goes_on_from_the_answer_that_was_kept(tmp_path):
+    second = Rewriter(lambda text: text + "!")
+    correct_file(work(tmp_path, ROWS[:3], Rewriter(str.upper, endless="a2"), second), QUIET)
+    assert {request.answer for request in second.asked} == {"A0", "A1", "a2"}
+    assert lines(tmp_path / "out.jsonl")[2]["passes"] == ["a2", "a2!"] and lines(tmp_path / "out.jsonl")[2]["finished"]
+
+
+def test_a_correction_that_was_cut_off_can_be_kept_all_the_same(tmp_path):
+    correct_file(work(tmp_path, ROWS, Rewriter(str.upper, endless="a2"), keep_unfinished=True), QUIET)
+    third = lines(tmp_path / "out.jsonl")[2]
+    assert third["corrected"] == "A2" and not third["finished"] and "guard" not in third
 
 
 def test_rows_keep_their_order_and_their_fields(tmp_path):

@@ -47,6 +47,7 @@ def test_a_wheel_holds_the_shipped_files_as_copies(tmp_path):
         names = set(held.namelist())
         assert {f"aligner/shipped/{name}" for name in [*CONFIGS, "template-dataset.json"]} <= names
         assert {"aligner/serving/page.html", "aligner/evaluation/report.html"} <= names
+        assert "aligner/training/datasets/damage.yaml" in names
         assert held.read("aligner/shipped/template-dataset.json") == (ROOT / "template-dataset.json").read_bytes()
         assert b"aligner = aligner.cli:main" in held.read(
             next(name for name in names if name.endswith("entry_points.txt"))

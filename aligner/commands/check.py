@@ -31,6 +31,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--prefer", choices=("better", "safer"), help="which judgement of pku-saferlhf decides")
     add("--multi_turn", action="store_true", help="take hh-rlhf's dialogues of several turns")
+    add("--damage", metavar="KINDS", help="kinds of damage of restoration, comma-separated (all)")
+    add("--hold_back", metavar="WHAT", help="of restoration, left out: 'phrases' and whole kinds")
     add("--model_name_or_path", metavar="TOK", help="tokenizer for lengths and --dump ('embedded' works)")
     add("--max_length", type=int, default=2048, metavar="N", help="tokens a row may have (2048)")
     add("--prompt_template", metavar="NAME", help="a known prompt or a YAML file")

@@ -39,8 +39,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help=f"instruction for the correction, for rows that have none: {', '.join(FEEDBACKS)}, or any text",
     )
+    add(
+        "--keep_unfinished",
+        action="store_true",
+        help="put corrections that did not end within --max_new_tokens, cut off there, in place of the answers all the same "
+        "(otherwise the answer is kept: 'guard' says so, 'cut_off' has the text)",
+    )
     add("--sample", action="store_true", help="draw tokens as the paper did (temperature 0.3, top-k 10, top-p 0.95)")
     add("--seed", type=int, default=42, metavar="N", help="of --sample (42)")
+    add_served_flags(parser)
+    add_server_flags(parser)
+    add_model_flags(parser)
+
+
+def add_served_flags(parser: argparse.ArgumentParser) -> None:
+    """The models that stand behind servers: the Aligner, and the upstream that answers."""
+    add = parser.add_argument
     add("--aligner_url", metavar="URL", help="address of a served Aligner; --model gives its prompt and tokenizer")
     add("--aligner_model", metavar="NAME", help="its name there (the value of --model)")
     add("--upstream_url", metavar="URL", help="an OpenAI-compatible server that generates the answers that rows lack")
@@ -59,8 +73,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="VARIABLE",
         help="the variable with the served Aligner's key (ALIGNER_API_KEY)",
     )
-    add_server_flags(parser)
-    add_model_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,7 +92,7 @@ def run_one(args: argparse.Namespace) -> int:
 
     if args.question is None or args.answer is None:
         raise UserError("--question and --answer belong together: give both.")
-    for name in ("input", "output", "stack", "aligner_url", "upstream_url"):
+    for name in ("input", "output", "stack", "aligner_url", "upstream_url", "keep_unfinished"):
         if getattr(args, name):
             raise UserError(f"--{name} is for files of answers: leave it out, or --question and --answer.")
     options = args.prompt_template, args.max_new_tokens, args.dtype, args.trust_remote_code

@@ -7,6 +7,8 @@ import argparse
 from aligner.commands.shared_flags import add_server_flags, config_from
 from aligner.evaluation.judges.dimensions import DIMENSIONS
 from aligner.evaluation.judges.judge import JUDGES
+from aligner.evaluation.measures.config import MEASURES
+from aligner.records import UserError
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +34,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="several systems' answers to the same questions in order, each judged against each, with one Elo table; "
         "NAME=FILE:FIELD says which of a row's answers is meant (answer, corrected)",
     )
+    what.add_argument(
+        "--measure",
+        choices=MEASURES,
+        help="without a judge: whether --models (one Aligner) makes answers better, beside controls that cannot help. restoration: "
+        "damage to good answers taken out; preference: the better answer likelier than the worse; declining: unsafe prompts "
+        "declined and safe ones not; truth: nearest reference a true one",
+    )
     add(
         "--before",
         metavar="FILE",
@@ -45,8 +54,31 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--limit", type=int, metavar="N", help="pairs to use at most, the first ones")
     add("--run_folder", metavar="DIR", help="a training run's folder: its curves go into the report")
+    add_measure_flags(parser)
     add_sweep_flags(parser)
     add_judge_flags(parser)
+
+
+def add_measure_flags(parser: argparse.ArgumentParser) -> None:
+    """What --measure reads, and its controls."""
+    add = parser.add_argument_group("of --measure").add_argument
+    add(
+        "--rows", metavar="FILE", help="question, answer, correction; of declining question, answer, and unsafe or type"
+    )
+    add(
+        "--base", metavar="DIR", help="the untrained model, a control (what the Aligner's card names; 'none': left out)"
+    )
+    add("--shuffled", metavar="DIR", help="an Aligner trained on shuffled corrections, a control")
+    add("--damage", metavar="KINDS", help="of restoration: kinds of damage, comma-separated (all)")
+    add("--hold_back", metavar="WHAT", help="of restoration, as in training: what it never saw is measured by itself")
+    add(
+        "--control_limit",
+        type=int,
+        default=60,
+        metavar="N",
+        help="answers of a part for models among the controls (60)",
+    )
+    add("--tried", type=int, default=1, metavar="N", help="recipes tried before this one was chosen: stands beside (1)")
 
 
 def add_sweep_flags(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +92,12 @@ def add_sweep_flags(parser: argparse.ArgumentParser) -> None:
         help="Aligners, or resume states of a run (RUN/checkpoints/update-*): what each loses on copied and on edited tokens of "
         "these corrections, and what each copies when it corrects these answers",
     )
-    add("--max_new_tokens", type=int, default=2048, metavar="N", help="longest correction of --models in tokens (2048)")
+    add(
+        "--max_new_tokens",
+        type=int,
+        metavar="N",
+        help="longest correction of --models in tokens (2048; --measure: 256)",
+    )
     add(
         "--prompt_template",
         metavar="NAME",
@@ -104,6 +141,17 @@ def add_judge_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate; returns the exit status."""
+    if args.max_new_tokens is None:
+        args.max_new_tokens = 256 if args.measure else 2048
+    if args.measure:
+        from aligner.evaluation.measures.config import MeasureConfig
+
+        settings = config_from(args, MeasureConfig)
+        from aligner.evaluation.measures.command import run_measure
+
+        return run_measure(settings)
+    if args.rows or args.shuffled:
+        raise UserError(f"--{'rows' if args.rows else 'shuffled'} is for --measure, of {', '.join(MEASURES)}.")
     from aligner.evaluation.config import EvaluationConfig
 
     config = config_from(args, EvaluationConfig)

@@ -46,16 +46,24 @@ def rate(outcomes: Sequence[int], questions: Sequence[str] | None = None, seed: 
         range(len(values)) if questions is None else np.asarray(questions, object), return_inverse=True
     )
     each = np.column_stack([np.bincount(group, values), np.bincount(group)])  # of a question: wins less losses, judged
-    kinds, counts = np.unique(each, axis=0, return_counts=True)
-    mean, question_count = float(values.mean()), int(counts.sum())
-    if len(np.unique(kinds[:, 0] / kinds[:, 1])) > 1:  # resampling questions is drawing how many there are of each kind
-        drawn = np.random.default_rng(seed).multinomial(question_count, counts / question_count, SAMPLES) @ kinds
+    mean, question_count = float(values.mean()), len(each)
+    if len(np.unique(each[:, 0] / each[:, 1])) > 1:
+        drawn = resampled(each, seed)
         low, high = np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5])
     else:
         missed = 1 - 0.025 ** (1 / question_count)
         low, high = mean - missed * (mean + 1), mean + missed * (1 - mean)
     wins, losses, ties = (int((values == kind).sum()) for kind in (1, -1, 0))
     return Rate(wins, losses, ties, mean, float(low), float(high))
+
+
+def resampled(each: np.ndarray, seed: int = 0) -> np.ndarray:
+    """The sums over questions drawn anew, with replacement. each: a row of numbers for every question; returns SAMPLES rows.
+
+    Resampling questions is drawing how many there are of each kind.
+    """
+    kinds, counts = np.unique(each, axis=0, return_counts=True)
+    return np.random.default_rng(seed).multinomial(len(each), counts / len(each), SAMPLES) @ kinds
 
 
 def length_controlled(outcomes: Sequence[int], before: Sequence[int], after: Sequence[int]) -> float | None:

@@ -68,7 +68,14 @@ def job_of(config: CorrectConfig) -> CorrectionJob:
         for name, folder, template in zip(_names(folders), folders, templates, strict=True)
     ]
     return CorrectionJob(
-        config.input, config.output, stack, config.rounds, config.feedback, _upstream_of(config), about
+        config.input,
+        config.output,
+        stack,
+        config.rounds,
+        config.feedback,
+        _upstream_of(config),
+        about,
+        config.keep_unfinished,
     )
 
 
@@ -110,7 +117,8 @@ def summary_lines(summary: CorrectionSummary, config: CorrectConfig) -> Iterator
         yield f"{summary.empty:,} corrections are empty: the Aligner ended at once. Do not put it in front of people"
     if summary.unfinished:
         limit = f"{config.options.max_new_tokens:,} tokens (or the model's)"
-        yield f"{summary.unfinished:,} of them did not end within {limit} and were cut off"
+        action = "were cut off" if config.keep_unfinished else "their answers were kept ('guard', 'cut_off' say where)"
+        yield f"{summary.unfinished:,} of them did not end within {limit}: {action}"
     if summary.unread:
         yield f"{summary.unread:,} rows have feedback, which the Aligner's prompt has no slot for: it was ignored"
 

@@ -34,6 +34,7 @@ class CorrectConfig:
     rounds: int = 1
     feedback: str | None = None
     sample: bool = False
+    keep_unfinished: bool = False
     seed: int = 42
     aligner_url: str | None = None
     aligner_model: str | None = None

@@ -23,7 +23,8 @@ from aligner.quality.edits import Edits, edits
 from aligner.readers.rows import read_rows
 from aligner.records import DataError, Origin, UserError, kind_of, text_fault
 
-ADDED = ("corrected", "finished", "edits", "passes", "error", "answer_finished")
+ADDED = ("corrected", "finished", "edits", "passes", "error", "answer_finished", "guard", "cut_off")
+KEPT = "answer kept"  # what the guard did, in the field `guard`
 Progress = Callable[..., Any]  # as tqdm: progress(iterable, total=..., desc=...)
 
 
@@ -47,7 +48,10 @@ class StackedAligner:
 
 @dataclass(frozen=True)
 class CorrectionJob:
-    """A file to correct. `about`: everything that decides the result, by name; a job that is continued must agree in it."""
+    """A file to correct. `about`: everything that decides the result, by name; a job that is continued must agree in it.
+
+    keep_unfinished: put a correction that did not end, cut off where the limit was, in the answer's place all the same.
+    """
 
     input: str
     output: str
@@ -56,6 +60,7 @@ class CorrectionJob:
     feedback: str | None = None
     upstream: UpstreamModel | None = None
     about: dict[str, Any] = field(default_factory=dict)
+    keep_unfinished: bool = False
 
 
 @dataclass
@@ -96,6 +101,7 @@ def correct_file(job: CorrectionJob, progress: Progress) -> CorrectionSummary:
     if all(item.fault for item in items):
         raise next((item.fault for item in items if item.fault), UserError(f"{job.input}: has no rows."))
     about = {"input": sha256_of(job.input), "rounds": job.rounds, "feedback": job.feedback, **job.about}
+    about["keep_unfinished"] = job.keep_unfinished
     journal = Journal(journal_file, about)
     try:
         upstream_answers = _ask(job.upstream, items, journal, progress) if job.upstream else 0
@@ -199,10 +205,18 @@ def _pass(job: CorrectionJob, number: int, items: Sequence[Item], journal: Journ
         name = "correcting" if job.rounds * len(job.stack) == 1 else f"{kind}, {member.name}"
         for place, outcome in progress(aligner.stream(requests), total=len(left), desc=name):
             refused = {"refused": str(outcome)}
-            journal.add(kind, left[place], asdict(outcome) if isinstance(outcome, Corrected) else refused)
+            corrected = isinstance(outcome, Corrected) and _guarded(outcome, requests[place].answer, job)
+            journal.add(kind, left[place], corrected or refused)
     for row, item in enumerate(items):
         if not item.fault:
             _refused(item, journal.done[kind, row])
+
+
+def _guarded(outcome: Corrected, answer: str, job: CorrectionJob) -> dict[str, Any]:
+    """A correction as it is kept. One that did not end runs on, mostly repeating itself: its answer is kept in its place."""
+    if outcome.finished or job.keep_unfinished:
+        return asdict(outcome)
+    return {**asdict(outcome), "text": answer, "cut_off": outcome.text}
 
 
 def _feedback(job: CorrectionJob, member: StackedAligner, item: Item) -> str:
@@ -232,7 +246,9 @@ def _output(item: Item, row: int, journal: Journal, passes: int) -> dict[str, An
     corrections = [journal.done[_kind(number), row] for number in range(passes)]
     corrected = corrections[-1]["text"]
     figures = asdict(edits(item.fields["answer"], corrected))
-    more = {"passes": [each["text"] for each in corrections]} if passes > 1 else {}
+    more: dict[str, Any] = {"passes": [each["text"] for each in corrections]} if passes > 1 else {}
+    if "cut_off" in corrections[-1]:
+        more |= {"guard": KEPT, "cut_off": corrections[-1]["cut_off"]}
     rounded = {name: value if isinstance(value, bool) else round(value, 4) for name, value in figures.items()}
     return {**item.fields, "corrected": corrected, "finished": corrections[-1]["finished"], "edits": rounded, **more}
 

@@ -64,10 +64,33 @@ def show_result(stages: Sequence[Stage], data: StageData, corrections: int, trus
             show_corrections(screen, folder, list(different.values())[::-1][:corrections], trust_remote_code)
         except UserError as error:  # the run is complete all the same
             screen.print(f"they cannot be shown: {error}")
+    show_help(screen, folder, data, trust_remote_code)
     screen.print(f"\ncheckpoint  {folder}\npicture     {folder / 'loss.png'}")
     next_command = [*command_line(), "correct", "--model", str(folder), *example_flags(data)]
     screen.print("next:", style="bold")
     print(f"  {shlex.join(next_command)}")
+
+
+def show_help(screen: Console, folder: Path, data: StageData, trust_remote_code: bool) -> None:
+    """Where damaged answers were trained on: how much of the damage the new Aligner takes out of held-out ones."""
+    damaged = {source.path for source in data.train_sources if source.dataset.startswith("restoration ")}
+    records = [record for record in data.held_out if record.origin.file in damaged]
+    if not any(record.answer != record.correction for record in records):
+        return
+    # Not at the top, as below.
+    from aligner.evaluation.measures.held_out import held_out_help, help_lines
+    from aligner.inference.corrector import Corrector, Settings
+
+    settings = Settings(batch_size=8, max_new_tokens=LONGEST)
+    try:
+        corrector = Corrector.load(str(folder), settings=settings, trust_remote_code=trust_remote_code)
+        figures = held_out_help(corrector, records)
+    except UserError as error:  # the run is complete all the same
+        screen.print(f"the help cannot be measured: {error}")
+        return
+    screen.print("\nDoes it help?", style="bold")
+    for line in help_lines(figures):
+        screen.print(f"  {line}", soft_wrap=True)
 
 
 def example_flags(data: StageData) -> list[str]:

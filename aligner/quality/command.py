@@ -26,7 +26,7 @@ def check_data(config: CheckConfig) -> int:
     for output, other in ((config.dump, config.output), (config.output, config.dump)):
         if output:
             refuse_overwriting(output, *inputs, *([other] if other else []))
-    options = Options(config.columns, config.prefer, config.multi_turn)
+    options = Options(config.columns, config.prefer, config.multi_turn, config.damage, config.hold_back)
     encoder = _encoder(config.model_name_or_path) if config.model_name_or_path else None
     bar = partial(tqdm, desc="reading", unit=" rows", delay=2)
     report = examine(config.data, options, config.eval_datasets, _rows_to_keep(config), config.output, bar)

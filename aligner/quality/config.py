@@ -19,6 +19,8 @@ class CheckConfig:
     columns: tuple[str, ...] = ()
     prefer: str | None = None
     multi_turn: bool = False
+    damage: str | None = None
+    hold_back: str | None = None
     model_name_or_path: str | None = None
     max_length: int = 2048
     prompt_template: str | None = None

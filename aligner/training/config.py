@@ -70,6 +70,10 @@ class DataConfig:
         None, "which judgement of pku-saferlhf decides (default: better)", choices=("better", "safer")
     )
     multi_turn: bool = flag(False, "take hh-rlhf's dialogues of several turns, which are left out otherwise")
+    damage: str | None = flag(None, "kinds of damage of restoration, comma-separated (default: all)")
+    hold_back: str | None = flag(
+        None, "of restoration, kept out of training: 'phrases' (a quarter of every kind's) and whole kinds"
+    )
     overlength: str = flag(
         "cut", "a row longer than max_length: cut it, drop it, or stop", choices=("cut", "drop", "error")
     )

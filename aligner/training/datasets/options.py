@@ -8,6 +8,7 @@ from typing import Any
 
 from aligner.prompts import SLOTS
 from aligner.records import Correction, UserError
+from aligner.training.datasets.damage import damage_plan
 
 ROLES = ("question", "answer", "correction", *(slot for slot in SLOTS if slot not in ("question", "answer")))
 
@@ -56,19 +57,25 @@ class Options:
     """The flags that formatters read: each gets those that it has as keyword arguments.
 
     columns: `[NAME:]question=...,answer=...,correction=...,feedback=...`. prefer: better or safer. multi_turn: take dialogues.
+    damage, hold_back: kinds of damage of `restoration`, comma-separated, and what of it is kept for measuring.
     """
 
     columns: tuple[str, ...] = ()
     prefer: str | None = None
     multi_turn: bool = False
+    damage: str | None = None
+    hold_back: str | None = None
+
+    def __post_init__(self) -> None:
+        damage_plan(self.damage, self.hold_back)  # a misspelt kind is reported before any row is read
 
     def names(self) -> list[str]:
         """The names of the options that are set."""
-        return [name for name in ("columns", "prefer", "multi_turn") if getattr(self, name)]
+        return [name for name in self.__dataclass_fields__ if getattr(self, name)]
 
     def chosen_for(self, dataset: str, choices: Set[str]) -> dict[str, Any]:
         """The keyword arguments for the formatter of a data set that has these choices."""
-        values: dict[str, Any] = {"prefer": self.prefer, "multi_turn": self.multi_turn}
+        values: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
         values["columns"] = parse_columns(self.columns, dataset)
         return {name: value for name, value in values.items() if value and name in choices}
 

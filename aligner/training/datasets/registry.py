@@ -18,7 +18,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from aligner.files import sha256_of
+from aligner.files import read_text, sha256_of
 from aligner.hub import commit_of, is_hub_address, parse_address, read_hub
 from aligner.readers.paths import data_files, names_data
 from aligner.readers.rows import read_rows_lazily
@@ -31,12 +31,16 @@ Read = Correction | Skipped | DataError
 
 @dataclass(frozen=True)
 class RawDataset:
-    """A registered data set: its formatter, the default path of its rows, and the prompt it recommends."""
+    """A registered data set: its formatter, the default path of its rows, and the prompt it recommends.
+
+    sources: files besides the formatter that decide its records.
+    """
 
     name: str
     formatter: Formatter
     path: str | None = None
     template: str | None = None
+    sources: tuple[Path, ...] = ()
 
     def choices(self) -> set[str]:
         """The options that the formatter takes: its keyword-only arguments."""
@@ -45,7 +49,7 @@ class RawDataset:
 
     def version(self, options: Options) -> str:
         """The name, a hash of the formatter's source and its options: another formatter gives other records."""
-        source = inspect.getsource(self.formatter)
+        source = "".join([inspect.getsource(self.formatter), *map(read_text, self.sources)])
         chosen = [f"{name}={value}" for name, value in options.chosen_for(self.name, self.choices()).items()]
         return " ".join([self.name, hashlib.sha256(source.encode()).hexdigest()[:12], *chosen])
 
@@ -80,8 +84,13 @@ class Spec:
 REGISTERED: dict[str, RawDataset] = {}
 
 
-def register(name: str, path: str | None = None, template: str | None = None) -> Callable[[Formatter], Formatter]:
-    """Register a formatter under a name that specs can use. UserError where the name is taken or holds a colon."""
+def register(
+    name: str, path: str | None = None, template: str | None = None, sources: Sequence[Path] = ()
+) -> Callable[[Formatter], Formatter]:
+    """Register a formatter under a name that specs can use; `sources`: further files that decide its records.
+
+    UserError where the name is taken or holds a colon.
+    """
     if ":" in name or not name.strip():
         raise UserError(f"a data set cannot be called '{name}': a name has no colon and is not empty.")
 
@@ -91,7 +100,7 @@ def register(name: str, path: str | None = None, template: str | None = None) ->
             raise UserError(
                 f"the data set name '{name}' is already registered in {earlier.formatter.__code__.co_filename}."
             )
-        dataset = RawDataset(name, formatter, path, template)
+        dataset = RawDataset(name, formatter, path, template, tuple(sources))
         if unknown := dataset.choices() - set(Options.__dataclass_fields__):
             known = ", ".join(Options.__dataclass_fields__)
             raise UserError(f"data set '{name}' takes '{min(unknown)}', which no flag sets. There are {known}.")

@@ -1,0 +1,44 @@
+"""The flags of `aligner reproduce`."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.epilog = (
+        "Exit 0: the experiment is complete. Killed or stopped, the same command goes on. Questions are split three ways: to "
+        "train, to choose a recipe, to report the chosen one once."
+    )
+    add = parser.add_argument
+    add("name", metavar="NAME", nargs="?", help="an experiment of configs/reproduce, or a YAML file (none: list them)")
+    add(
+        "--scale",
+        choices=("small", "paper"),
+        default="small",
+        help="small: run here; paper: printed as commands (small)",
+    )
+    add("--data", metavar="DIR", help="of --scale small: the folder with the experiment's rows")
+    add("--output", default="output/reproduce", metavar="DIR", help="folder for all experiments (output/reproduce)")
+    add("--dry_run", action="store_true", help="check the file and the rows, and print the estimate alone")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Reproduce; returns the exit status."""
+    from pathlib import Path
+
+    from aligner.records import UserError
+    from aligner.reproduce.experiment import experiment_names, read_experiment
+    from aligner.reproduce.run import paper_lines, run_small
+
+    if not args.name:
+        print(*(f"{name}: {read_experiment(name).about}" for name in experiment_names()), sep="\n")
+        return 0
+    experiment = read_experiment(args.name)
+    if args.scale == "paper":
+        print(*paper_lines(experiment), sep="\n")
+        return 0
+    if not args.data:
+        raise UserError(f"--data is missing: the folder with {', '.join(experiment.rows)}.")
+    return run_small(experiment, Path(args.data), Path(args.output) / experiment.name, args.dry_run)

@@ -1,0 +1,168 @@
+"""`aligner evaluate --measure`: from its settings to measure.json, and from that the page and a README's table."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from aligner.evaluation.measures.config import MeasureConfig
+from aligner.evaluation.measures.controls import BASE, SHUFFLED_ALIGNER
+from aligner.evaluation.measures.items import TextMeasure, declining, restoration, truth
+from aligner.evaluation.measures.measure import Reply, text_figures
+from aligner.evaluation.measures.page import page
+from aligner.evaluation.measures.table import ALIGNER, markdown_lines, measure_lines
+from aligner.evaluation.subprocess_step import command
+from aligner.files import json_line, sha256_of, write_json, write_lines, write_text
+from aligner.locks import take
+from aligner.readers.rows import read_rows
+from aligner.records import Row, UserError
+
+if TYPE_CHECKING:
+    from aligner.inference.corrector import Corrector
+
+
+def run_measure(config: MeasureConfig) -> int:
+    """Measure, write measure.json, measure.html and measure.md, and print the tables. Returns the exit status."""
+    from aligner.models import quiet_libraries
+
+    quiet_libraries()
+    folder = Path(config.output)
+    measure = None if config.measure == "preference" else text_measure(config)
+    systems = _systems(config)
+    release = take(folder / "evaluation.lock", f"{folder}: another evaluation is writing it. Wait for it.")
+    try:
+        report = {**_about(config, systems), **_figures(config, measure, systems, folder)}
+        write_report(folder, report)
+    finally:
+        release()
+    print(*measure_lines(report), f"report: {folder / 'measure.html'}", sep="\n")
+    return 0
+
+
+def write_report(folder: Path, report: dict[str, Any]) -> None:
+    """The figures as JSON; and out of them the page and the table for a README."""
+    write_json(folder / "measure.json", report)
+    write_text(folder / "measure.html", page(report))
+    write_text(folder / "measure.md", "\n".join(markdown_lines(report)) + "\n")
+
+
+def text_measure(config: MeasureConfig) -> TextMeasure:
+    """The measure that the settings name, with its items. UserError where the rows do not have what it needs."""
+    rows = str(config.rows)
+    if config.measure == "restoration":
+        return restoration(rows, config.limit, config.damage, config.hold_back)
+    return (declining if config.measure == "declining" else truth)(rows, config.limit)
+
+
+def _systems(config: MeasureConfig) -> dict[str, str]:
+    """The models by their name in the table. A wrong address is reported before anything is corrected."""
+    from aligner.card import read_card
+    from aligner.demo import locate
+    from aligner.models import check_place
+
+    own = locate(config.models[0])
+    check_place(own)
+    card = read_card(own) if Path(own).is_dir() else None
+    base = config.base or (card.base_model if card else None) or "none"
+    named = {ALIGNER: own, BASE: None if base == "none" else locate(base), SHUFFLED_ALIGNER: config.shuffled}
+    systems = {name: locate(place) for name, place in named.items() if place}
+    for place in systems.values():
+        check_place(place)
+    return systems
+
+
+def _about(config: MeasureConfig, systems: dict[str, str]) -> dict[str, Any]:
+    from aligner.models import fingerprint
+
+    return {
+        "measure": config.measure,
+        "rows": {"file": config.rows, "sha256": sha256_of(str(config.rows)), "limit": config.limit},
+        "systems": {
+            name: {"model": place, "sha256": fingerprint(place, config.trust_remote_code)}
+            for name, place in systems.items()
+        },
+        "damage": config.damage,
+        "hold_back": config.hold_back,
+        "max_new_tokens": config.max_new_tokens,
+        "recipes_tried": config.tried,
+    }
+
+
+def _figures(
+    config: MeasureConfig, measure: TextMeasure | None, systems: dict[str, str], folder: Path
+) -> dict[str, Any]:
+    tried = [f"recipes tried before these figures: {config.tried}"]
+    if measure is None:
+        from aligner.evaluation.measures.preference import preference_figures
+
+        opened: dict[str, Callable[[], Corrector]] = {
+            name: partial(_open, config, name, place, folder) for name, place in systems.items()
+        }
+        progress = partial(tqdm, desc="likelihoods", delay=2)
+        parts = preference_figures(str(config.rows), config.limit, opened, progress)
+        missing = [f"{name}: not measured, none was given" for name in (BASE, SHUFFLED_ALIGNER) if name not in systems]
+        return {
+            "unit": "share in which the better answer is the likelier one",
+            "parts": parts,
+            "notes": missing + tried,
+        }
+    correct = {name: partial(_correct, config, name, place, folder) for name, place in systems.items()}
+    parts, notes = text_figures(measure, correct, config.control_limit)
+    return {"unit": f"{'minus ' if measure.error else ''}{measure.unit}", "parts": parts, "notes": notes + tried}
+
+
+def _prompt(config: MeasureConfig, name: str, folder: Path) -> str | None:
+    """The prompt to pass on: the given one; for the base, which has none, the Aligner's own as a file."""
+    from aligner.card import prompt_of
+    from aligner.demo import locate
+
+    if config.prompt_template or name != BASE:
+        return config.prompt_template
+    prompt = prompt_of(locate(config.models[0]), None)
+    file = folder / "prompt.yaml"
+    write_text(file, json_line({"name": prompt.name, "template": prompt.text}))  # JSON is YAML
+    return str(file)
+
+
+def _open(config: MeasureConfig, name: str, place: str, folder: Path) -> Corrector:
+    from aligner.inference.corrector import Corrector
+
+    return Corrector.load(place, _prompt(config, name, folder), trust_remote_code=config.trust_remote_code)
+
+
+def _correct(
+    config: MeasureConfig, name: str, place: str, folder: Path, pairs: Sequence[tuple[str, str]]
+) -> list[Reply]:
+    """What a model makes of these answers, in a process of its own. Kept in `folder`: run again, it is not made again, and a
+    killed one goes on."""
+    from aligner.card import prompt_of
+    from aligner.models import fingerprint
+
+    prompt = _prompt(config, name, folder)
+    flags = {"max_new_tokens": config.max_new_tokens, "trust_remote_code": config.trust_remote_code}
+    rows = [{"question": question, "answer": answer} for question, answer in pairs]
+    parts = [
+        *map(json_line, rows),
+        fingerprint(place, config.trust_remote_code),
+        prompt_of(place, prompt).text,
+        str(flags),
+    ]
+    stem = folder / "corrections" / hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    source, corrected = stem.with_suffix(".rows.jsonl"), stem.with_suffix(".jsonl")
+    if not corrected.exists():
+        print(f"{name}: corrections of {len(pairs):,} answers", flush=True)
+        write_lines(source, rows)
+        more = {"batch_size": config.batch_size, "prompt_template": prompt}
+        command("correct", {"model": place, "input": source, "output": corrected, **flags, **more})
+    replies = [row.value for row in read_rows(corrected) if isinstance(row, Row)]
+    if len(replies) != len(pairs):
+        raise UserError(f"{corrected}: has {len(replies):,} rows for {len(pairs):,} answers. Remove it and run again.")
+    return [
+        Reply(answer if reply["corrected"] is None else reply["corrected"], bool(reply.get("finished", False)))
+        for reply, (_, answer) in zip(replies, pairs, strict=True)
+    ]

@@ -1,0 +1,157 @@
+"""An experiment as a YAML file: its rows, how their questions are split, the runs, and what is measured of each.
+
+Questions are split three ways. Aligners are trained on the first part; recipes are compared on the second; the third is measured
+once, for the chosen recipe alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aligner.evaluation.measures.config import MEASURES
+from aligner.files import read_text
+from aligner.quality.questions import question_key
+from aligner.readers.rows import read_rows
+from aligner.records import DataError, Row, UserError, kind_of
+from aligner.shipped import shipped
+from aligner.training.datasets.damage import damage_plan
+from aligner.training.flags import SPELLINGS
+
+FOLDER = shipped("configs/reproduce")
+SIDES = ("train", "choose", "report")
+RUN_KEYS = {"rows", "upstream", "shuffled", "share"}  # of a run, besides flags of training
+Fields = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One size of an experiment. train: flags that all runs share. runs: what each changes, by its name. seconds: of a record
+    trained on once and of an answer corrected, on two quiet cores, for the estimate. gpus, gpu_memory: for the plan."""
+
+    train: Fields
+    runs: Mapping[str, Fields]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    gpus: int = 8
+    gpu_memory: int = 80
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The contents of a YAML file.
+
+    rows: files in the data folder. longest: characters of an answer or correction at most. questions: how many for each side.
+    damage: what `--hold_back` keeps for measuring, where the records are restorations; else None. passes: corrections of
+    corrections, to see whether they settle.
+    """
+
+    name: str
+    about: str
+    rows: tuple[str, ...]
+    longest: int
+    questions: Mapping[str, int]
+    measures: tuple[str, ...]
+    scales: Mapping[str, Scale]
+    damage: str | None = None
+    passes: int = 1
+
+
+def experiment_names() -> list[str]:
+    """The experiments that come with the project."""
+    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+
+
+def read_experiment(name: str) -> Experiment:
+    """Read an experiment by its name or its file. UserError where something is missing, unknown or misspelt."""
+    file = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    if not file.is_file():
+        raise UserError(
+            f"there is no experiment '{name}'. There are {', '.join(experiment_names())}; or give a YAML file."
+        )
+    try:
+        value = yaml.safe_load(read_text(file))
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}: is not YAML ({' '.join(str(error).split())[:120]}).") from None
+    needed = {"about", "rows", "longest", "questions", "measures", "small", "paper"}
+    if not isinstance(value, dict) or needed - value.keys():
+        missing = min(needed - value.keys()) if isinstance(value, dict) else "keys"
+        raise UserError(f"{file}: has no {missing}. It needs {', '.join(sorted(needed))}.")
+    if unknown := value.keys() - needed - {"damage", "passes"}:
+        raise UserError(
+            f"{file}: '{min(unknown)}' is not known. There are {', '.join(sorted(needed))}, damage, passes."
+        )
+    if wrong := [each for each in value["measures"] if each not in MEASURES]:
+        raise UserError(f"{file}: there is no measure '{wrong[0]}'. There are {', '.join(MEASURES)}.")
+    if not isinstance(value["questions"], dict) or set(value["questions"]) != set(SIDES):
+        raise UserError(f"{file}: questions needs {', '.join(SIDES)}, each with a number.")
+    damage_plan(None, value.get("damage"))
+    return Experiment(
+        name=file.stem,
+        about=str(value["about"]),
+        rows=tuple(value["rows"]),
+        longest=int(value["longest"]),
+        questions=value["questions"],
+        measures=tuple(value["measures"]),
+        scales={scale: _scale(f"{file}: {scale}", value[scale]) for scale in ("small", "paper")},
+        damage=value.get("damage"),
+        passes=int(value.get("passes", 1)),
+    )
+
+
+def _scale(place: str, value: Any) -> Scale:
+    if not isinstance(value, dict) or not {"train", "runs"} <= value.keys():
+        raise UserError(f"{place}: holds {kind_of(value)}; it needs train and runs.")
+    if unknown := value.keys() - set(Scale.__dataclass_fields__):
+        raise UserError(f"{place}: '{min(unknown)}' is not known. There are {', '.join(Scale.__dataclass_fields__)}.")
+    for name, flags in {"train": value["train"], **value["runs"]}.items():
+        for flag in flags or {}:
+            if flag not in SPELLINGS and flag not in RUN_KEYS:
+                near = difflib.get_close_matches(flag, [*SPELLINGS, *RUN_KEYS], n=1)
+                raise UserError(
+                    f"{place}: {name}: there is no flag '{flag}'.{f' Did you mean {near[0]!r}?' if near else ''}"
+                )
+    runs = {name: dict(flags or {}) for name, flags in value["runs"].items()}
+    return Scale(**{**value, "runs": runs})
+
+
+def rows_by_side(experiment: Experiment, data: Path, files: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of these files, by the side that their question is on.
+
+    A question's side depends on its text alone: it is the same in every file and every run.
+    """
+    rows = []
+    for file in files:
+        path = data / file
+        if not path.exists():
+            raise UserError(
+                f"{path}: there is no such file. --data names the folder with {', '.join(experiment.rows)}."
+            )
+        for row in read_rows(path):
+            if isinstance(row, DataError):
+                raise row
+            rows += [row.value] if _fits(row, experiment.longest) else []
+    order = sorted({_key(row["question"]) for row in rows})
+    total, sides, start = sum(experiment.questions.values()), {}, 0.0
+    for side in ("report", "choose", "train"):
+        # By shares of all keys, so that a question keeps its side in a file that has other questions beside it.
+        end = start + experiment.questions[side] / total
+        keys = [key for key in order if start <= int(key[:12], 16) / 16**12 < end][: experiment.questions[side]]
+        sides[side], start = set(keys), end
+    return {side: [row for row in rows if _key(row["question"]) in sides[side]] for side in SIDES}
+
+
+def _fits(row: Row, longest: int) -> bool:
+    fields = row.value if isinstance(row.value, dict) else {}
+    texts = [fields.get(name) for name in ("question", "answer", "correction")]
+    return all(isinstance(text, str) and 20 <= len(text.strip()) <= longest for text in texts)
+
+
+def _key(question: str) -> str:
+    """A digest of a question without case, punctuation and spacing."""
+    return hashlib.sha256(question_key(question).encode()).hexdigest()

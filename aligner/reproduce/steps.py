@@ -1,0 +1,146 @@
+"""The steps of an experiment at the small scale: each a command that a person would type, with the file that it makes.
+
+A step whose product is there is not run again, so a killed experiment goes on with the same command.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aligner.evaluation.subprocess_step import StepFailed, the_same
+from aligner.files import COMPLETED, write_lines
+from aligner.records import UserError
+from aligner.reproduce.experiment import RUN_KEYS, Experiment, Fields, Scale, rows_by_side
+from aligner.training.datasets.mixture import mix
+from aligner.training.datasets.options import Options
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command, what it makes, and about how long it takes. `product` is a file: there, the step is done."""
+
+    name: str
+    words: tuple[str, ...]
+    product: Path
+    seconds: float
+
+
+def run_step(step: Step) -> None:
+    """Run a step that is not done. UserError where its product was made with other words, StepFailed where it fails."""
+    the_same(step.product.parent / f".{step.product.name}.step", {"words": list(step.words)}, step.product)
+    if step.product.exists():
+        return
+    status = subprocess.run([sys.executable, "-m", *step.words], check=False).returncode
+    if status not in (0, 1) or not step.product.exists():
+        raise StepFailed(f"{step.name} ended with {status}: see above. The same command goes on from there.")
+
+
+def write_rows(experiment: Experiment, data: Path, folder: Path) -> dict[str, int]:
+    """Write the rows of each side, and of each run that has files of its own, to `folder`. Returns how many of each."""
+    counts, scale = {}, experiment.scales["small"]
+    sides = rows_by_side(experiment, data, experiment.rows)
+    for side, rows in sides.items():
+        write_lines(folder / f"{side}.jsonl", rows)
+        counts[side] = len(rows)
+    for name, run in scale.runs.items():
+        files = tuple(run.get("rows", experiment.rows))
+        own = sides if files == experiment.rows else rows_by_side(experiment, data, files)
+        rows = (
+            [row for row in own["train"] if row.get("upstream") == run["upstream"]]
+            if "upstream" in run
+            else own["train"]
+        )
+        if not rows:
+            raise UserError(f"{experiment.name}: the run '{name}' has no rows to train on.")
+        write_lines(folder / f"train-{name}.jsonl", rows)
+        if run.get("shuffled"):
+            _write_shuffled(experiment, folder / f"train-{name}.jsonl")
+        counts[name] = round(len(rows) * float(run.get("share", 1)))
+    return counts
+
+
+def _write_shuffled(experiment: Experiment, file: Path) -> None:
+    """Replace the file's records by the same ones with their corrections dealt out among the questions."""
+    from aligner.evaluation.measures.controls import shuffled
+
+    options = Options(hold_back=experiment.damage) if experiment.damage else Options()
+    spec = f"restoration::{file}" if experiment.damage else str(file)
+    records = mix([spec], 0, options).records
+    corrections = shuffled([record.correction for record in records], [record.question for record in records])
+    write_lines(
+        file,
+        [
+            {"question": record.question, "answer": record.answer, "correction": correction}
+            for record, correction in zip(records, corrections, strict=True)
+        ],
+    )
+
+
+def training_flags(experiment: Experiment, scale: Scale, name: str, folder: Path) -> dict[str, Any]:
+    """The flags of a run's training."""
+    run = scale.runs[name]
+    spec = "restoration" if experiment.damage and not run.get("shuffled") else "correction-json"
+    share = f"{run['share']}" if "share" in run else ""
+    flags = {**scale.train, **{key: value for key, value in run.items() if key not in RUN_KEYS}}
+    flags["train_datasets"] = f"{spec}:{share}:{folder / 'rows' / f'train-{name}.jsonl'}"
+    if spec == "restoration":
+        flags["hold_back"] = experiment.damage
+    return {**flags, "output_dir": str(folder / "runs" / name)}
+
+
+def words_of(flags: Fields) -> list[str]:
+    """Flags as words of a command line."""
+    words: list[str] = []
+    for flag, value in flags.items():
+        words += [f"--{flag}", *(str(each) for each in (value if isinstance(value, list) else [value]))]
+    return words
+
+
+def steps_of(experiment: Experiment, folder: Path, counts: dict[str, int]) -> list[Step]:
+    """All steps but the last, which is of the chosen recipe: train every run, then measure it on the questions to choose by."""
+    scale, steps = experiment.scales["small"], []
+    for name in sorted(scale.runs, key=lambda name: not scale.runs[name].get("shuffled")):  # the control first
+        flags = training_flags(experiment, scale, name, folder)
+        seen = counts[name] * float(flags.get("epochs", 3)) + counts[name] * float(flags.get("identity_proportion", 0))
+        product = folder / "runs" / name / COMPLETED
+        words = ("aligner.launch", *words_of(flags))
+        steps.append(Step(f"train {name}", words, product, seen * scale.seconds.get("record", 1)))
+    for name, run in scale.runs.items():
+        if not run.get("shuffled"):
+            steps += measuring_steps(experiment, folder, name, "choose", counts["choose"], tried=1)
+    return steps
+
+
+def measuring_steps(experiment: Experiment, folder: Path, name: str, side: str, answers: int, tried: int) -> list[Step]:
+    """Measure a run on the questions of a side: every measure, the losses on copied and edited tokens, and several passes."""
+    scale, rows = experiment.scales["small"], folder / "rows" / f"{side}.jsonl"
+    output, steps = folder / "measures" / name / side, []
+    control = next((other for other, run in scale.runs.items() if run.get("shuffled")), None)
+    each = scale.seconds.get("correction", 1)
+    for measure in experiment.measures:
+        flags = {"measure": measure, "rows": rows, "models": folder / "runs" / name, "output": output / measure}
+        flags |= {"shuffled": folder / "runs" / control} if control else {}
+        flags |= {"hold_back": experiment.damage} if experiment.damage and measure == "restoration" else {}
+        words = ("aligner", "evaluate", *words_of({**flags, "tried": tried, "control_limit": 20}))
+        parts = 4.5 if measure == "restoration" else 1
+        steps.append(
+            Step(f"{measure} of {name}, {side}", words, output / measure / "measure.json", answers * parts * each)
+        )
+    losses = {
+        "after": rows,
+        "models": f"{name}={folder / 'runs' / name}",
+        "output": output / "losses",
+        "max_new_tokens": 256,
+    }
+    words = ("aligner", "evaluate", *words_of(losses))
+    steps.append(Step(f"losses of {name}, {side}", words, output / "losses" / "report.json", answers * each))
+    if experiment.passes > 1:
+        file = output / "passes.jsonl"
+        flags = {"model": folder / "runs" / name, "input": rows, "output": file, "rounds": experiment.passes}
+        words = ("aligner", "correct", *words_of({**flags, "max_new_tokens": 256}))
+        steps.append(Step(f"passes of {name}, {side}", words, file, answers * experiment.passes * each))
+    return steps

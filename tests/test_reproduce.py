@@ -1,0 +1,127 @@
+"""`aligner reproduce`: the shipped experiments, the three sides of the questions, and going on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from aligner.cli import main
+from aligner.evaluation.subprocess_step import StepFailed
+from aligner.records import UserError
+from aligner.reproduce.experiment import experiment_names, read_experiment, rows_by_side
+from aligner.reproduce.run import choose, paper_lines
+from aligner.reproduce.steps import Step, run_step, steps_of, write_rows
+from aligner.training.flags import parse
+
+SIDES = ("train", "choose", "report")
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Two files of 120 questions, half of which stand in both."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for file, first in (("qac_pandalm.json", 0), ("qac_hh_rlhf.json", 60)):
+        rows = [
+            {
+                "question": f"What is the use of thing number {n}?",
+                "answer": f"Thing number {n} is of no use at all.",
+                "correction": f"Thing number {n} opens the door of house {n}.",
+            }
+            for n in range(first, first + 120)
+        ]
+        (folder / file).write_text(json.dumps(rows))
+    return folder
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_every_shipped_experiment_is_one_that_training_understands(name, tmp_path):
+    experiment = read_experiment(name)
+    counts = {side: experiment.questions[side] for side in SIDES} | dict.fromkeys(experiment.scales["small"].runs, 100)
+    steps = steps_of(experiment, tmp_path, counts)
+    trained = [step for step in steps if step.name.startswith("train ")]
+    assert len(trained) == len(experiment.scales["small"].runs) and trained[0].name == "train shuffled"
+    for step in trained:
+        assert parse(step.words[1:]).output.output_dir
+    assert sum(step.seconds for step in steps) < 2 * 3600 * 2, "about two hours an experiment"
+    commands = [line for line in paper_lines(experiment) if line.startswith("bash scripts/sft-correction.sh")]
+    for line in commands:
+        assert parse(line.split()[2:]).data.train_datasets
+
+
+def test_no_question_is_on_two_sides_and_none_changes_sides_between_files(data):
+    experiment = replace(read_experiment("warmup"), questions={"train": 60, "choose": 20, "report": 40})
+    one = rows_by_side(experiment, data, ("qac_pandalm.json",))
+    both = rows_by_side(experiment, data, ("qac_pandalm.json", "qac_hh_rlhf.json"))
+    sides = {side: {row["question"] for row in both[side]} for side in SIDES}
+    assert all(sides.values()) and not sides["train"] & (sides["choose"] | sides["report"])
+    assert not sides["choose"] & sides["report"]
+    first = {side: {row["question"] for row in one[side]} for side in SIDES}
+    assert not first["train"] & (sides["choose"] | sides["report"]) and not first["report"] & sides["train"]
+
+
+def test_the_control_is_trained_on_corrections_of_other_questions(data, tmp_path):
+    experiment = read_experiment("warmup")
+    write_rows(experiment, data, tmp_path / "rows")
+    rows = [json.loads(line) for line in (tmp_path / "rows" / "train-shuffled.jsonl").read_text().splitlines()]
+    number = [(row["question"].split("number ")[1].rstrip("?"), row["correction"].split()[2]) for row in rows]
+    assert len(rows) > 20 and all(asked != answered for asked, answered in number)
+
+
+def test_a_step_that_is_done_is_not_run_again_and_other_words_are_refused(tmp_path):
+    product = tmp_path / "out" / "tokens.json"
+    product.parent.mkdir()
+    step = Step("copy", ("json.tool", str(tmp_path / "in.json"), str(product)), product, 1)
+    (tmp_path / "in.json").write_text("[1]")
+    run_step(step)
+    (tmp_path / "in.json").write_text("[2]")
+    run_step(step)
+    assert json.loads(product.read_text()) == [1]
+    with pytest.raises(UserError, match="was made with another words"):
+        run_step(replace(step, words=("json.tool", "--compact", str(tmp_path / "in.json"), str(product))))
+
+
+def test_a_step_that_fails_names_itself(tmp_path):
+    with pytest.raises(StepFailed, match="copy ended with 2"):
+        run_step(Step("copy", ("json.tool", str(tmp_path / "none.json")), tmp_path / "out.json", 1))
+
+
+def test_the_recipe_is_chosen_by_the_first_measure_and_the_control_is_none(tmp_path):
+    experiment = read_experiment("data_size")
+    for name, gain in (("quarter", 0.1), ("half", 0.3), ("all", 0.2)):
+        file = tmp_path / "measures" / name / "choose" / "restoration" / "measure.json"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps({"parts": {"": {"systems": [{"gain": {"value": gain}}]}}}))
+    assert choose(experiment, tmp_path) == ("half", 3)
+
+
+def test_an_estimate_comes_first_and_a_dry_run_ends_there(data, tmp_path, capsys):
+    assert main(["reproduce", "warmup", "--data", str(data), "--output", str(tmp_path / "out"), "--dry_run"]) == 0
+    printed = capsys.readouterr().out
+    assert "hours on two quiet cores" in printed and "25 of 25 steps left" in printed
+    assert not (tmp_path / "out" / "warmup" / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"measures": ["truthfulness"]}, "there is no measure 'truthfulness'"),
+        (
+            {"small": {"train": {"learning_rat": 1}, "runs": {"a": {}}}},
+            "train: there is no flag 'learning_rat'. Did you mean",
+        ),
+        ({"questions": {"train": 3}}, "questions needs train, choose, report"),
+        ({"speed": 3}, "'speed' is not known"),
+    ],
+)
+def test_a_misspelt_file_is_one_line(change, message, tmp_path, capsys):
+    import yaml
+
+    from aligner.reproduce.experiment import FOLDER
+
+    value = yaml.safe_load((FOLDER / "warmup.yaml").read_text())
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump({**value, **change}))
+    assert main(["reproduce", str(tmp_path / "x.yaml"), "--data", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
