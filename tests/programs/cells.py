@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from aligner.models import quiet_libraries
-from aligner.training.checkpoint import save_and_load
+from aligner.training.checkpoint import folder_writer
 from aligner.training.distributed.hardware import resolved
 from aligner.training.finetune.run import run_stage
 from aligner.training.flags import parse
@@ -16,7 +16,7 @@ def main() -> None:
     quiet_libraries()
     arguments = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
     if len(arguments) > 1:
-        save_and_load.SHARD_BYTES = int(arguments[1])
+        folder_writer.SHARD_BYTES = int(arguments[1])
     for flags in json.loads(Path(arguments[0]).read_text()):
         config = resolved(parse(flags))
         run_stage(config, stages(config)[-1])
