@@ -21,6 +21,11 @@ from transformers.utils import logging as transformers_logging
 from aligner.records import UserError
 
 END_OF_TEXT = "</s>"  # added only to a tokenizer that has no end-of-text token at all, as the original did
+# What families call the number of positions that they have.
+POSITIONS = (
+    "max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "max_seq_length", "max_target_positions",
+    "seq_length", "n_ctx", "block_size",
+)  # fmt: skip
 SAMPLE = 1 << 20  # bytes read at either end of a weight file to tell two models apart
 
 
@@ -122,7 +127,9 @@ def greedy_settings(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
 
 def positions_of(config: Any) -> int | None:
     """How many tokens a model can have in all; None where nothing limits them."""
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
+    text = config.get_text_config()
+    known = [getattr(text, name, None) for name in POSITIONS]
+    return next((value for value in known if isinstance(value, int) and value > 0), None)
 
 
 def fit_embedding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

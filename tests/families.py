@@ -57,8 +57,12 @@ def tiny_config(kind: str, **more: Any) -> Any:
 
 def _shrunk(kind: Any, more: dict[str, Any]) -> Any:
     default = kind()
-    names = set(default.to_dict()) | set(getattr(kind, "attribute_map", {}))
-    sizes = {name: value for name, value in SIZES.items() if name in names}
+    aliases = {alias for alias, name in getattr(kind, "attribute_map", {}).items() if name not in {**SIZES, **more}}
+    names = set(default.to_dict()) | aliases
+    sizes = {name: value for name, value in SIZES.items() if name in names and name not in more}
+    for name, value in sizes.items():
+        if isinstance(value, float) and isinstance(getattr(default, name, None), int):
+            sizes[name] = int(value)
     inner = {}
     for name in getattr(kind, "sub_configs", {}):
         part = getattr(default, name, None)

@@ -58,6 +58,9 @@ class Aligner(Protocol):
         """Yield each request's place and outcome as it is known, in any order."""
 
 
+MODEL_ERRORS = (IndexError, ValueError, TypeError, RuntimeError)  # what a model raises for a row that it cannot read
+
+
 @dataclass(frozen=True)
 class Settings:
     """How corrections are made: rows at once, tokens at most, and how tokens are drawn (greedily without `sampling`).
@@ -128,10 +131,34 @@ class Corrector:
         """Yield each request's place and outcome as it is known: rows that end early come early."""
         check_feedback(self.template, requests)
         refused: list[tuple[int, UserError]] = []
-        rows = self._rows(requests, refused)
-        for row in memory_named(self.decoded(rows), "--batch_size or --max_new_tokens"):
-            yield row.index, self.corrected(row, requests[row.index].answer)
+        begun: dict[int, Row] = {}  # rows that were handed out and have not ended
+        rows = noted(self._rows(requests, refused), begun)
+        decode = self.decoded
+        while True:
+            try:
+                for row in memory_named(decode(rows), "--batch_size or --max_new_tokens"):
+                    del begun[row.index]
+                    yield row.index, self.corrected(row, requests[row.index].answer)
+                break
+            except MODEL_ERRORS:  # one row's, of those that were read together; the others go on
+                if not begun and decode == self._generated:
+                    raise
+                decode = decode if begun else self._generated  # else the model could not even be timed
+                for row in list(begun.values()):
+                    yield row.index, self._alone(row, requests[row.index].answer)
+                begun.clear()
         yield from refused
+
+    def _alone(self, row: Row, answer: str) -> Outcome:
+        """A row decoded by itself, by transformers' own generation; or why the model cannot read it."""
+        sampling = self.settings.sampling
+        drawn = sampling and replace(sampling, seed=sampling.seed + row.index)
+        try:
+            row.made = generate(self.model, [row.prompt], [self.encoder.eos], row.most, drawn)[0]
+        except MODEL_ERRORS as error:
+            reason = " ".join(str(error).split())[:120]
+            return UserError(f"the model fails on its {len(row.prompt):,} tokens ({type(error).__name__}: {reason}).")
+        return self.corrected(row, answer)
 
     def corrected(self, row: Row, answer: str) -> Corrected:
         """What a decoded row says, and what it did to the answer."""
@@ -147,7 +174,11 @@ class Corrector:
         """Decode rows, in the order in which they end."""
         if self.decoder and not self.settings.sampling:
             yield from self.decoder.decode(rows, self.settings.batch_size)
-            return
+        else:
+            yield from self._generated(rows)
+
+    def _generated(self, rows: Iterator[Row]) -> Iterator[Row]:
+        """The same by transformers' own generation."""
         for batch in in_batches(rows, self.settings.batch_size):
             for most in sorted({row.most for row in batch}):  # a row with little room does not cut its neighbours
                 group = [row for row in batch if row.most == most]
@@ -194,6 +225,13 @@ def memory_named(made: Iterator[Made], flags: str) -> Iterator[Made]:
         yield from made
     except torch.OutOfMemoryError:
         raise UserError(f"the GPU's memory is full. Lower {flags}.") from None
+
+
+def noted(rows: Iterator[Row], begun: dict[int, Row]) -> Iterator[Row]:
+    """The rows, each written down as it is handed out."""
+    for row in rows:
+        begun[row.index] = row
+        yield row
 
 
 def in_batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -20,13 +20,14 @@ from aligner.console import speak
 from aligner.files import is_completed, remove_folder
 from aligner.launch.report import show_examples, show_result
 from aligner.models import load_tokenizer, quiet_libraries
+from aligner.quantised import unpacking
 from aligner.records import UserError, system_error
 from aligner.training.checkpoint.resume import another_run, clear, standing, the_only_run
 from aligner.training.config import RunConfig
 from aligner.training.distributed import heartbeat, stop_signals
 from aligner.training.distributed.hardware import gpu_memory, gpus_here, ranks_here, resolved, threads_per_rank
 from aligner.training.distributed.hosts import forwarded, is_here, launcher_words, read_hostfile, remote_words
-from aligner.training.distributed.launcher_variables import free_port, rank_variables
+from aligner.training.distributed.launcher_variables import free_port, idle_gpus, rank_variables
 from aligner.training.distributed.stop_signals import EXIT_AGAIN
 from aligner.training.flags import ROOT, parse, parser, to_flags
 from aligner.training.planning.memory import size_of
@@ -74,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_as_rank(config: RunConfig) -> int:
     """Be the rank that the environment says; a dry run is the first one's alone."""
     if config.launch.dry_run:
+        if idle := idle_gpus(os.environ, gpus_here()):
+            log.warning("%s", idle)
         return run(config) if os.environ["RANK"] == "0" else 0
     from aligner.training.finetune import run as rank
 
@@ -111,6 +114,7 @@ def run(config: RunConfig) -> int:
     planned = [stage for stage in stages(config) if config.launch.stage in (None, stage.name)]
     ranks = count_ranks(config)
     check_positions(config, stages(config)[0])
+    unpacking(stages(config)[0].start_from, config.model.trust_remote_code)
     if config.launch.dry_run:
         rehearse(config, planned, ranks)
         return 0

@@ -22,8 +22,10 @@ from aligner.console import speak
 from aligner.files import COMPLETED, write_text
 from aligner.models import fit_embedding, load_config, load_model, load_tokenizer, quiet_libraries
 from aligner.plots import draw_loss
+from aligner.quantised import unpacking
 from aligner.records import UserError, system_error
 from aligner.training.checkpoint import save_and_load
+from aligner.training.checkpoint.folder_writer import plan_folder
 from aligner.training.checkpoint.resume import (
     Standing,
     another_run,
@@ -35,14 +37,16 @@ from aligner.training.checkpoint.resume import (
 )
 from aligner.training.config import RunConfig
 from aligner.training.datasets.supervised import Tally
-from aligner.training.distributed.hardware import dtype_of, resolved
+from aligner.training.distributed.hardware import dtype_of, gpus_here, resolved
 from aligner.training.distributed.heartbeat import LAUNCHER, sign_of_life
-from aligner.training.distributed.launcher_variables import alone, rank_variables
+from aligner.training.distributed.launcher_variables import alone, idle_gpus, rank_variables
 from aligner.training.distributed.ranks import Ranks, connect
 from aligner.training.distributed.stop_signals import EXIT_AGAIN, Asked, Stopped, is_requested, withdraw
 from aligner.training.engine.attention import FAMILIES, supports
 from aligner.training.engine.batching import Layout
 from aligner.training.engine.engine import Engine, load_partitioned, numel, release_memory
+from aligner.training.engine.objective_check import check_objective
+from aligner.training.engine.rotations import rotation_border
 from aligner.training.engine.zero import deepspeed_config
 from aligner.training.finetune.loop import Parts, train
 from aligner.training.finetune.metrics import Metrics, read_log
@@ -100,6 +104,8 @@ def as_rank(arguments: Sequence[str] | None, joined: bool) -> int:
         if config.launch.dry_run:
             raise UserError("--dry_run is for scripts/sft-correction.sh; this program trains.")
         quiet_libraries()
+        if LAUNCHER not in os.environ and (idle := idle_gpus(os.environ, gpus_here())):
+            log.warning("%s", idle)
         train_stages(config, first)
     except Stopped as stopped:
         log.warning("%s", stopped)
@@ -165,6 +171,8 @@ def run_stage(config: RunConfig, stage: Stage, asked: Callable[[], bool] = lambd
         announce(stage, plan, data, tally, held_out_tally)
 
     engine = build_engine(config, stage, plan, ranks, tokenizer)
+    rows = min(stage.optimization.per_device_train_batch_size, plan.records)
+    check_objective(engine, train_tokens, rows, tokenizer.pad_token_id)
     start = 0
     if found.state:
         save_and_load.load(engine, found.state)
@@ -232,9 +240,17 @@ def build_engine(config: RunConfig, stage: Stage, plan: Plan, ranks: Ranks, toke
     o, trusted = stage.optimization, config.model.trust_remote_code
     ds_config = deepspeed_config(o, config.launch, load_config(stage.start_from, trusted))
     torch.manual_seed(o.seed)  # of rows that the embedding may be given for new tokens
-    load = partial(load_model, stage.start_from, dtype_of(config), trusted)
-    model = load_partitioned(ds_config, load, partial(fit_embedding, tokenizer=tokenizer))
+    packed = unpacking(stage.start_from, trusted)
+    if packed:
+        log.info("  %s is quantised: it is unpacked, and trained and written in full", stage.start_from)
+    load = partial(load_model, stage.start_from, dtype_of(config), trusted, **packed)
+    model = load_partitioned(ds_config, load, partial(fit_embedding, tokenizer=tokenizer), whole_first=bool(packed))
+    plan_folder(model)  # what could not be written in the end is refused here
     if o.gradient_checkpointing:
+        if not model.supports_gradient_checkpointing:
+            raise UserError(
+                f"{stage.start_from}: {type(model).__name__} cannot recompute activations. Give --gradient_checkpointing False."
+            )
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if o.tf32:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -260,7 +276,8 @@ def layouts_of(config: RunConfig, engine: Engine, pad: int) -> tuple[Layout, Lay
     train, evaluate = o.per_device_train_batch_size, config.data.per_device_eval_batch_size
     budget = o.tokens_per_micro_batch or train * length
     cost = head / max(1, body)
-    return Layout(flat, train, budget, pad, cost), Layout(flat, evaluate, evaluate * length, pad, cost)
+    border = rotation_border(model.config)
+    return Layout(flat, train, budget, pad, cost, border), Layout(flat, evaluate, evaluate * length, pad, cost, border)
 
 
 def save_state(engine: Engine, config: RunConfig, stage: Stage, card: Card, update: int) -> None:

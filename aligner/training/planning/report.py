@@ -9,6 +9,7 @@ from pathlib import Path
 
 from aligner.demo import locate
 from aligner.models import load_tokenizer
+from aligner.quantised import check_unpacking
 from aligner.records import UserError
 from aligner.training.config import RunConfig
 from aligner.training.datasets.mixture import identity_size
@@ -58,6 +59,7 @@ def report(flags: Sequence[str], asked: Request) -> tuple[list[str], bool]:
     slots = asked.gpus_per_node
     hardware = Hardware(gpus, min(gpus, slots), int(asked.gpu_memory * GB), cpu, slots)
     shape = shape_of_model(name, config.model.trust_remote_code)
+    check_unpacking(name, shape.config)
     size = size_of(shape)
     where = f"{gpus} x {asked.gpu_memory:g} GB" + (f" in {hardware.nodes} nodes" if hardware.nodes > 1 else "")
     kind = "16 bit" if is_half(config) else "32 bit"
