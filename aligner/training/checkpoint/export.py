@@ -54,7 +54,7 @@ def export_state(state: Path, output: Path, trusted: bool, progress: Progress) -
     try:
         with trained_weights(model, state, master) as fetch:
             write_weights(plan, fetch, partial, progress)
-        write_rest(model, tokenizer, partial, plan, torch.float32 if master else dtype)
+        write_rest(model, tokenizer, partial, plan, torch.float32 if master else dtype, trusted)
         stage = f"{card.stage}, after update {read['update']}"
         write_card(partial, replace(card, stage=stage, settings={**card.settings, "stage": stage}))
         if output.exists():

@@ -36,6 +36,7 @@ from transformers.modeling_utils import remove_tied_weights_from_state_dict
 from aligner.files import sync, write_json
 from aligner.models import greedy_settings, load_model
 from aligner.records import UserError
+from aligner.training.checkpoint.older_readers import add_older_names
 
 SHARD_BYTES = 4 << 30
 
@@ -216,7 +217,12 @@ def _checksum(tensor: torch.Tensor) -> tuple[tuple[int, ...], torch.dtype, int]:
 
 
 def write_rest(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, plan: FolderPlan, dtype: torch.dtype
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    plan: FolderPlan,
+    dtype: torch.dtype,
+    trusted: bool = False,
 ) -> None:
     """Configuration, generation settings, tokenizer, the model's own code, and the index of several shards."""
     config = model.config
@@ -228,6 +234,7 @@ def write_rest(
     config.save_pretrained(folder)
     greedy_settings(tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    add_older_names(folder, trusted)
     if plan.index is not None:
         write_json(folder / "model.safetensors.index.json", plan.index)
     readable = (folder / "config.json").stat().st_mode  # safetensors writes for its owner alone

@@ -148,7 +148,7 @@ def export(engine: Engine, tokenizer: PreTrainedTokenizerBase, output: Path, mas
     write_weights(plan, lambda name: _whole(engine, name, master), partial if engine.ranks.first else None)
     if engine.ranks.first:
         dtype = torch.float32 if master else next(engine.model.parameters()).dtype
-        write_rest(engine.model, tokenizer, partial, plan, dtype)
+        write_rest(engine.model, tokenizer, partial, plan, dtype, trusted)
         check_reopens(partial, engine.model, trusted)
         _move_into_place(partial, output)
     engine.ranks.wait()
