@@ -24,8 +24,8 @@ OTHER = os.environ.get("ALIGNER_OTHER_TRANSFORMERS")
 VERSION = "4.57.6"
 SETTINGS = {  # what version 4 would miss in silence: frequencies that are not its defaults
     "mixtral": {"rope_theta": 5e5}, "gpt_neox": {"rotary_pct": 0.5, "rotary_emb_base": 3e4, "tie_word_embeddings": False},
-    "phi3": {"rope_theta": 2e5}, "gemma3": {}, "qwen3_next": {"rope_theta": 3e6, "layer_types": ["linear_attention", "full_attention"]},
-    "qwen3_moe": {"rope_theta": 2e6},
+    "phi3": {"rope_theta": 2e5}, "gemma3": {}, "qwen3_moe": {"rope_theta": 2e6},
+    "qwen3_next": {"rope_theta": 3e6, "layer_types": ["linear_attention", "full_attention"]},
     "llama": {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                                "original_max_position_embeddings": 64}, "rope_theta": 5e5},
 }  # fmt: skip
