@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -38,6 +39,11 @@ def quiet_libraries() -> None:
 
 def _cannot_open(name: str, what: str, error: Exception) -> UserError:
     reason = " ".join(str(error).split())[:200]
+    if "Unrecognized configuration class" in str(error):  # followed by the names of all families
+        return UserError(
+            f"{name}: a model of its type has no causal language model in transformers {transformers.__version__}. Give one "
+            "that writes text, or the text model inside it."
+        )
     if "trust_remote_code" in str(error):
         return UserError(
             f"{name}: its {what} needs Python code that comes with it. --trust_remote_code runs it, if you do."
@@ -99,6 +105,7 @@ def load_model(name: str, dtype: torch.dtype, trust_remote_code: bool = False, *
             trust_remote_code=trust_remote_code,
             use_safetensors=safe,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # named below; transformers refers to a report that nobody sees
             **options,
         )
     except Exception as error:
@@ -107,6 +114,10 @@ def load_model(name: str, dtype: torch.dtype, trust_remote_code: bool = False, *
                             "one, if you trust where it comes from.") from None  # fmt: skip
         raise _cannot_open(name, "model", error) from error
     model, info = loaded
+    if wrong := sorted(info["mismatched_keys"]):
+        key, there, wanted = wrong[0]
+        raise UserError(f"{name}: {len(wrong)} weights have another shape than its config.json says: {key} is "
+                        f"{list(there)} and should be {list(wanted)}.")  # fmt: skip
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     if missing := sorted(set(info["missing_keys"]) - tied):
         raise UserError(f"{name}: {len(missing)} weights are missing, {missing[0]} among them: the model is not whole.")

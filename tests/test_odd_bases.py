@@ -1,4 +1,4 @@
-"""Quantised base models: unpacked where that can be done, refused in one line where not, before ranks start."""
+"""Base models that need something: unpacked where that can be done, refused in one line where not, before ranks start."""
 
 from __future__ import annotations
 
@@ -80,3 +80,20 @@ def test_what_can_be_unpacked_opens_as_plain_weights(kind, bpe_folder, tmp_path)
     model = load_model(str(base), torch.float32, **unpacking(str(base)))
     assert all(p.is_floating_point() and p.element_size() > 1 and p.requires_grad for p in model.parameters())
     assert not hasattr(model.config, "quantization_config")
+
+
+def test_a_base_whose_weights_have_other_shapes_is_named_with_them(tiny_model, tmp_path):
+    shutil.copytree(tiny_model, tmp_path / "base")
+    config = tmp_path / "base" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "intermediate_size": 48}))
+    with pytest.raises(UserError, match=r"6 weights have another shape .*mlp.+ is \[.+64.*\] and should be \[.*48"):
+        load_model(str(tmp_path / "base"), torch.float32)
+
+
+def test_a_model_that_writes_no_text_is_refused_without_a_list_of_all_that_do(tmp_path):
+    from transformers import ViTConfig
+
+    ViTConfig().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="a model of its type has no causal language model in transformers") as caught:
+        load_model(str(tmp_path), torch.float32)
+    assert "LlamaConfig" not in str(caught.value)
