@@ -90,7 +90,12 @@ def as_markdown(lines: list[dict]) -> str:
             "|---|---|---|---|---|---|---|"]  # fmt: skip
     for line in (line for line in lines if line["tiny"] == "yes"):
         loss = line["objective"]
-        shown = {**line, "objective": loss if isinstance(loss, str) else "{:.0e}, {:.0e}".format(*loss)}
+        shown = {
+            **line,
+            "objective": loss
+            if isinstance(loss, str)
+            else "{:.0e}, {:.0e}".format(*loss) + " (by its logits)" * (len(loss) > 2),
+        }
         text.append(f"| {line['family']} | " + " | ".join(str(shown[step]).replace("|", "/") for step in steps) + " |")
     without = [f"{line['family']} ({line['tiny']})" for line in lines if line["tiny"] != "yes"]
     return "\n".join([*text, "", "Without a tiny configuration: " + "; ".join(without) + "."]) + "\n"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import venv
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from families import save_tiny
-from test_folder_writer import write
+from test_folder_writer import on_disk, write
 from transformers import AutoTokenizer
 
 from aligner.models import load_model
@@ -101,3 +102,23 @@ def test_rotations_stand_under_both_names_and_read_alike():
     older = with_older_names({"model_type": "gemma3_text", "rope_parameters": gemma})
     assert (older["rope_theta"], older["rope_local_base_freq"], older["rope_scaling"]["factor"]) == (1e6, 1e4, 8.0)
     assert with_older_names(json.loads('{"model_type": "gpt2"}')) == {"model_type": "gpt2"}
+
+
+GGUF = {  # as its converter calls their architectures
+    "llama": "LLAMA", "mixtral": "LLAMA", "gpt_neox": "GPTNEOX", "phi3": "PHI3", "gemma3_text": "GEMMA3",
+    "qwen3_moe": "QWEN3MOE",
+        "gemma2": "GEMMA2", "qwen2": "QWEN2", "deepseek_v3": "DEEPSEEK2", "olmoe": "OLMOE"}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", GGUF)
+def test_llama_cpps_own_table_knows_every_name(kind, bpe_folder, tmp_path):
+    """Its converter stacks a mixture's experts first, so their numbers are left out here."""
+    gguf = pytest.importorskip("gguf")
+    save_tiny(kind, bpe_folder, tmp_path / "base")
+    write(
+        load_model(str(tmp_path / "base"), torch.float32), AutoTokenizer.from_pretrained(bpe_folder), tmp_path / "out"
+    )
+    table = gguf.get_tensor_name_map(gguf.MODEL_ARCH[GGUF[kind]], 2)
+    names = [re.sub(r"experts\.\d+\.", "experts.", name) for name in on_disk(tmp_path / "out")]
+    unknown = {name for name in names if table.get_name(name, (".weight", ".bias")) is None}
+    assert not {name for name in unknown if "rotary" not in name}

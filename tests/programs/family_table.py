@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from families import KINDS, save_tiny
 from safetensors import safe_open
 
@@ -32,17 +34,24 @@ from aligner.training.flags import parse
 from aligner.training.stages import stages
 
 ROWS = [(3, 9), (1, 4), (12, 8)]  # tokens of prompt and correction
+LIMIT = 180  # seconds for a family
 PAIRS = [("what is two and two?", "it is five"), ("who wrote it?", "nobody did, as far as is known")]
 
 
 def main() -> None:
     quiet_libraries()
     folder, tokenizer, table, *kinds = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
+    signal.signal(signal.SIGALRM, too_long)
     for kind in kinds or KINDS:
+        signal.alarm(LIMIT)
         line = {"family": kind, **look(kind, Path(folder) / kind, Path(tokenizer))}
         with Path(table).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         shutil.rmtree(Path(folder) / kind, ignore_errors=True)
+
+
+def too_long(number: int, frame: object) -> None:
+    raise TimeoutError(f"more than {LIMIT} s")
 
 
 def look(kind: str, folder: Path, tokenizer: Path) -> dict[str, Any]:
@@ -73,7 +82,8 @@ def short(error: Exception) -> str:
 
 
 def objective(folder: Path) -> list[float]:
-    """The loss and its gradient against transformers' own of each row alone: relative differences."""
+    """The loss and its gradient against transformers' own of each row alone: relative differences. Against that by its logits,
+    and a third number, that difference, where its own loss is another (an encoder-decoder's decoder does not shift labels)."""
     torch.manual_seed(0)
     model = load_model(str(folder / "base"), torch.float32).eval()
     draw = np.random.default_rng(1)
@@ -85,14 +95,19 @@ def objective(folder: Path) -> list[float]:
         loss.backward()
         return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
-    theirs = torch.zeros(())
+    theirs, by_logits = torch.zeros(()), torch.zeros(())
     for row in rows:
         ids, labels = torch.from_numpy(row.ids).long()[None], torch.tensor([row.labels()])
-        theirs = theirs + model(input_ids=ids, labels=labels, use_cache=False).loss * row.target_length
-    their_gradient = gradient(theirs)
+        made = model(input_ids=ids, labels=labels, use_cache=False)
+        theirs = theirs + made.loss * row.target_length
+        by_logits = by_logits + F.cross_entropy(made.logits[0, :-1], labels[0, 1:], ignore_index=-100, reduction="sum")
+    other = float(abs(theirs - by_logits) / by_logits)
+    their_gradient = gradient(theirs if other < 1e-5 else by_logits)
     ours = Objective(model, flat)(collate(rows, [1.0] * len(rows), Layout(flat, 3, 0, 0)))
     our_gradient = gradient(ours)
-    errors = abs(ours - theirs) / theirs, (our_gradient - their_gradient).norm() / their_gradient.norm()
+    theirs = theirs if other < 1e-5 else by_logits
+    errors = [abs(ours - theirs) / theirs, (our_gradient - their_gradient).norm() / their_gradient.norm()]
+    errors += [] if other < 1e-5 else [other]
     return [float(f"{float(error):.1e}") for error in errors]
 
 

@@ -147,6 +147,7 @@ def _check_way_back(model: PreTrainedModel, tensors: dict[str, torch.Tensor], gr
     for group in groups:
         for name in group.targets:
             read, _ = rename_source_key(name, renamings, converters, model.base_model_prefix, tensors)
+            read = name if read not in tensors and name in tensors else read  # as a reader does, too
             if read not in group.sources:
                 raise _no_way_back(model, f"{name} would be read as {read}, and was {group.sources[0]}")
 

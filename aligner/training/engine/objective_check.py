@@ -119,8 +119,8 @@ def _tell_the_rest(engine: Engine, row: Tokens, pad: int) -> None:
         return  # a loss of its own is nothing that a model must have
     if not _equal(own, plain, engine):
         log.warning(
-            "  the model's own loss is %.4f where the objective is %.4f: %s is left out (the objective is the likelihood of "
-            "the correction alone)", own, plain, _left_out(engine.model.config.get_text_config()),
+            "  the model's own loss is %.4f where the objective is %.4f: %s (the objective is the likelihood of the "
+            "correction alone)", own, plain, _left_out(engine.model.config.get_text_config()),
         )  # fmt: skip
 
 
@@ -130,7 +130,7 @@ def _left_out(text: object) -> str:
         name for name, value in vars(text).items()
         if ("loss" in name or name.endswith("_coef")) and isinstance(value, int | float) and value and "type" not in name
     ]  # fmt: skip
-    return f"what {' and '.join(sorted(names))} weighs" if names else "what it adds"
+    return f"what {' and '.join(sorted(names))} weighs is left out" if names else "its class computes another"
 
 
 def _name(engine: Engine) -> str:
