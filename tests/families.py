@@ -76,7 +76,11 @@ def _shrunk(kind: Any, more: dict[str, Any]) -> Any:
         if part is not None:
             wanted = {**MORE.get(part.model_type, {}), **more.get(name, {})}
             inner[name] = _shrunk(type(part), wanted).to_dict()
-    return kind(**{**sizes, **inner, **{key: value for key, value in more.items() if key not in inner}})
+    config = kind(**{**sizes, **inner, **{key: value for key, value in more.items() if key not in inner}})
+    types = getattr(config, "layer_types", None)
+    if types and set(types) == {"linear_attention"} and "layer_types" not in more:  # so few layers are all of one kind
+        return _shrunk(kind, {**more, "layer_types": [*types[:-1], "full_attention"]})
+    return config
 
 
 def save_tiny(kind: str, tokenizer: Path, folder: Path, **more: Any) -> PreTrainedModel:

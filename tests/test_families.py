@@ -8,12 +8,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import launch_program
 from families import KINDS, save_tiny
 from plain_loop import plain_trajectory
 from safetensors.torch import load_file
 from test_exact_updates import LR, base_flags, trajectory
+from test_folder_writer import on_disk
+from test_odd_bases import mxfp4
 from transformers import AutoModelForCausalLM
+
+from aligner.training.checkpoint.export import export_state
 
 LAWFUL = {
     "mixtral": {},  # a mixture of experts, whose tensors are converted when it is read and written
@@ -60,6 +65,43 @@ def test_the_laws_hold_for_mixtures_and_hybrids_at_every_stage_and_over_a_resume
         assert trajectory(tmp_path / f"stopped-{stage}") == got
         assert max(float((whole[name] - expected[name]).abs().max()) for name in whole) < 1e-3
         AutoModelForCausalLM.from_pretrained(tmp_path / f"whole-{stage}")
+
+
+def test_two_ranks_write_what_an_export_of_their_state_writes_whatever_is_frozen_or_was_packed(
+    real_rows, bpe_folder, tmp_path
+):
+    """ZeRO-3, in 16 and in 32 bit: names of the base, fused experts, a bias that is not trained, weights in four bits."""
+    rows = [row for row in real_rows if len(row["question"] + row["answer"] + row["correction"]) < 400][:4]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    save_tiny("mixtral", bpe_folder, tmp_path / "mixtral")
+    save_tiny("ernie4_5_moe", bpe_folder, tmp_path / "ernie4_5_moe")
+    mxfp4(bpe_folder, tmp_path / "gpt_oss")
+    cells = [
+        (base, precision, base_flags(
+            tmp_path / "rows.json", tmp_path / base, tmp_path / f"{base}-{name}", epochs=1, records_per_update=2, save_interval=2,
+            per_device_train_batch_size=1, max_length=512, zero_stage=3, gradient_checkpointing=False, **precision,
+        ), tmp_path / f"{base}-{name}")
+        for base in ("mixtral", "ernie4_5_moe", "gpt_oss")
+        for name, precision in {"half": {"bf16": True, "save_16bit": True}, "master": {"bf16": True, "save_16bit": False}}.items()
+    ]  # fmt: skip
+    (tmp_path / "cells.json").write_text(json.dumps([flags for _, _, flags, _ in cells]))
+    launch_program("programs.cells", 2, tmp_path / "cells.json", timeout=900)
+    for base, precision, _, out in cells:
+        [state] = (out / "checkpoints").iterdir()
+        export_state(state, tmp_path / "exported" / out.name, False, iter)
+        ours, theirs = on_disk(out), on_disk(tmp_path / "exported" / out.name)
+        assert ours.keys() == theirs.keys()
+        assert {name for name in ours if not torch.equal(ours[name], theirs[name])} == set()
+        configs = [(folder / "config.json").read_text() for folder in (out, tmp_path / "exported" / out.name)]
+        assert configs[0] == configs[1] and "quantization_config" not in configs[0]
+        if base != "gpt_oss":
+            there = on_disk(tmp_path / base)
+            assert ours.keys() == there.keys()
+            moved = {name for name in ours if not torch.equal(ours[name].float(), there[name].bfloat16().float())}
+            frozen = {name for name in ours if "e_score_correction" in name or "moe_statics" in name}
+            assert moved and not moved & frozen and bool(frozen) == (base == "ernie4_5_moe")
+        dtypes = {tensor.dtype for tensor in ours.values() if tensor.is_floating_point()}
+        assert precision["save_16bit"] or dtypes == {torch.float32}
 
 
 @pytest.fixture(scope="session")
