@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from typing import Any
 
-from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoHfQuantizer
 
 from aligner.models import load_config
 from aligner.records import UserError
@@ -36,4 +37,14 @@ def check_unpacking(name: str, config: Any) -> dict[str, Any]:
             f"{name}: its weights are quantised ({method}), and transformers cannot unpack them to be trained. Give "
             "--model_name_or_path the model in 16 or 32 bit that it was made from."
         )
-    return {"quantization_config": kind(dequantize=True)}
+    options: dict[str, Any] = {}
+    try:
+        options["quantization_config"] = kind(dequantize=True)
+        merged = AutoHfQuantizer.merge_quantization_configs(copy.deepcopy(settings), options["quantization_config"])
+        AutoHfQuantizer.from_config(merged, pre_quantized=True).validate_environment(device_map=None, weights_only=True)
+    except ImportError as error:
+        raise UserError(f"{name}: its weights are quantised ({method}), and unpacking them needs a package that is not here: "
+                        f"{' '.join(str(error).split())[:200]}") from None  # fmt: skip
+    except (ValueError, RuntimeError, TypeError):
+        return options  # what else this machine lacks, the one that trains may have
+    return options

@@ -44,6 +44,11 @@ MORE: dict[str, dict[str, Any]] = {
     "dots1": {"n_shared_experts": 1},
     "reformer": {"is_decoder": True},
     "codegen": {"rotary_dim": 4},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "gemma4_text": {"vocab_size_per_layer_input": 600, "hidden_size_per_layer_input": 8},
+    "gemma3n_text": {"vocab_size_per_layer_input": 600, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0,
+                     "laurel_rank": 8},
+    "git": {"image_size": 32},
     "gptj": {"rotary_dim": 4},
     "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1},
     **{kind: {"num_key_value_heads": 4} for kind in (  # latent attention

@@ -11,6 +11,7 @@ import torch
 from families import save_tiny
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
+from transformers.utils import is_compressed_tensors_available
 
 from aligner.models import load_model
 from aligner.quantised import check_unpacking, unpacking
@@ -35,6 +36,17 @@ def test_what_cannot_be_unpacked_is_refused_with_the_remedy(method, tiny_model, 
     if method in ("gptq", "bitsandbytes"):
         assert cli.main(["plan", "--model_name_or_path", str(tmp_path / "base"), "--gpus", "8"]) == 2
         assert "are quantised" in capsys.readouterr().err
+
+
+def test_a_package_that_unpacking_needs_is_named_before_anything_starts(tiny_model, tmp_path):
+    if is_compressed_tensors_available():
+        pytest.skip("it is installed here")
+    shutil.copytree(tiny_model, tmp_path / "base")
+    config = tmp_path / "base" / "config.json"
+    settings = {"quant_method": "compressed-tensors", "format": "pack-quantized", "quantization_status": "compressed"}
+    config.write_text(json.dumps({**json.loads(config.read_text()), "quantization_config": settings}))
+    with pytest.raises(UserError, match=r"needs a package that is not here: .*compressed-tensors"):
+        unpacking(str(tmp_path / "base"))
 
 
 def test_a_plain_base_needs_no_unpacking(tiny_model):

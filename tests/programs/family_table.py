@@ -56,6 +56,7 @@ def too_long(number: int, frame: object) -> None:
 
 def look(kind: str, folder: Path, tokenizer: Path) -> dict[str, Any]:
     """What becomes of one family; what could not be done is named in place of its figure."""
+    shutil.rmtree(folder, ignore_errors=True)
     try:
         save_tiny(kind, tokenizer, folder / "base")
     except Exception as error:  # whatever a family asks for beyond sizes
