@@ -17,14 +17,16 @@ RAW = [f"training.datasets.raw.{f.stem}" for f in sorted((PACKAGE / "training/da
 
 # Each module imports only from those above it.
 ORDER = [
-    "records", "files", "locks", "hub", "prompts", "encoder", "card", "models", "console", "demo", "quality.edits", "plots",
+    "records", "files", "locks", "hub", "prompts", "encoder", "card", "models", "quantised", "console", "demo", "quality.edits", "plots",
     "training.config", "training.flags", "training.datasets.options", "training.datasets.registry",
     "training.datasets.preference", "training.datasets.raw", *RAW, "training.datasets", "training.datasets.mixture",
     "training.datasets.supervised", "training.datasets.cache", "training.plan", "training.stages",
     "training.distributed.hardware", "training.distributed.hosts", "training.distributed.launcher_variables",
     "training.distributed.stop_signals", "training.distributed.heartbeat", "training.distributed.ranks",
     "training.engine.zero", "training.engine.batching", "training.engine.attention", "training.engine.head_loss",
-    "training.engine.loss", "training.engine.engine", "training.checkpoint.resume", "training.checkpoint.tensor_index",
+    "training.engine.loss", "training.engine.rotations", "training.engine.engine", "training.engine.objective_check",
+    "training.checkpoint.older_readers", "training.checkpoint.folder_writer",
+    "training.checkpoint.resume", "training.checkpoint.tensor_index",
     "training.checkpoint.partitions", "training.checkpoint.save_and_load", "training.checkpoint.export",
     "training.finetune.metrics", "training.finetune.loop", "training.finetune.run", "training.finetune.__main__",
     "training.planning.shapes", "training.planning.memory", "training.planning.memory_plan", "training.planning.report",
