@@ -17,7 +17,8 @@ RAW = [f"training.datasets.raw.{f.stem}" for f in sorted((PACKAGE / "training/da
 
 # Each module imports only from those above it.
 ORDER = [
-    "records", "files", "locks", "hub", "prompts", "encoder", "card", "models", "quantised", "console", "demo", "quality.edits", "plots",
+    "records", "files", "locks", "hub", "prompts", "encoder", "card", "models", "quantised", "console", "demo",
+    "quality.edits", "plots",
     "training.config", "training.flags", "training.datasets.options", "training.datasets.registry",
     "training.datasets.preference", "training.datasets.raw", *RAW, "training.datasets", "training.datasets.mixture",
     "training.datasets.supervised", "training.datasets.cache", "training.plan", "training.stages",
