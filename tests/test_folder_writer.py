@@ -59,7 +59,9 @@ def test_the_folder_is_what_save_pretrained_writes(kind, bpe_folder, tmp_path):
     configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("ours", "theirs")]
     assert configs[1].items() <= {**configs[0], **{k: v for k, v in configs[1].items() if isinstance(v, dict)}}.items()
     assert configs[0]["architectures"] == [type(model).__name__]
-    read = [AutoConfig.from_pretrained(tmp_path / name).to_dict() for name in ("ours", "theirs")]
+    read = [
+        {**AutoConfig.from_pretrained(tmp_path / name).to_dict(), "_name_or_path": ""} for name in ("ours", "theirs")
+    ]
     assert read[0] == read[1]  # what is beside it, older versions read
 
 

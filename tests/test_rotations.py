@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from aligner.records import Origin
 from aligner.training.datasets.supervised import Tokens
 from aligner.training.engine.batching import Layout, micro_batches, row_weights
-from aligner.training.engine.loss import Objective
+from aligner.training.engine.objective import Objective
 from aligner.training.engine.rotations import rotation_border
 
 SHORT, LONG = [1.0 + n for n in range(4)], [3.0 + 2 * n for n in range(4)]

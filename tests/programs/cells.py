@@ -7,19 +7,20 @@ from pathlib import Path
 from aligner.models import quiet_libraries
 from aligner.training.checkpoint import folder_writer
 from aligner.training.distributed.hardware import resolved
-from aligner.training.finetune.run import run_stage
+from aligner.training.distributed.ranks import connect
+from aligner.training.finetune.run import train_run
 from aligner.training.flags import parse
-from aligner.training.stages import stages
 
 
 def main() -> None:
     quiet_libraries()
     arguments = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
-    if len(arguments) > 1:
-        folder_writer.SHARD_BYTES = int(arguments[1])
+    usual = folder_writer.SHARD_BYTES
+    folder_writer.SHARD_BYTES = int(arguments[1]) if len(arguments) > 1 else usual
     for flags in json.loads(Path(arguments[0]).read_text()):
         config = resolved(parse(flags))
-        run_stage(config, stages(config)[-1])
+        train_run(config, connect(config.launch.local_rank))
+    folder_writer.SHARD_BYTES = usual  # the ranks stay for another test
 
 
 if __name__ == "__main__":

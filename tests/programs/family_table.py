@@ -26,12 +26,12 @@ from aligner.records import Origin, UserError
 from aligner.training.checkpoint.export import export_state
 from aligner.training.datasets.supervised import Tokens
 from aligner.training.distributed.hardware import resolved
+from aligner.training.distributed.ranks import connect
 from aligner.training.engine.attention import supports
 from aligner.training.engine.batching import Layout, collate
-from aligner.training.engine.loss import Objective
-from aligner.training.finetune.run import run_stage
+from aligner.training.engine.objective import Objective
+from aligner.training.finetune.run import train_run
 from aligner.training.flags import parse
-from aligner.training.stages import stages
 
 ROWS = [(3, 9), (1, 4), (12, 8)]  # tokens of prompt and correction
 LIMIT = 180  # seconds for a family
@@ -136,7 +136,7 @@ def trains(folder: Path) -> str:
     logging.getLogger("aligner").addHandler(heard)
     logging.getLogger("aligner").setLevel(logging.INFO)
     try:
-        run_stage(config, stages(config)[-1])
+        train_run(config, connect(config.launch.local_rank))
     finally:
         logging.getLogger("aligner").removeHandler(heard)
     return "padded" if any("rows are padded" in line for line in heard.lines) else "flat"

@@ -18,7 +18,7 @@ def first_host(nodelist: str) -> str:
     return re.sub(r"\[([0-9]+)[^\]]*\]", r"\1", name[0])
 
 
-def alone() -> dict[str, str]:
+def single_rank() -> dict[str, str]:
     """The variables of a rank that is the only one."""
     variables = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
     return {**variables, "MASTER_PORT": str(free_port())}

@@ -99,7 +99,10 @@ def _check_order(engine: Engine, row: Tokens, pad: int) -> None:
     )
     learned = slice(0, half - 1)
     whole = replace(
-        whole, places_T=whole.places_T[learned], targets_T=whole.targets_T[learned], weights_T=whole.weights_T[learned]
+        whole,
+        target_positions_T=whole.target_positions_T[learned],
+        targets_T=whole.targets_T[learned],
+        weights_T=whole.weights_T[learned],
     )
     with_rest, alone = _loss(engine, whole, flat=False), _loss(engine, first, flat=False)
     if not _equal(with_rest, alone, engine):

@@ -1,0 +1,30 @@
+"""Which decoder layers forget their activations and compute them again in the backward pass: all, every second, or none."""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from aligner.records import UserError
+
+
+def recompute_activations(model: PreTrainedModel, layers: str) -> None:
+    """Set what a model recomputes. `layers`: all, some (every second decoder layer) or none. Values stay the same, bit for bit.
+
+    UserError where it cannot.
+    """
+    if layers == "none":
+        return
+    if not model.supports_gradient_checkpointing:
+        name = f"{model.config._name_or_path}: {type(model).__name__}"
+        raise UserError(f"{name} cannot recompute activations. Give --gradient_checkpointing False.")
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if layers == "some":
+        for layer in checkpointed_layers(model)[::2]:
+            layer.gradient_checkpointing = False  # type: ignore[assignment]
+
+
+def checkpointed_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """The layers that transformers would recompute, in order."""
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
