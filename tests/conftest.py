@@ -59,6 +59,7 @@ PARTS = {
     "memory": ("test_plan",),
     "families": ("test_families",),
     "readers": ("test_read_by_others",),
+    "wheel": ("test_wheel",),
     "acceptance": ("test_acceptance",),
     "whole_run": ("test_benchmarks::whole_run",),
     "benchmarks": ("test_benchmarks",),

@@ -35,8 +35,8 @@ def takes_padding(model: PreTrainedModel, pad: int) -> bool:
         for front in (0, 5):
             ids_1L = torch.tensor([[pad] * front + list(range(3, 12))], device=model.device)
             mask_1L = torch.tensor([[0] * front + [1] * 9], device=model.device)
-            made = model.generate(input_ids=ids_1L, attention_mask=mask_1L, generation_config=config)  # type: ignore[operator]
-            logits.append(made.logits[0].float())
+            output = model.generate(input_ids=ids_1L, attention_mask=mask_1L, generation_config=config)  # type: ignore[operator]
+            logits.append(output.logits[0].float())
         alone, padded = logits
         _TAKES_PADDING[model] = bool((alone - padded).norm() < 0.05 * (alone - alone.mean()).norm())
     return _TAKES_PADDING[model]
