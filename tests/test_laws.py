@@ -16,7 +16,7 @@ RAW = [f"training.datasets.raw.{f.stem}" for f in sorted((PACKAGE / "training/da
 
 # Each module imports only from those above it.
 ORDER = [
-    "records", "shipped", "files", "jsonl", "locks", "hub", "prompts", "encoder", "card", "models", "console", "demo",
+    "records", "shipped", "files", "jsonl", "locks", "hub", "prompts", "encoder", "card", "models", "quantised", "console", "demo",
     "quality.edits", "plots",
     "training.config", "training.flags", "training.train_log", "training.datasets.damage",
     "training.datasets.options", "training.datasets.registry",
@@ -26,7 +26,9 @@ ORDER = [
     "training.distributed.stop_signals", "training.distributed.heartbeat", "training.distributed.ranks",
     "training.engine.zero", "training.engine.recompute", "training.engine.batching", "training.engine.attention",
     "training.engine.head_loss",
-    "training.engine.loss", "training.engine.objective", "training.engine.engine", "training.engine.build",
+    "training.engine.loss", "training.engine.objective", "training.engine.rotations", "training.engine.engine",
+    "training.engine.objective_check", "training.engine.build",
+    "training.checkpoint.older_readers", "training.checkpoint.folder_writer",
     "training.checkpoint.resume", "training.checkpoint.tensor_index",
     "training.checkpoint.partitions", "training.checkpoint.save_and_load", "training.checkpoint.export",
     "training.planning.shapes", "training.planning.memory", "training.planning.memory_plan", "training.planning.here",
