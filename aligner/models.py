@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from accelerate import init_empty_weights
 from transformers import (
     AutoConfig,
@@ -23,6 +24,11 @@ from aligner.records import UserError
 
 END_OF_TEXT = "</s>"  # added only to a tokenizer that has no end-of-text token at all, as the original did
 FILLED = 0.75  # of a GPU's free memory that weights may take
+# What families call the number of positions that they have.
+POSITIONS = (
+    "max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "max_seq_length", "max_target_positions",
+    "seq_length", "n_ctx", "block_size",
+)  # fmt: skip
 SAMPLE = 1 << 20  # bytes read at either end of a weight file to tell two models apart
 
 
@@ -35,6 +41,11 @@ def quiet_libraries() -> None:
 
 def _cannot_open(name: str, what: str, error: Exception) -> UserError:
     reason = " ".join(str(error).split())[:200]
+    if "Unrecognized configuration class" in str(error):  # followed by the names of all families
+        return UserError(
+            f"{name}: a model of its type has no causal language model in transformers {transformers.__version__}. Give one "
+            "that writes text, or the text model inside it."
+        )
     if "trust_remote_code" in str(error):
         return UserError(
             f"{name}: its {what} needs Python code that comes with it. --trust_remote_code runs it, if you do."
@@ -96,6 +107,7 @@ def load_model(name: str, dtype: torch.dtype, trust_remote_code: bool = False, *
             trust_remote_code=trust_remote_code,
             use_safetensors=safe,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # named below; transformers refers to a report that nobody sees
             **options,
         )
     except Exception as error:
@@ -106,6 +118,10 @@ def load_model(name: str, dtype: torch.dtype, trust_remote_code: bool = False, *
             ) from None
         raise _cannot_open(name, "model", error) from error
     model, info = loaded
+    if wrong := sorted(info["mismatched_keys"]):
+        key, there, wanted = wrong[0]
+        raise UserError(f"{name}: {len(wrong)} weights have another shape than its config.json says: {key} is "
+                        f"{list(there)} and should be {list(wanted)}.")  # fmt: skip
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     if missing := sorted(set(info["missing_keys"]) - tied):
         raise UserError(
@@ -147,7 +163,9 @@ def greedy_settings(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
 
 def positions_of(config: Any) -> int | None:
     """How many tokens a model can have in all; None where nothing limits them."""
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
+    text = config.get_text_config()
+    known = [getattr(text, name, None) for name in POSITIONS]
+    return next((value for value in known if isinstance(value, int) and value > 0), None)
 
 
 def fit_embedding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -9,6 +9,7 @@ import torch
 from conftest import TEMPLATE, read_rows
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
+from aligner import models
 from aligner.inference.corrector import CorrectionRequest, Corrector, Settings
 from aligner.inference.greedy import Cost, Decoder, DecoderRow, fits, forward
 from aligner.inference.row_cache import RowCache
@@ -226,3 +227,28 @@ def test_a_prompt_that_is_too_long_is_refused_and_the_others_go_on(corrector):
     assert outcomes[0].text and outcomes[2].text
     with pytest.raises(UserError, match="request 2: its prompt has"):
         corrector.correct([("Why?", "A."), ("Why?", "word " * 3000)])
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "mpt"])
+def test_a_row_that_the_model_cannot_read_is_that_rows_error_and_others_are_corrected(
+    kind, bpe_folder, tmp_path, monkeypatch
+):
+    """As with a limit that no known name tells."""
+    from families import save_tiny
+
+    name = {"gpt2": "n_positions", "mpt": "max_seq_len"}[kind]
+    save_tiny(kind, bpe_folder, tmp_path / "model", **{name: 100})
+    assert models.positions_of(AutoConfig.from_pretrained(tmp_path / "model")) == 100
+    monkeypatch.setattr(models, "POSITIONS", ())
+    corrector = Corrector.load(str(tmp_path / "model"), "correction", Settings(3, 8), dtype="float32")
+
+    def tokens(question: str) -> int:
+        [(prompt, _, _)] = corrector.encoder.pairs([corrector.template.render(question, "b")], ["b"])
+        return len(prompt)
+
+    question = next("7" * n for n in range(200) if tokens("7" * n) == 101)
+    requests = [CorrectionRequest(*pair) for pair in (("a", "b"), (question, "b"), ("c", "d"))]
+    outcomes = dict(corrector.stream(requests))
+    assert isinstance(outcomes[1], UserError) and "the model fails on its 101 tokens (" in str(outcomes[1])
+    alone = [corrector.correct([request])[0].text for request in (requests[0], requests[2])]
+    assert [outcomes[0].text, outcomes[2].text] == alone

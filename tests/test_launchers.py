@@ -19,7 +19,7 @@ from two_hosts import missing, two_hosts
 from aligner.launch.command import launch_command, placement
 from aligner.records import UserError
 from aligner.training.distributed.hosts import Host, forwarded_variables, launcher_words, read_hostfile, remote_words
-from aligner.training.distributed.launcher_variables import first_host, rank_variables
+from aligner.training.distributed.launcher_variables import first_host, idle_gpus, rank_variables
 from aligner.training.flags import parse
 
 SLURM = {
@@ -51,8 +51,112 @@ def one_host(tiny_model, tmp_path_factory) -> list[float]:
 # --- who am I
 
 
+TORCHRUN = {"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "7"}
+
+
 def test_torchruns_variables_are_taken_as_they_are():
-    assert rank_variables({"RANK": "1", "WORLD_SIZE": "2", **SLURM}) == {}
+    assert rank_variables({**TORCHRUN, **SLURM}) == {}
+
+
+POD = {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "job-master-0", "MASTER_PORT": "23456"}
+MPI = {"OMPI_COMM_WORLD_RANK": "5", "OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+       "OMPI_COMM_WORLD_LOCAL_SIZE": "4", "MASTER_ADDR": "n1"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "filled"),
+    [
+        (POD, {"LOCAL_RANK": "0"}),  # a PyTorchJob's pod holds one rank
+        ({**POD, "LOCAL_WORLD_SIZE": "2", "RANK": "3"}, {"LOCAL_RANK": "1"}),
+        ({**POD, "SLURM_LOCALID": "3"}, {"LOCAL_RANK": "3"}),
+        ({**POD, "OMPI_COMM_WORLD_LOCAL_RANK": "2"}, {"LOCAL_RANK": "2"}),
+        ({k: v for k, v in POD.items() if k != "MASTER_PORT"}, {"LOCAL_RANK": "0", "MASTER_PORT": "29500"}),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, {"LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}),
+        ({k: v for k, v in TORCHRUN.items() if k != "MASTER_ADDR"} | SLURM, {"MASTER_ADDR": "gpu07"}),
+    ],
+)
+def test_what_a_starter_leaves_out_is_filled_in_where_it_can_be_known(given, filled):
+    found = rank_variables(given)
+    assert {name: found[name] for name in filled} == filled and not found.keys() & given.keys()
+
+
+@pytest.mark.parametrize(
+    ("given", "rank"),
+    [
+        (MPI, ("5", "8", "1", "n1")),
+        ({**MPI, "MASTER_ADDR": "", "OMPI_COMM_WORLD_LOCAL_SIZE": "8"}, ("5", "8", "1", "127.0.0.1")),
+        ({**MPI, "MASTER_ADDR": "", "SLURM_JOB_NODELIST": "gpu[7-8]"}, ("5", "8", "1", "gpu7")),
+        ({"PMI_RANK": "3", "PMI_SIZE": "4", "MPI_LOCALRANKID": "1", "MASTER_ADDR": "a"}, ("3", "4", "1", "a")),
+        ({"PMI_RANK": "3", "PMI_SIZE": "4", "PMI_LOCAL_RANK": "3", "PMI_LOCAL_SIZE": "4"}, ("3", "4", "3", "127.0.0.1")),
+        ({"MV2_COMM_WORLD_RANK": "1", "MV2_COMM_WORLD_SIZE": "2", "MV2_COMM_WORLD_LOCAL_RANK": "1",
+          "MASTER_ADDR": "a"}, ("1", "2", "1", "a")),
+        ({"PALS_RANKID": "2", "PMI_SIZE": "4", "PALS_LOCAL_RANKID": "0", "MASTER_ADDR": "a"}, ("2", "4", "0", "a")),
+        ({"JSM_NAMESPACE_RANK": "7", "JSM_NAMESPACE_SIZE": "12", "JSM_NAMESPACE_LOCAL_RANK": "1",
+          "LSB_MCPU_HOSTS": "batch1 1 h1 42"}, ("7", "12", "1", "batch1")),
+        ({"FLUX_TASK_RANK": "1", "FLUX_JOB_SIZE": "2", "FLUX_TASK_LOCAL_ID": "1", "MASTER_ADDR": "a"}, ("1", "2", "1", "a")),
+        ({"PMIX_RANK": "1", "PMIX_SIZE": "2", "PMIX_LOCAL_RANK": "0", "MASTER_ADDR": "a"}, ("1", "2", "0", "a")),
+    ],
+)  # fmt: skip
+def test_ranks_that_an_mpi_starts_are_ranks(given, rank):
+    found = {**given, **rank_variables({name: value for name, value in given.items() if value})}
+    assert tuple(found[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")) == rank
+    assert 1024 < int(found["MASTER_PORT"]) < 40000
+
+
+def test_ranks_of_one_job_agree_on_a_port_and_those_of_another_have_another():
+    def port(job: str) -> str:
+        return rank_variables({**MPI, "PMIX_NAMESPACE": job})["MASTER_PORT"]
+
+    assert port("one@1") == port("one@1") != port("two@1")
+
+
+def test_what_cannot_be_known_is_named_with_its_remedy():
+    for given in ({k: v for k, v in MPI.items() if k != "MASTER_ADDR"}, {"RANK": "1", "WORLD_SIZE": "4"}):
+        with pytest.raises(UserError, match="MASTER_ADDR, the host of the first, is not set"):
+            rank_variables(given)
+    with pytest.raises(UserError, match="OMPI_COMM_WORLD_SIZE is not"):
+        rank_variables({"OMPI_COMM_WORLD_RANK": "1"})
+
+
+@pytest.mark.parametrize(
+    "alone",
+    [
+        {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"},
+        {"PMI_RANK": "0", "PMI_SIZE": "1"},
+        {"PMIX_RANK": "0"},
+        {"SM_HOSTS": '["algo-1"]', "SM_CURRENT_HOST": "algo-1"},
+        {"SKYPILOT_NODE_RANK": "0", "SKYPILOT_NUM_NODES": "1"},
+    ],
+)
+def test_one_process_of_a_job_starts_its_own_ranks(alone):
+    assert rank_variables(alone) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"SKYPILOT_NODE_RANK": "1", "SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2"},
+         "--nnodes 2 --node_rank 1 --nproc_per_node GPUS --master_addr 10.0.0.1"),
+        ({"SM_CURRENT_HOST": "algo-2", "SM_HOSTS": '["algo-1", "algo-2"]'},
+         "--nnodes 2 --node_rank 1 --nproc_per_node GPUS --master_addr algo-1 "),
+        ({"PET_NODE_RANK": "1", "PET_NNODES": "3", "PET_MASTER_ADDR": "m"}, "--nnodes 3 --node_rank 1"),
+        ({"NODE_RANK": "0", "NNODES": "2"}, "--nnodes 2 --node_rank 0 --nproc_per_node GPUS --master_addr HOST"),
+    ],
+)  # fmt: skip
+def test_a_process_a_host_would_train_by_itself_and_is_told_how_to_join(given, words):
+    with pytest.raises(UserError, match="each would train by itself") as caught:
+        rank_variables(given)
+    assert words in str(caught.value)
+    assert rank_variables({**given, **TORCHRUN}) == {}
+
+
+def test_gpus_that_no_rank_uses_are_said():
+    pod = {**POD, **rank_variables(POD)}
+    assert idle_gpus(pod, 8).startswith("this host has 8 GPUs and 1 rank: 7 would be idle. Start one rank a GPU")
+    assert idle_gpus(pod, 1) is None and idle_gpus(pod, 0) is None
+    assert idle_gpus({**TORCHRUN, "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "8"}, 8) is None
+    assert "4 ranks: 4 would be idle" in idle_gpus({**MPI, "LOCAL_RANK": "0"}, 8)
+    assert idle_gpus({**MPI, "LOCAL_RANK": "1"}, 8) is None  # the first rank of a host says it
 
 
 def test_a_process_started_alone_is_no_rank():

@@ -17,7 +17,7 @@ RAW = [f"training.datasets.raw.{f.stem}" for f in sorted((PACKAGE / "training/da
 # Each module imports only from those above it.
 ORDER = [
     "records", "shipped", "readers.paths", "readers.content", "readers.json_rows", "readers.delimited", "readers.columnar",
-    "readers.rows", "files", "jsonl", "locks", "hub", "prompts", "encoder", "card", "models", "console", "demo",
+    "readers.rows", "files", "jsonl", "locks", "hub", "prompts", "encoder", "card", "models", "quantised", "console", "demo",
     "quality.edits", "quality.questions", "plots",
     "training.config", "training.flags", "training.train_log", "training.datasets.damage",
     "training.datasets.options", "training.datasets.registry",
@@ -27,7 +27,9 @@ ORDER = [
     "training.distributed.stop_signals", "training.distributed.heartbeat", "training.distributed.ranks",
     "training.engine.zero", "training.engine.recompute", "training.engine.batching", "training.engine.attention",
     "training.engine.head_loss",
-    "training.engine.loss", "training.engine.objective", "training.engine.engine", "training.engine.build",
+    "training.engine.loss", "training.engine.objective", "training.engine.rotations", "training.engine.engine",
+    "training.engine.objective_check", "training.engine.build",
+    "training.checkpoint.older_readers", "training.checkpoint.folder_writer",
     "training.checkpoint.resume", "training.checkpoint.tensor_index",
     "training.checkpoint.partitions", "training.checkpoint.save_and_load", "training.checkpoint.export",
     "training.planning.shapes", "training.planning.memory", "training.planning.memory_plan", "training.planning.here",

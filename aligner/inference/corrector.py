@@ -58,6 +58,9 @@ class Aligner(Protocol):
         """Yield each request's place and outcome as it is finished, in any order."""
 
 
+MODEL_ERRORS = (IndexError, ValueError, TypeError, RuntimeError)  # what a model raises for a row that it cannot read
+
+
 @dataclass(frozen=True)
 class Settings:
     """How corrections are decoded: rows at once, tokens of a correction at most, and how tokens are drawn (greedily without
@@ -133,10 +136,34 @@ class Corrector:
         """Yield each request's place and outcome as it is finished: rows that end early come early."""
         check_feedback(self.template, requests)
         refused: list[tuple[int, UserError]] = []
-        rows = self._rows(requests, refused)
-        for row in memory_named(self.decoded(rows), "--batch_size or --max_new_tokens"):
-            yield row.index, self.corrected(row, requests[row.index].answer)
+        begun: dict[int, DecoderRow] = {}  # rows that were handed out and have not ended
+        rows = noted(self._rows(requests, refused), begun)
+        decode = self.decoded
+        while True:
+            try:
+                for row in memory_named(decode(rows), "--batch_size or --max_new_tokens"):
+                    del begun[row.index]
+                    yield row.index, self.corrected(row, requests[row.index].answer)
+                break
+            except MODEL_ERRORS:  # one row's, of those that were read together; the others go on
+                if not begun and decode == self._generated:
+                    raise
+                decode = decode if begun else self._generated  # else the model could not even be timed
+                for row in list(begun.values()):
+                    yield row.index, self._alone(row, requests[row.index].answer)
+                begun.clear()
         yield from refused
+
+    def _alone(self, row: DecoderRow, answer: str) -> Outcome:
+        """A row decoded by itself, by transformers' own generation; or why the model cannot read it."""
+        sampling = self.settings.sampling
+        drawn = sampling and replace(sampling, seed=sampling.seed + row.index)
+        try:
+            row.output = generate(self.model, [row.prompt], [self.encoder.eos], row.most, drawn)[0]
+        except MODEL_ERRORS as error:
+            reason = " ".join(str(error).split())[:120]
+            return UserError(f"the model fails on its {len(row.prompt):,} tokens ({type(error).__name__}: {reason}).")
+        return self.corrected(row, answer)
 
     def corrected(self, row: DecoderRow, answer: str) -> Corrected:
         """The text of a decoded row, compared with the answer."""
@@ -152,7 +179,11 @@ class Corrector:
         """Decode rows, in the order in which they end."""
         if self.decoder and not self.settings.sampling:
             yield from self.decoder.decode(rows, self.settings.batch_size)
-            return
+        else:
+            yield from self._generated(rows)
+
+    def _generated(self, rows: Iterator[DecoderRow]) -> Iterator[DecoderRow]:
+        """The same by transformers' own generation."""
         for batch in in_batches(rows, self.settings.batch_size):
             for most in sorted({row.most for row in batch}):  # a row with little room does not cut its neighbours
                 group = [row for row in batch if row.most == most]
@@ -201,6 +232,13 @@ def memory_named(items: Iterator[Item], flags: str) -> Iterator[Item]:
         yield from items
     except torch.OutOfMemoryError:
         raise UserError(f"the GPU's memory is full. Lower {flags}.") from None
+
+
+def noted(rows: Iterator[DecoderRow], begun: dict[int, DecoderRow]) -> Iterator[DecoderRow]:
+    """The rows, each written down as it is handed out."""
+    for row in rows:
+        begun[row.index] = row
+        yield row
 
 
 def in_batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

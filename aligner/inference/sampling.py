@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
@@ -20,15 +21,40 @@ class Sampling:
     seed: int = 42
 
 
+_TAKES_PADDING: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+
+
+def takes_padding(model: PreTrainedModel, pad: int) -> bool:
+    """Whether a model gives the same logits behind a prompt with padding in front of it: tried once. It does not where it
+    counts its positions from the first token, whatever the mask says."""
+    if model not in _TAKES_PADDING:
+        config = GenerationConfig(
+            max_new_tokens=1, pad_token_id=pad, output_logits=True, return_dict_in_generate=True, do_sample=False
+        )
+        logits = []
+        for front in (0, 5):
+            ids_1L = torch.tensor([[pad] * front + list(range(3, 12))], device=model.device)
+            mask_1L = torch.tensor([[0] * front + [1] * 9], device=model.device)
+            output = model.generate(input_ids=ids_1L, attention_mask=mask_1L, generation_config=config)  # type: ignore[operator]
+            logits.append(output.logits[0].float())
+        alone, padded = logits
+        _TAKES_PADDING[model] = bool((alone - padded).norm() < 0.05 * (alone - alone.mean()).norm())
+    return _TAKES_PADDING[model]
+
+
 @torch.inference_mode()
 def generate(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], ends: Sequence[int], most: int, sampling: Sampling | None
 ) -> list[list[int]]:
     """The continuation of each prompt, up to the first of the tokens that end a text; greedy without `sampling`.
 
-    Prompts are padded in front with the first of `ends`, and masked by their lengths.
+    Prompts are padded in front with the first of `ends`, and masked by their lengths; one after another where the model does
+    not take that.
     """
     eos = ends[0]
+    if len(set(map(len, prompts))) > 1 and not takes_padding(model, eos):
+        seeds = [sampling and replace(sampling, seed=sampling.seed + place) for place in range(len(prompts))]
+        return [generate(model, [p], ends, most, drawn)[0] for p, drawn in zip(prompts, seeds, strict=True)]
     longest = max(map(len, prompts))
     ids_BL = torch.tensor([[eos] * (longest - len(p)) + list(p) for p in prompts], device=model.device)
     mask_BL = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=model.device)

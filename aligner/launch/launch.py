@@ -16,13 +16,14 @@ from aligner.launch.command import count_ranks, environment, launch_command
 from aligner.launch.report import show_result
 from aligner.launch.watch import launch_and_watch
 from aligner.models import quiet_libraries
+from aligner.quantised import unpacking
 from aligner.records import UserError, system_error
 from aligner.shipped import shipped
 from aligner.training.checkpoint.resume import inspect_run, log_complete, run_lock
 from aligner.training.config import RunConfig
 from aligner.training.distributed import stop_signals
-from aligner.training.distributed.hardware import resolved
-from aligner.training.distributed.launcher_variables import rank_variables
+from aligner.training.distributed.hardware import gpus_here, resolved
+from aligner.training.distributed.launcher_variables import idle_gpus, rank_variables
 from aligner.training.flags import parse, parser, to_flags
 from aligner.training.stages import check_positions, stage_data, stages, stages_to_train
 
@@ -56,6 +57,8 @@ def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
 def be_rank(config: RunConfig) -> int:
     """Be the rank that the environment names; a dry run is the first one's alone."""
     if config.launch.dry_run:
+        if idle := idle_gpus(os.environ, gpus_here()):
+            log.warning("%s", idle)
         return run(config) if os.environ["RANK"] == "0" else 0
     from aligner.training.finetune import rank  # with DeepSpeed, which the launch script does not need
 
@@ -92,6 +95,7 @@ def run(config: RunConfig) -> int:
     quiet_libraries()
     ranks = count_ranks(config)
     check_positions(config, stages(config)[0])
+    unpacking(stages(config)[0].start_from, config.model.trust_remote_code)
     if config.launch.dry_run:
         from aligner.launch.dry_run import dry_run
 

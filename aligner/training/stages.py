@@ -16,7 +16,7 @@ from tqdm import tqdm
 from aligner.card import Card, package_versions
 from aligner.demo import locate
 from aligner.encoder import Encoder, warn_of_lost_newlines
-from aligner.models import fingerprint, load_config
+from aligner.models import fingerprint, load_config, positions_of
 from aligner.prompts import PromptTemplate
 from aligner.records import Correction, Skipped, UserError
 from aligner.training.config import DataConfig, OptimizationConfig, RunConfig, fingerprint_fields
@@ -143,8 +143,7 @@ def records_per_update(config: RunConfig, ranks: int) -> int:
 
 def check_positions(config: RunConfig, stage: Stage) -> None:
     """UserError where max_length is more than the model has positions for."""
-    model = load_config(stage.start_from, config.model.trust_remote_code).get_text_config()
-    positions = getattr(model, "max_position_embeddings", None)
+    positions = positions_of(load_config(stage.start_from, config.model.trust_remote_code))
     if positions and config.model.max_length > positions:
         raise UserError(f"--max_length {config.model.max_length} is more than the model's {positions} positions.")
 

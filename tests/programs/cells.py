@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from aligner.models import quiet_libraries
-from aligner.training.checkpoint import save_and_load
+from aligner.training.checkpoint import folder_writer
 from aligner.training.distributed.hardware import resolved
 from aligner.training.distributed.ranks import connect
 from aligner.training.finetune.run import train_run
@@ -15,12 +15,12 @@ from aligner.training.flags import parse
 def main() -> None:
     quiet_libraries()
     arguments = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
-    usual = save_and_load.SHARD_BYTES
-    save_and_load.SHARD_BYTES = int(arguments[1]) if len(arguments) > 1 else usual
+    usual = folder_writer.SHARD_BYTES
+    folder_writer.SHARD_BYTES = int(arguments[1]) if len(arguments) > 1 else usual
     for flags in json.loads(Path(arguments[0]).read_text()):
         config = resolved(parse(flags))
         train_run(config, connect(config.launch.local_rank))
-    save_and_load.SHARD_BYTES = usual  # the ranks stay for another test
+    folder_writer.SHARD_BYTES = usual  # the ranks stay for another test
 
 
 if __name__ == "__main__":

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,12 +12,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedModel
 
 from aligner.card import card_from, write_card
 from aligner.demo import locate
 from aligner.files import COMPLETED, remove_folder
-from aligner.models import fit_embedding, greedy_settings, load_model, load_tokenizer
+from aligner.models import fit_embedding, load_model, load_tokenizer
+from aligner.quantised import unpacking
 from aligner.records import UserError
+from aligner.training.checkpoint.folder_writer import plan_folder, write_rest, write_weights
 from aligner.training.checkpoint.resume import read_state
 from aligner.training.checkpoint.tensor_index import Piece, saved_pieces
 
@@ -28,8 +30,8 @@ Progress = Callable[..., Any]
 def export_state(state: Path, output: Path, trusted: bool, progress: Progress) -> int:
     """Write the folder and return the state's update. The base model must still be where it was during the run.
 
-    Weights are the run's own: 16 bit where it saves 16 bit, else its fp32 masters. UserError where the state is damaged or
-    the output is there.
+    Weights are the run's own: 16 bit where it saves 16 bit, else its fp32 masters. What it did not train (frozen parameters,
+    buffers) is the base's, as the run computed with it. UserError where the state is damaged or the output is there.
     """
     if not ((state / COMPLETED).is_file() and (state / "state.json").is_file()):
         raise UserError(f"{state}: is no resume state. There are some in a run's folder, checkpoints/update-N.")
@@ -37,22 +39,22 @@ def export_state(state: Path, output: Path, trusted: bool, progress: Progress) -
         raise UserError(f"{output}: is there already. Name another --output.")
     read = read_state(state)
     card = card_from(read["card"], str(state))
-    half = next((kind for kind in ("bf16", "fp16") if card.config.get(kind) and card.config.get("save_16bit")), None)
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, None: torch.float32}[half]
+    computed = next((kind for kind in ("bf16", "fp16") if card.config.get(kind)), None)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, None: torch.float32}[computed]
+    master = computed is not None and not card.config.get("save_16bit")
     base = locate(card.base_model)
     tokenizer = load_tokenizer(base, trusted)
-    model = load_model(base, dtype, trusted)
+    model = load_model(base, dtype, trusted, **unpacking(base, trusted))
     fit_embedding(model, tokenizer)
-    fill(model, state, read["shapes"], progress)
-    model.generation_config = greedy_settings(tokenizer)
+    check_shapes(model, state, read["shapes"])
+    plan = plan_folder(model, master)
     partial = output.with_name(f"{output.name}.partial")
     remove_folder(partial)
-    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)  # save_pretrained wakes it
+    partial.mkdir(parents=True)
     try:
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        for file in partial.glob("*.safetensors"):  # written for its owner alone
-            file.chmod((partial / "config.json").stat().st_mode)
+        with trained_weights(model, state, master) as fetch:
+            write_weights(plan, fetch, partial, progress)
+        write_rest(model, tokenizer, partial, plan, torch.float32 if master else dtype, trusted)
         stage = f"{card.stage}, after update {read['update']}"
         write_card(partial, replace(card, stage=stage, settings={**card.settings, "stage": stage}))
         if output.exists():
@@ -65,19 +67,36 @@ def export_state(state: Path, output: Path, trusted: bool, progress: Progress) -
     return int(read["update"])
 
 
-def fill(model: torch.nn.Module, state: Path, shapes: dict[str, list[int]], progress: Progress) -> None:
-    """Put a state's numbers into the model's parameters. UserError where they are of another model or not whole."""
-    named = dict(model.named_parameters())
-    if {name: list(parameter.shape) for name, parameter in named.items()} != shapes:
+def check_shapes(model: torch.nn.Module, state: Path, shapes: dict[str, list[int]]) -> None:
+    """UserError where a state is of another model."""
+    if {name: list(parameter.shape) for name, parameter in model.named_parameters()} != shapes:
         raise UserError(f"{state}: is of another model than the base that its card names.")
-    try:
-        with ExitStack() as stack:
-            opened = lru_cache(None)(lambda file: stack.enter_context(safe_open(file, framework="pt")))
+
+
+@contextmanager
+def trained_weights(model: PreTrainedModel, state: Path, master: bool) -> Iterator[Callable[[str], torch.Tensor]]:
+    """A function that gives a tensor of the model by name, as it was after the state's update: the state's own numbers, or
+    the base's where it was not trained. `master`: in fp32. UserError where one is not whole in the state."""
+    trained = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    with ExitStack() as stack:
+        opened = lru_cache(None)(lambda file: stack.enter_context(safe_open(file, framework="pt")))
+
+        def fetch(name: str) -> torch.Tensor:
+            tensor = model.get_parameter_or_buffer(name)
+            dtype = torch.float32 if master and tensor.is_floating_point() else tensor.dtype
+            if id(tensor) not in trained:
+                return tensor.detach().to(dtype)
+            own = trained[id(tensor)]  # a tied parameter's first name
+            try:
+                return _whole(own, tensor.shape, saved.get(own, []), opened).to(dtype)
+            except (OSError, SafetensorError, ValueError, TypeError) as error:
+                raise UserError(f"{state} is damaged ({error}). Take another.") from None
+
+        try:
             saved = saved_pieces(state)
-            for name, parameter in progress(named.items()):
-                parameter.data.copy_(_whole(name, parameter.shape, saved.get(name, []), opened))
-    except (OSError, SafetensorError, ValueError, TypeError) as error:
-        raise UserError(f"{state} is damaged ({error}). Take another.") from None
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{state} is damaged ({error}). Take another.") from None
+        yield fetch
 
 
 def _whole(

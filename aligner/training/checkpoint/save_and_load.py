@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import zlib
-from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
@@ -16,8 +14,8 @@ from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
 from aligner.files import COMPLETED, remove_folder, sync, write_json, write_text
-from aligner.models import greedy_settings, load_model
 from aligner.records import UserError
+from aligner.training.checkpoint.folder_writer import check_reopens, plan_folder, write_rest, write_weights
 from aligner.training.checkpoint.partitions import (
     flat_tensors,
     moments,
@@ -29,8 +27,6 @@ from aligner.training.checkpoint.partitions import (
 from aligner.training.checkpoint.resume import read_state, states
 from aligner.training.checkpoint.tensor_index import Piece, saved_pieces
 from aligner.training.engine.engine import Engine, full_precision, gathered, numel, shape_of
-
-SHARD_BYTES = 4 << 30
 
 
 def save(engine: Engine, output: Path, state: dict[str, Any], keep: int) -> None:
@@ -151,120 +147,45 @@ def _copy(kinds: dict[str, torch.Tensor], wanted: Piece, folder: Path, piece: Pi
 def export(engine: Engine, tokenizer: PreTrainedTokenizerBase, output: Path, master: bool, trusted: bool) -> None:
     """Write a Hugging Face model folder from a model that may be split over ranks. Called by all ranks.
 
-    Weights are gathered, written and released shard by shard; tied ones are written once; every shard is read back and
-    compared. `master` writes the fp32 master weights of a 16-bit run; `trusted` allows the
-    model's own code when the folder is reopened. The files move into place when all are whole.
+    Weights are gathered, converted back, written and released shard by shard (folder_writer.py). `master` writes the fp32
+    master weights of a 16-bit run; `trusted` allows the model's own code when the folder is reopened. The files move into
+    place when all are whole.
     """
     partial = output / "export.partial"
     if engine.ranks.first:
         remove_folder(partial)
         partial.mkdir(parents=True)
-    shards = _shards(engine.model, master)
-    index: dict[str, str] = {}
-    for number, names in enumerate(shards, 1):
-        file = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
-        _write_shard(engine, names, partial / file, master)
-        index.update(dict.fromkeys(names, file))
+    plan = plan_folder(engine.model, master)
+    write_weights(plan, lambda name: _whole(engine, name, master), partial if engine.ranks.first else None)
     if engine.ranks.first:
-        _write_rest(engine, tokenizer, partial, index if len(shards) > 1 else None, master)
-        _reopen(partial, engine.model, trusted)
+        dtype = torch.float32 if master else next(engine.model.parameters()).dtype
+        write_rest(engine.model, tokenizer, partial, plan, dtype, trusted)
+        check_reopens(partial, engine.model, trusted)
         _move_into_place(partial, output)
     engine.ranks.wait()
 
 
-def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters (a tied one under its first name) and persistent buffers, by name."""
-    kept = set(model.state_dict().keys())
-    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    return {name: tensor for name, tensor in named.items() if name in kept}
+def _whole(engine: Engine, name: str, master: bool) -> torch.Tensor:
+    """A tensor whole on the CPU of the first rank; the others get an empty one. `master`: in fp32."""
+    tensor = engine.model.get_parameter_or_buffer(name)
+    if master and tensor.requires_grad:
+        return _on_cpu(full_precision(tensor), engine, master)
+    with gathered([tensor] if isinstance(tensor, torch.nn.Parameter) else []):
+        return _on_cpu(tensor, engine, master)
 
 
-def _shards(model: torch.nn.Module, master: bool) -> list[list[str]]:
-    """Names in groups of at most SHARD_BYTES."""
-    shards: list[list[str]] = [[]]
-    filled = 0
-    for name, tensor in _tensors(model).items():
-        shape = shape_of(tensor) if isinstance(tensor, torch.nn.Parameter) else tuple(tensor.shape)
-        size = int(torch.Size(shape).numel()) * (4 if master else tensor.element_size())
-        if filled and filled + size > SHARD_BYTES:
-            shards.append([])
-            filled = 0
-        shards[-1].append(name)
-        filled += size
-    return shards
-
-
-def _whole(engine: Engine, names: list[str], master: bool) -> Iterator[tuple[str, torch.Tensor]]:
-    """Each tensor whole on the CPU of the first rank, one after another; the others get an empty one."""
-    tensors = _tensors(engine.model)
-    for name in names:
-        tensor = tensors[name]
-        if isinstance(tensor, torch.nn.Parameter) and master:
-            yield name, _on_cpu(full_precision(tensor), engine)
-        elif isinstance(tensor, torch.nn.Parameter):
-            with gathered([tensor]):
-                whole = _on_cpu(tensor, engine)
-            yield name, whole
-        else:
-            yield name, _on_cpu(tensor, engine)
-
-
-def _on_cpu(tensor: torch.Tensor, engine: Engine) -> torch.Tensor:
+def _on_cpu(tensor: torch.Tensor, engine: Engine, master: bool) -> torch.Tensor:
     """A copy on the first rank."""
-    return tensor.detach().to("cpu", copy=True).contiguous() if engine.ranks.first else torch.empty(0)
-
-
-def _write_shard(engine: Engine, names: list[str], file: Path, master: bool) -> None:
-    shard = dict(_whole(engine, names, master))
-    if engine.ranks.first:
-        try:
-            save_file(shard, file, metadata={"format": "pt"})
-            sync(file)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{file} cannot be written ({error}). Make room and run the same command again.") from None
-        with safe_open(file, framework="pt") as written:
-            same = set(written.keys()) == set(shard) and all(
-                _checksum(written.get_tensor(name)) == _checksum(tensor) for name, tensor in shard.items()
-            )
-        if not same:
-            raise UserError(f"{file}: what was read back differs from what was written. Check the disk.")
-    engine.ranks.wait()
-
-
-def _checksum(tensor: torch.Tensor) -> tuple[tuple[int, ...], torch.dtype, int]:
-    flat = tensor.contiguous().flatten().view(torch.uint8).numpy()
-    return tuple(tensor.shape), tensor.dtype, zlib.crc32(flat.data)
-
-
-def _write_rest(
-    engine: Engine, tokenizer: PreTrainedTokenizerBase, folder: Path, index: dict[str, str] | None, master: bool
-) -> None:
-    """Configuration, generation settings, tokenizer, and the index of several shards."""
-    config = engine.model.config
-    config.dtype = torch.float32 if master else next(engine.model.parameters()).dtype
-    config.use_cache = True
-    config.save_pretrained(folder)
-    greedy_settings(tokenizer).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    if index is not None:
-        write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": index})
-
-
-def _reopen(folder: Path, model: torch.nn.Module, trusted: bool) -> None:
-    """Open the folder as a user will, without memory for its weights. UserError where names or shapes do not fit."""
-    reopened = load_model(str(folder), torch.float32, trusted, device_map="meta")
-    ours = {name: shape_of(parameter) for name, parameter in model.named_parameters()}
-    theirs = {name: tuple(parameter.shape) for name, parameter in reopened.named_parameters()}
-    if ours != theirs:
-        raise UserError(f"{folder}: opens as another model than the one trained. Nothing was put in place.")
+    if not engine.ranks.first:
+        return torch.empty(0)
+    dtype = torch.float32 if master and tensor.is_floating_point() else tensor.dtype
+    return tensor.detach().to("cpu", dtype, copy=True).contiguous()
 
 
 def _move_into_place(partial: Path, output: Path) -> None:
     """Replace an earlier export by a whole new one: weights of another number of shards must not stay beside."""
     for old in output.glob("model*.safetensors*"):
         old.unlink()
-    readable = (partial / "config.json").stat().st_mode  # safetensors writes for its owner alone
     for file in sorted(partial.iterdir()):
-        file.chmod(readable)
         file.replace(output / file.name)
     partial.rmdir()

@@ -73,7 +73,8 @@ class Layout:
     """How an update's rows are laid into micro-batches.
 
     flat: without padding, by tokens; else `rows` padded rows each. tokens: the most tokens of a flattened micro-batch of
-    several records. target_cost: what a learned token costs beside the 1 of any token (the head's share).
+    several records. target_cost: what a learned token costs beside the 1 of any token (the head's share). border: rows of more
+    tokens than this are computed apart from the others (rotations.py).
     """
 
     flat: bool
@@ -81,6 +82,7 @@ class Layout:
     tokens: int
     pad: int
     target_cost: float = 0.0
+    border: int | None = None
 
 
 def rows_of_update(plan: Plan, seed: int, update: int) -> tuple[int, np.ndarray]:
@@ -182,6 +184,15 @@ def collate(rows: Sequence[Tokens], weights: Sequence[float], layout: Layout) ->
     return MicroBatch(torch.from_numpy(ids_BL), None, torch.from_numpy(attention_BL), None, *target_tensors)
 
 
+def _places(tokens: Sequence[Tokens], rows: np.ndarray, layout: Layout, ranks: int) -> list[list[np.ndarray]]:
+    """For each rank the places in `rows` of its micro-batches."""
+    if not layout.flat:
+        return padded_layout(len(rows), layout.rows, ranks)
+    lengths = [len(tokens[row].ids) for row in rows]
+    costs = [len(tokens[row].ids) + layout.target_cost * tokens[row].target_length for row in rows]
+    return balanced_layout(lengths, costs, layout.tokens, ranks)
+
+
 def _joined(parts: list[np.ndarray], kind: type) -> torch.Tensor:
     return torch.from_numpy(np.concatenate(parts) if parts else np.zeros(0, dtype=kind))
 
@@ -193,12 +204,10 @@ def micro_batches(
 
     A micro-batch without rows is carried as the first row with weight zero: every rank makes the same calls.
     """
-    if layout.flat:
-        lengths = [len(tokens[row].ids) for row in rows]
-        costs = [len(tokens[row].ids) + layout.target_cost * tokens[row].target_length for row in rows]
-        mine = balanced_layout(lengths, costs, layout.tokens, ranks)[rank]
-    else:
-        mine = padded_layout(len(rows), layout.rows, ranks)[rank]
+    long = np.array([layout.border is not None and len(tokens[row].ids) > layout.border for row in rows], dtype=bool)
+    mine = []
+    for side in (np.flatnonzero(~long), np.flatnonzero(long)):
+        mine += [side[places] for places in _places(tokens, rows[side], layout, ranks)[rank]] if len(side) else []
     batches = []
     for places in mine:
         chosen = places if len(places) else np.zeros(1, dtype=np.int64)

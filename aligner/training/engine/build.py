@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from aligner.models import fit_embedding, load_config, load_model
+from aligner.quantised import unpacking
 from aligner.training.config import RunConfig
 from aligner.training.distributed.hardware import dtype_of
 from aligner.training.distributed.ranks import Ranks
@@ -16,6 +17,7 @@ from aligner.training.engine.attention import FAMILIES, supports
 from aligner.training.engine.batching import Layout
 from aligner.training.engine.engine import Engine, load_partitioned, numel
 from aligner.training.engine.recompute import recompute_activations
+from aligner.training.engine.rotations import rotation_border
 from aligner.training.engine.zero import deepspeed_config
 from aligner.training.plan import Plan
 from aligner.training.stages import Stage
@@ -28,8 +30,11 @@ def build_engine(config: RunConfig, stage: Stage, plan: Plan, ranks: Ranks, toke
     o, trusted = stage.optimization, config.model.trust_remote_code
     ds_config = deepspeed_config(o, config.launch, load_config(stage.start_from, trusted))
     torch.manual_seed(o.seed)  # of rows that the embedding may be given for new tokens
-    load = partial(load_model, stage.start_from, dtype_of(config), trusted)
-    model = load_partitioned(ds_config, load, partial(fit_embedding, tokenizer=tokenizer))
+    packed = unpacking(stage.start_from, trusted)
+    if packed:
+        log.info("  %s is quantised: it is unpacked, and trained and written in full", stage.start_from)
+    load = partial(load_model, stage.start_from, dtype_of(config), trusted, **packed)
+    model = load_partitioned(ds_config, load, partial(fit_embedding, tokenizer=tokenizer), whole_first=bool(packed))
     recompute_activations(model, config.recomputed)
     if o.tf32:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -53,5 +58,6 @@ def layouts(config: RunConfig, engine: Engine, pad: int, longest: int) -> tuple[
     train_rows, eval_rows = o.per_device_train_batch_size, config.data.per_device_eval_batch_size
     most_tokens = o.tokens_per_micro_batch or train_rows * length
     target_cost = head / max(1, body)
-    train_layout = Layout(flat, train_rows, most_tokens, pad, target_cost)
-    return train_layout, Layout(flat, eval_rows, eval_rows * length, pad, target_cost)
+    border = rotation_border(model.config)
+    train_layout = Layout(flat, train_rows, most_tokens, pad, target_cost, border)
+    return train_layout, Layout(flat, eval_rows, eval_rows * length, pad, target_cost, border)

@@ -35,10 +35,23 @@ BETAS = (0.9, 0.95)  # paper, table 22
 
 
 def load_partitioned(
-    config: dict[str, Any], load: Callable[[], PreTrainedModel], grow: Callable[[PreTrainedModel], None]
+    config: dict[str, Any],
+    load: Callable[[], PreTrainedModel],
+    grow: Callable[[PreTrainedModel], None],
+    whole_first: bool = False,
 ) -> PreTrainedModel:
-    """Load a model, then grow it, so that under ZeRO-3 each rank keeps its share alone. AssertionError if it did not."""
+    """Load a model, then grow it, so that under ZeRO-3 each rank keeps its share alone. AssertionError if it did not.
+
+    `whole_first`: every rank loads all of it into its host's memory, and then keeps its share (what is quantised is unpacked
+    as a whole).
+    """
     split = config["zero_optimization"]["stage"] == 3
+    if split and whole_first:
+        unset_hf_deepspeed_config()
+        model = load()
+        grow(model)
+        deepspeed.zero.Init(module=model, config_dict_or_path=config)
+        return model
     unset_hf_deepspeed_config()
     partitioning = HfDeepSpeedConfig(config) if split else None  # transformers uses it as long as this object lives
     model = load()
@@ -50,13 +63,20 @@ def load_partitioned(
     return model
 
 
+def is_undecayed(name: str, parameter: torch.nn.Parameter) -> bool:
+    """Whether weight decay leaves a parameter alone: biases, norms, and whatever is no matrix or says so itself (a state
+    space's A_log and D, an attention's sinks)."""
+    named = "bias" in name or "norm" in name.lower() or "ln_" in name
+    return named or len(shape_of(parameter)) < 2 or getattr(parameter, "_no_weight_decay", False) or "A_log" in name
+
+
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """AdamW's groups: biases and norms are not decayed."""
+    """AdamW's groups: biases, norms and their like are not decayed."""
     undecayed: list[torch.nn.Parameter] = []
     decayed: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (undecayed if "bias" in name or "norm" in name.lower() or "ln_" in name else decayed).append(parameter)
+            (undecayed if is_undecayed(name, parameter) else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
@@ -95,6 +115,11 @@ class Engine:
     def _note_if_nonfinite(self, gradient: torch.Tensor) -> None:
         """Note, without waiting for the device, whether a gradient is finite (its sum is not, if one entry is not)."""
         self._nonfinite += (~torch.isfinite(gradient.sum(dtype=torch.float32))).float()
+
+    def pad_rows(self) -> None:
+        """Take padded micro-batches from here on."""
+        self.flat = False
+        self.deepspeed.module.set_flat(False)
 
     def forward(self, batch: MicroBatch) -> torch.Tensor:
         """The weighted negative log-likelihood of a micro-batch. Through the engine: under ZeRO-3 nothing else is right."""

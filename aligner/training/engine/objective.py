@@ -19,15 +19,26 @@ class Objective(torch.nn.Module):
 
     def __init__(self, model: PreTrainedModel, flat: bool) -> None:
         super().__init__()
-        self.model, self.flat = model, flat
+        self.model, self.flat = model, False
         self.softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-        if flat:
-            model.set_attn_implementation(SEGMENTS)
-            attention = model.get_decoder().config._attn_implementation
-            assert attention == SEGMENTS, f"the model attends by {attention}: records would see each other"
+        self.attention = model.config._attn_implementation
+        self.set_flat(flat)
 
-    def forward(self, batch: MicroBatch) -> torch.Tensor:
-        """The micro-batch's weighted negative log-likelihood."""
+    def set_flat(self, flat: bool) -> None:
+        """Take flattened micro-batches from here on, or padded ones."""
+        if flat != self.flat:
+            self.flat = flat
+            self.model.set_attn_implementation(SEGMENTS if flat else self.attention)
+            attention = self.model.get_decoder().config._attn_implementation
+            assert (attention == SEGMENTS) == flat, f"the model attends by {attention}: records would see each other"
+
+    def forward(self, batch: MicroBatch, own: bool = False) -> torch.Tensor:
+        """The micro-batch's weighted negative log-likelihood; or the model's own loss of one row that is not padded."""
+        if own:
+            labels_N = torch.full_like(batch.ids_BL[0], -100)
+            labels_N[batch.target_positions_T + 1] = batch.targets_T
+            own_loss: torch.Tensor = self.model(input_ids=batch.ids_BL, labels=labels_N[None], use_cache=False).loss
+            return own_loss
         if not self.flat:
             logits_BLV = self.model(input_ids=batch.ids_BL, attention_mask=batch.attention_BL, use_cache=False).logits
             return weighted_nll(logits_BLV, batch.target_positions_T, batch.targets_T, batch.weights_T)

@@ -6,11 +6,19 @@ import torch
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from aligner.records import UserError
+
 
 def recompute_activations(model: PreTrainedModel, layers: str) -> None:
-    """Set what a model recomputes. `layers`: all, some (every second decoder layer) or none. Values stay the same, bit for bit."""
+    """Set what a model recomputes. `layers`: all, some (every second decoder layer) or none. Values stay the same, bit for bit.
+
+    UserError where it cannot.
+    """
     if layers == "none":
         return
+    if not model.supports_gradient_checkpointing:
+        name = f"{model.config._name_or_path}: {type(model).__name__}"
+        raise UserError(f"{name} cannot recompute activations. Give --gradient_checkpointing False.")
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if layers == "some":
         for layer in checkpointed_layers(model)[::2]:

@@ -19,9 +19,9 @@ from aligner.models import quiet_libraries
 from aligner.records import UserError, system_error
 from aligner.training.checkpoint.resume import run_lock
 from aligner.training.config import RunConfig
-from aligner.training.distributed.hardware import resolved
+from aligner.training.distributed.hardware import gpus_here, resolved
 from aligner.training.distributed.heartbeat import has_launcher, heartbeat
-from aligner.training.distributed.launcher_variables import rank_variables, single_rank
+from aligner.training.distributed.launcher_variables import idle_gpus, rank_variables, single_rank
 from aligner.training.distributed.ranks import connect
 from aligner.training.distributed.stop_signals import (
     EXIT_AGAIN,
@@ -68,6 +68,8 @@ def run_rank(arguments: Sequence[str]) -> int:
         if config.launch.dry_run:
             raise UserError("--dry_run is for scripts/sft-correction.sh; this program trains.")
         quiet_libraries()
+        if not has_launcher() and (idle := idle_gpus(os.environ, gpus_here())):
+            log.warning("%s", idle)
         train(config, rank)
     except Stopped as stopped:
         log.warning("%s", stopped)

@@ -16,12 +16,14 @@ from aligner.models import load_tokenizer
 from aligner.plots import draw_loss
 from aligner.records import UserError
 from aligner.training.checkpoint import save_and_load
+from aligner.training.checkpoint.folder_writer import plan_folder
 from aligner.training.checkpoint.resume import RunState, begin_run, read_state
 from aligner.training.config import RunConfig
 from aligner.training.distributed.ranks import Ranks
 from aligner.training.distributed.stop_signals import Stopped
 from aligner.training.engine.build import build_engine, layouts
 from aligner.training.engine.engine import Engine, release_memory
+from aligner.training.engine.objective_check import check_objective
 from aligner.training.finetune.announce import announce
 from aligner.training.finetune.loop import TrainState, train
 from aligner.training.finetune.metrics import Metrics
@@ -69,6 +71,9 @@ def train_stage(
         write_text(stage.folder / "command.sh", rerun_script(config))
         announce(stage, plan, data, tally, held_out_tally)
     engine = build_engine(config, stage, plan, ranks, tokenizer)
+    plan_folder(engine.model)  # what could not be written in the end is refused here
+    rows = min(stage.optimization.per_device_train_batch_size, plan.records)
+    check_objective(engine, train_tokens, rows, tokenizer.pad_token_id)
     start = load_state(engine, run_state)
     metrics = (
         Metrics(config.output, stage.folder, stage.name, plan.updates, start, card.config) if ranks.first else None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from aligner.demo import locate
 from aligner.models import load_tokenizer
+from aligner.quantised import check_unpacking
 from aligner.records import UserError
 from aligner.training.config import RunConfig
 from aligner.training.datasets.mixture import identity_size
@@ -70,6 +71,7 @@ def report(flags: Sequence[str], request: PlanRequest) -> tuple[list[str], bool]
     slots = request.gpus_per_node
     hardware = Hardware(gpus, min(gpus, slots), int(request.gpu_memory * GB), cpu, slots)
     shape = shape_of_model(name, config.model.trust_remote_code)
+    check_unpacking(name, shape.config)
     size = size_of(shape)
     where = f"{gpus} x {request.gpu_memory:g} GB" + (f" in {hardware.nodes} nodes" if hardware.nodes > 1 else "")
     kind = "16 bit" if is_half(config) else "32 bit"
