@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from aligner import __version__
 from aligner.commands import calibrate, check, correct, evaluate, export, plan, serve
 from aligner.records import UserError, system_error
+from aligner.surroundings import prepare_process
 
 Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
 COMMANDS: dict[str, Command] = {
@@ -49,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0; 1 where rows are wrong or failed; 2 for what the user can mend; 70 for a fault
     of this program, with its traceback."""
+    prepare_process(sys.argv if arguments is None else arguments)
     commands = parser()
     args, rest = commands.parse_known_args(arguments)
     if rest and args.command != "plan":

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from aligner.file_systems import wait_for_disk
 from aligner.records import DataError, Origin, UserError
 
 COMPLETED = "COMPLETED"
@@ -186,7 +187,7 @@ def whole_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any
             yield stream
             stream.flush()
             if not in_place:
-                os.fsync(stream.fileno())
+                wait_for_disk(stream.fileno())
         if not in_place:
             beside.replace(final)
     except OSError as error:  # a full disk is not said with a name
@@ -200,7 +201,7 @@ def whole_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any
 def sync(file: Path) -> None:
     """Wait until a file's bytes are on the disk: a power failure then leaves no hole in what is renamed after."""
     with file.open("rb") as stream:
-        os.fsync(stream.fileno())
+        wait_for_disk(stream.fileno())
 
 
 def refuse_overwriting(output: str, *inputs: str) -> None:
@@ -272,8 +273,12 @@ def remove_folder(folder: Path) -> None:
     if folder.exists():
         doomed = folder.with_name(f"{folder.name}.removing")
         shutil.rmtree(doomed, ignore_errors=True)
-        folder.replace(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+        try:
+            folder.replace(doomed)
+        except OSError:  # a file system that cannot rename a folder: first its mark goes
+            doomed = folder
+            (folder / COMPLETED).unlink(missing_ok=True)
+        shutil.rmtree(doomed, ignore_errors=doomed != folder)
 
 
 def is_completed(folder: str | os.PathLike[str]) -> bool:

@@ -3,7 +3,7 @@
 #   bash scripts/test.sh [pytest arguments]      the quick ones
 #   bash scripts/test.sh --slow [...]            the slow ones
 set -eu
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" test
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/environment.sh" test
 cd "$root"
 marker="not slow"
 if [ "${1:-}" = "--slow" ]; then

@@ -17,7 +17,8 @@ RAW = [f"training.datasets.raw.{f.stem}" for f in sorted((PACKAGE / "training/da
 
 # Each module imports only from those above it.
 ORDER = [
-    "records", "files", "locks", "hub", "prompts", "encoder", "card", "models", "console", "demo", "quality.edits", "plots",
+    "records", "file_systems", "files", "locks", "network", "surroundings", "relay", "packages", "hub", "prompts", "encoder",
+    "card", "models", "console", "demo", "quality.edits", "plots",
     "training.config", "training.flags", "training.datasets.options", "training.datasets.registry",
     "training.datasets.preference", "training.datasets.raw", *RAW, "training.datasets", "training.datasets.mixture",
     "training.datasets.supervised", "training.datasets.cache", "training.plan", "training.stages",
@@ -30,7 +31,8 @@ ORDER = [
     "training.planning.shapes", "training.planning.memory", "training.planning.memory_plan", "training.planning.report",
     "quality.suspicions", "quality.check", "inference.drafts", "inference.row_cache",
     "inference.greedy", "inference.sampling", "inference.corrector", "inference.servers", "inference.served",
-    "inference.journal", "inference.correct_file", "inference.command", "launch.report", "launch.launch", "launch.__main__",
+    "inference.journal", "inference.correct_file", "inference.command", "launch.report", "launch.launch", "launch.prepare_offline",
+    "launch.__main__",
     "serving.dialogue", "serving.gate", "serving.worker", "serving.protocol", "serving.upstream",
     "serving.shadow", "serving.exchange", "serving.app", "serving.command", "evaluation.rates", "evaluation.pairs",
     "evaluation.dimensions", "evaluation.judges.judge", "evaluation.judges.human", "evaluation.judges.served",
@@ -171,7 +173,8 @@ def test_the_top_level_is_what_it_should_be():
 
 
 def test_the_readme_names_every_file_of_the_package_and_each_dependency():
-    text = (ROOT / "README.md").read_text()
+    rooms = (ROOT / "README.md", *PACKAGE.rglob("README.md"), *(ROOT / "scripts").glob("README.md"))
+    text = "".join(file.read_text() for file in rooms)
     for file in FILES:
         if file.name not in ("__init__.py", "__main__.py"):
             assert file.name in text, file

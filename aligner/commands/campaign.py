@@ -12,6 +12,7 @@ from aligner.commands.evaluate import add_flags as evaluate_flags
 from aligner.evaluation.campaign import Campaign, read_campaign, run
 from aligner.evaluation.steps import Flags
 from aligner.records import UserError
+from aligner.surroundings import prepare_process
 
 GIVEN = {"input", "output", "after", "dimensions"}  # what the campaign says itself
 
@@ -42,6 +43,7 @@ def main(arguments: list[str]) -> int:
     about = "Upstream answers -> corrected -> judged -> report, for a list of upstreams. Run again, it goes on where it was."
     parser = argparse.ArgumentParser(prog="bash scripts/evaluate.sh", description=about)
     parser.add_argument("config", metavar="CONFIG.yaml", help="configs/evaluation/upstreams.yaml is an example")
+    prepare_process(arguments)
     try:
         file = parser.parse_args(arguments).config
         campaign = read_campaign(file)

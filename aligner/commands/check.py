@@ -7,8 +7,7 @@ import json
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
+from aligner.console import progress
 from aligner.files import refuse_overwriting
 from aligner.records import UserError
 
@@ -61,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
             refuse_overwriting(output, *read, *([other] if other else []))
     options = Options(tuple(args.columns), args.prefer, args.multi_turn)
     keep = 0 if not args.model_name_or_path else None if args.exact or args.dump or "cut" in args.fail_on else SAMPLE
-    bar = partial(tqdm, desc="reading", unit=" rows", delay=2)
+    bar = partial(progress, desc="reading", unit=" rows", delay=2)
     report = examine(args.data, options, args.eval_datasets, keep, args.output, bar)
     lines, tally = _tokens(args, report) if report.records else ([], None)
     said = {**report.as_json(), "tokens": lines} if args.json else None
@@ -86,7 +85,7 @@ def _tokens(args: argparse.Namespace, report: Report) -> tuple[list[str], Tally 
     quiet_libraries()
     template = choose_template(args.prompt_template, report.templates)
     encoder = Encoder(load_tokenizer(locate(args.model_name_or_path)))
-    bar = partial(tqdm, desc="tokenising", delay=2)
+    bar = partial(progress, desc="tokenising", delay=2)
     try:
         lines, tally = examine_tokens(report.records, template, encoder, args.max_length, args.dump, bar)
     except UserError as error:  # no row has room for a target

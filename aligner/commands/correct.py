@@ -8,9 +8,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from aligner.commands.shared_flags import add_model_flags, add_server_flags
+from aligner.console import progress
 from aligner.files import refuse_overwriting
 from aligner.records import UserError
 
@@ -79,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is Ctrl-C
     work, journal = work_of(args), Path(f"{args.output}.journal")
     try:
-        report = correct_file(work, partial(tqdm, unit=" rows"))
+        report = correct_file(work, partial(progress, unit=" rows"))
     except (KeyboardInterrupt, OSError, ServerGone):
         if journal.exists():
             print(f"what was done is kept in {journal}: the same command goes on", file=sys.stderr)

@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from aligner.console import progress
 from aligner.evaluation.alpaca_eval import AlpacaEval, run
 from aligner.evaluation.course import Course
 from aligner.evaluation.course import lines as course_lines
@@ -89,7 +90,7 @@ def _evaluate(
     if work.systems:
         figures["elo"], figures["verdicts"] = standings(work.systems, judged), unpooled(figures["verdicts"])
     if work.course:
-        figures["course"] = work.course.run(pairs, work.output / "models", partial(tqdm, delay=2))
+        figures["course"] = work.course.run(pairs, work.output / "models", partial(progress, delay=2))
     if work.alpaca:
         figures["alpaca_eval"] = run(work.alpaca, pairs, work.output / "alpaca_eval")
     write_lines(work.output / "verdicts.jsonl", (_line(each) for each in judged))
@@ -126,7 +127,7 @@ def _judged(work: Work, judge: Judge, pairs: Sequence[Pair]) -> list[Judged]:
 def watched(replies: Iterable[Any], total: int, **bar: Any) -> Iterator[Any]:
     """The replies as they come, behind a bar; after the first ones it is said how long the others will take."""
     began = time.monotonic()
-    for count, reply in enumerate(tqdm(replies, total=total, delay=2, **bar), 1):
+    for count, reply in enumerate(progress(replies, total=total, delay=2, **bar), 1):
         yield reply
         if count == FIRST and total >= 2 * FIRST:
             rest = (time.monotonic() - began) / FIRST * (total - FIRST)

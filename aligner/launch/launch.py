@@ -17,10 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from aligner.console import speak
+from aligner.file_systems import require_usable
 from aligner.files import is_completed, remove_folder
 from aligner.launch.report import show_examples, show_result
 from aligner.models import load_tokenizer, quiet_libraries
 from aligner.records import UserError, system_error
+from aligner.relay import outlive_readers
 from aligner.training.checkpoint.resume import another_run, clear, standing, the_only_run
 from aligner.training.config import RunConfig
 from aligner.training.distributed import heartbeat, stop_signals
@@ -62,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if started is not None:
             os.environ.update(started)
             return run_as_rank(completed_flags(given))
-        return run(completed_flags(given))
+        with outlive_readers():
+            return run(completed_flags(given))
     except (UserError, OSError) as error:
         log.error("%s", system_error(error) if isinstance(error, OSError) else error)
         return 2
@@ -114,6 +117,7 @@ def run(config: RunConfig) -> int:
     if config.launch.dry_run:
         rehearse(config, planned, ranks)
         return 0
+    require_usable(stages(config)[-1].folder)
     with the_only_run(stages(config)[-1].folder) as folder:
         if stop_signals.is_requested(folder):
             log.warning("%s: an old request to stop is removed", folder / stop_signals.REQUEST)

@@ -8,9 +8,8 @@ import socket
 from pathlib import Path
 
 import uvicorn
-from tqdm import tqdm
 
-from aligner.console import speak
+from aligner.console import progress, speak
 from aligner.demo import locate
 from aligner.inference.correct_file import read_items
 from aligner.inference.corrector import Corrected, Corrector, Request, Settings, check_feedback
@@ -76,13 +75,13 @@ def calibrate(args: argparse.Namespace) -> list[str]:
         )
     _, corrector = opened(args)
     requests = [Request(item.fields["question"], item.fields["answer"]) for item in items]
-    made = dict(tqdm(corrector.stream(requests), total=len(requests), desc="correcting", unit=" rows"))
+    made = dict(progress(corrector.stream(requests), total=len(requests), desc="correcting", unit=" rows"))
     kept = [place for place, outcome in sorted(made.items()) if isinstance(outcome, Corrected)]
     prompts = [corrector.template.render(*requests[place]) for place in kept]
     pairs = corrector.encoder.pairs(prompts, [requests[place].answer for place in kept])
     values = [
         confidence(corrector.model, prompt, answer)
-        for prompt, answer, _ in tqdm(pairs, desc="asking for confidence", unit=" rows")
+        for prompt, answer, _ in progress(pairs, desc="asking for confidence", unit=" rows")
     ]
     points = curve(values, [not made[place].edits.identical for place in kept])
     chosen = choose(points, args.missed)

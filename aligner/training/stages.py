@@ -11,9 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from aligner.card import Card, package_versions
+from aligner.console import progress
 from aligner.demo import locate
 from aligner.encoder import Encoder
 from aligner.models import fingerprint, load_config
@@ -113,7 +112,7 @@ def tokens_of(
     """The records of one side as tokens, and what became of all its rows."""
     if not records:
         return [], Tally()
-    bar = partial(tqdm, desc="tokenising", delay=2)
+    bar = partial(progress, desc="tokenising", delay=2)
     what = records, data.template, encoder, config.model.max_length, config.data.overlength
     tokens, tally = cache.kept(cache.name_of(*what), lambda: tokenise(*what, progress=bar))
     for row in skipped:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from aligner.card import card_from, write_card
 from aligner.demo import locate
+from aligner.file_systems import give_usual_mode, move_folder
 from aligner.files import COMPLETED, remove_folder
 from aligner.models import fit_embedding, greedy_settings, load_model, load_tokenizer
 from aligner.records import UserError
@@ -51,13 +52,12 @@ def export_state(state: Path, output: Path, trusted: bool, progress: Progress) -
     try:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        for file in partial.glob("*.safetensors"):  # written for its owner alone
-            file.chmod((partial / "config.json").stat().st_mode)
+        give_usual_mode(*partial.iterdir())
         stage = f"{card.stage}, after update {read['update']}"
         write_card(partial, replace(card, stage=stage, settings={**card.settings, "stage": stage}))
         if output.exists():
             output.rmdir()
-        partial.replace(output)
+        move_folder(partial, output)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{partial} cannot be written ({error}). Make room and run the same command again.") from None
     finally:

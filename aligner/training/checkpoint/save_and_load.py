@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
+from aligner.file_systems import give_usual_mode, move_folder
 from aligner.files import COMPLETED, remove_folder, sync, write_json, write_text
 from aligner.models import greedy_settings, load_model
 from aligner.records import UserError
@@ -41,7 +42,7 @@ def save(engine: Engine, output: Path, state: dict[str, Any], keep: int) -> None
         write_json(partial / "state.json", {**state, **own, "shapes": _shapes(engine)})
         write_text(partial / COMPLETED, "")
         remove_folder(output / "checkpoints" / name)
-        partial.replace(output / "checkpoints" / name)
+        move_folder(partial, output / "checkpoints" / name)
         rotate(output, keep)
 
     engine.ranks.first_decides(put_in_place)
@@ -75,6 +76,7 @@ def write_rank(engine: Engine, folder: Path) -> None:
             for kind, tensor in {"weight": flat, **moments(engine, flat)}.items():
                 file = mine / f"{kind}-{number}.safetensors"
                 save_file({"flat": tensor.detach().flatten().cpu()}, file)
+                give_usual_mode(file)
                 sync(file)
         write_json(mine / "pieces.json", pieces(engine))
     except (OSError, SafetensorError) as error:
@@ -252,8 +254,7 @@ def _move_into_place(partial: Path, output: Path) -> None:
     """Replace an earlier export by a whole new one: weights of another number of shards must not stay beside."""
     for old in output.glob("model*.safetensors*"):
         old.unlink()
-    readable = (partial / "config.json").stat().st_mode  # safetensors writes for its owner alone
     for file in sorted(partial.iterdir()):
-        file.chmod(readable)
+        give_usual_mode(file)
         file.replace(output / file.name)
     partial.rmdir()

@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from aligner.card import Card, write_card
 from aligner.console import speak
+from aligner.file_systems import require_usable
 from aligner.files import COMPLETED, write_text
 from aligner.models import fit_embedding, load_config, load_model, load_tokenizer, quiet_libraries
 from aligner.plots import draw_loss
@@ -192,6 +193,7 @@ def begin(config: RunConfig, stage: Stage, card: Card, ranks: Ranks) -> Standing
     """
 
     def look() -> Standing:
+        require_usable(stage.folder)
         if config.output.resume == "never":
             clear(stage.folder)
         found = standing(config, stage.folder, card)
