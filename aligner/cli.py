@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from aligner import __version__
-from aligner.commands import calibrate, check, correct, evaluate, export, plan, serve
+from aligner.commands import calibrate, check, correct, doctor, evaluate, export, plan, serve
 from aligner.records import UserError, system_error
 from aligner.surroundings import prepare_process
 
@@ -21,6 +21,7 @@ COMMANDS: dict[str, Command] = {
         check.run,
     ),
     "plan": ("say what a run needs and how long it takes, before it costs anything", plan.add_flags, plan.run),
+    "doctor": ("look at this machine and a run's hosts before a GPU hour is spent", doctor.add_flags, doctor.run),
     "correct": ("correct the answers of a file", correct.add_flags, correct.run),
     "evaluate": (
         "say whether corrections helped: judged in both orders, counted, shown",
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare_process(sys.argv if arguments is None else arguments)
     commands = parser()
     args, rest = commands.parse_known_args(arguments)
-    if rest and args.command != "plan":
+    if rest and args.command not in ("plan", "doctor"):
         commands.error(f"unrecognized arguments: {' '.join(rest)}")
     args.rest = rest  # flags of training
     try:

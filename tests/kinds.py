@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = ("test_environment_script.py", "test_surroundings.py")
+FILES = ("test_environment_script.py", "test_surroundings.py", "test_launchers.py")
 OUTCOMES: dict[str, Counter[str]] = {}  # kind -> passed, failed, skipped
 
 

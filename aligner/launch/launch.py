@@ -27,7 +27,14 @@ from aligner.training.checkpoint.resume import another_run, clear, standing, the
 from aligner.training.config import RunConfig
 from aligner.training.distributed import heartbeat, stop_signals
 from aligner.training.distributed.hardware import gpu_memory, gpus_here, ranks_here, resolved, threads_per_rank
-from aligner.training.distributed.hosts import forwarded, is_here, launcher_words, read_hostfile, remote_words
+from aligner.training.distributed.hosts import (
+    forwarded,
+    hostfile_for_deepspeed,
+    is_here,
+    launcher_words,
+    read_hostfile,
+    remote_words,
+)
 from aligner.training.distributed.launcher_variables import free_port, rank_variables
 from aligner.training.distributed.stop_signals import EXIT_AGAIN
 from aligner.training.flags import ROOT, parse, parser, to_flags
@@ -217,7 +224,7 @@ def launch_command(config: RunConfig, stage: Stage, ranks: int) -> list[str]:
 def placement(config: RunConfig, ranks: int) -> list[str]:
     """Where DeepSpeed's launcher puts the ranks. With --num_gpus it would forget CUDA_VISIBLE_DEVICES, so those are named."""
     if config.launch.hostfile:
-        return ["--hostfile", config.launch.hostfile]
+        return ["--hostfile", hostfile_for_deepspeed(config.launch.hostfile, stages(config)[-1].folder)]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if visible and gpus_here():
         if not all(word.strip().isdigit() for word in visible.split(",")):
