@@ -304,13 +304,16 @@ def create(new: Path) -> None:
     )
 
 
-def mend(venv: Path, extra: str, lacking: list[str]) -> None:
+def mend(venv: Path, extra: str, lacking: list[str] | None) -> None:
     """Complete an environment in place: what is missing, and anew what has lost files."""
     aside = f"Move it aside (mv {venv} {venv}.old) and run this again: a new one is made"
-    damaged = [line.split()[0] for line in lacking if " has lost " in line]
-    install(venv, extra, log_of(venv), damaged)
-    if left := lacks(venv, extra):
-        raise Refusal(f"{venv}: {left[0]}, still. {aside}.")
+    for _ in range(2):  # what reads versions may be missing itself: then the first round shows what else is
+        damaged = [line.split()[0] for line in lacking or () if " has lost " in line]
+        install(venv, extra, log_of(venv), damaged)
+        if not (lacking := lacks(venv, extra)):
+            break
+    if lacking:
+        raise Refusal(f"{venv}: {lacking[0]}, still. {aside}.")
     verify(venv, extra, log_of(venv))
     put_command(venv)
 

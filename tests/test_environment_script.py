@@ -14,11 +14,13 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
+NEEDS = "Requires-Dist: below\nRequires-Dist: packaging\n"  # as transformers does
 PYTHON = Path(sys._base_executable).resolve()
 RUN = """set -eu
 source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/environment.sh" "${EXTRA:-}"
@@ -56,12 +58,22 @@ def wheel(folder: Path, name: str, version: str, needs: str = "", code: str = ""
             archive.writestr(path, text)
 
 
+def wheel_of(name: str, folder: Path) -> None:
+    """A wheel of a package that is installed here."""
+    package = distribution(name)
+    with zipfile.ZipFile(folder / f"{name}-{package.version}-py3-none-any.whl", "w") as archive:
+        for path in package.files or []:
+            if not path.parts[0].startswith("..") and path.suffix != ".pyc":
+                archive.write(path.locate(), str(path))
+
+
 @pytest.fixture(scope="session")
 def packages(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("packages")
     wheel(folder, "below", "1.0")
+    wheel_of("packaging", folder)
     for version in ("0.9", "1.2", "1.3"):
-        wheel(folder, "tiny", version, "Requires-Dist: below\n", "import below")
+        wheel(folder, "tiny", version, NEEDS, "import below")
     wheel(folder, "tinytest", "1.0")
     return folder
 
@@ -388,7 +400,7 @@ def test_packages_that_cannot_be_imported_are_no_environment(tmp_path, packages)
         broken,
         "tiny",
         "1.2",
-        "Requires-Dist: below\n",
+        NEEDS,
         "raise OSError('libcudart.so.13: cannot open shared object file')",
     )
     project = Project(tmp_path / "project", broken).lay()

@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -168,13 +169,18 @@ def test_a_run_outlives_its_reader(how, tiny_model, tmp_path):
 
 
 @pytest.mark.kind("no home and no name")
-def test_a_user_id_without_a_home_keeps_its_caches_beside_the_output(tiny_model, tmp_path):
+def test_a_user_id_without_a_home_keeps_its_caches_beside_the_output(tiny_model):
     if os.geteuid() != 0:
         pytest.skip("needs root, to be another user id")
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == 0 and folder != Path("/"):
-            folder.chmod(folder.stat().st_mode | 0o055)
-    model, place = shutil.copytree(tiny_model, tmp_path / "model"), tmp_path / "results"
+    with tempfile.TemporaryDirectory() as shared:  # another pytest would close the folders of this one
+        Path(shared).chmod(0o755)
+        run_without_home(Path(shared), tiny_model)
+
+
+def run_without_home(shared: Path, tiny_model: Path) -> None:
+    """A run by a user id that has no entry in the list of users."""
+    model, place = shutil.copytree(tiny_model, shared / "model"), shared / "results"
+    model.chmod(0o755)
     place.mkdir()
     place.chmod(0o777)
     probe = subprocess.run(
