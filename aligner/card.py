@@ -1,4 +1,4 @@
-"""aligner.json: what a checkpoint says of itself. It carries the prompt it was trained with, the text and not a name."""
+"""aligner.json: the description of a checkpoint, with the text of the prompt it was trained with."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from aligner.records import UserError
 
 log = logging.getLogger("aligner")
 FILE = "aligner.json"
-PACKAGES = ("aligner", "torch", "transformers", "deepspeed", "datasets", "accelerate")
+PACKAGES = ("qac-aligner", "torch", "transformers", "deepspeed", "datasets", "accelerate")
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a checkpoint says of itself.
+    """The description of a checkpoint.
 
     `settings` holds the flags that decide the weights; `data` the specs with sha256 and tallies, and under `deciding`
-    what of them does; `config` every flag of the run.
+    the part of them that does; `config` every flag of the run.
     """
 
     prompt: PromptTemplate
@@ -38,23 +38,26 @@ class Card:
     config: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
-    def deciding(self) -> dict[str, Any]:
-        """What decides the weights, by name: two cards that agree here describe the same run."""
+    def fingerprint_fields(self) -> dict[str, Any]:
+        """All that decides the weights, by name: two cards that agree in it describe the same run."""
         return {
-            "prompt": self.prompt.text, "base_model": self.base_model_sha256,
-            "records_per_update": self.records_per_update, **self.data["deciding"], **self.settings,
-        }  # fmt: skip
+            "prompt": self.prompt.text,
+            "base_model": self.base_model_sha256,
+            "records_per_update": self.records_per_update,
+            **self.data["deciding"],
+            **self.settings,
+        }
 
 
 def differences(old: Card, new: Card) -> list[str]:
-    """The names of what decides the weights and differs, with both values where they are short."""
-    before, after = old.deciding(), new.deciding()
-    found = []
+    """The names of the fingerprint fields that differ, with both values where they are short."""
+    before, after = old.fingerprint_fields(), new.fingerprint_fields()
+    names = []
     for name in sorted(before.keys() | after.keys()):
         if before.get(name) != after.get(name):
             values = f"{before.get(name)} -> {after.get(name)}"
-            found.append(f"{name} ({values})" if len(values) < 60 else name)
-    return found
+            names.append(f"{name} ({values})" if len(values) < 60 else name)
+    return names
 
 
 def package_versions() -> dict[str, str]:
@@ -84,7 +87,7 @@ def card_from(value: Any, place: str) -> Card:
     try:
         prompt = PromptTemplate(str(value["prompt"]["name"]), str(value["prompt"]["text"]))
         card = Card(**{**value, "prompt": prompt})
-        card.deciding()
+        card.fingerprint_fields()
         return card
     except UserError as error:
         raise UserError(f"{place}: {error}") from None
@@ -96,7 +99,7 @@ def prompt_of(folder: str, chosen: str | None) -> PromptTemplate:
     """The prompt to use with a model: the chosen one, else its card's. UserError names the known ones."""
     if chosen:
         template = find_template(chosen)
-        with suppress(UserError):  # a card that is none is what one may go without
+        with suppress(UserError):  # a broken card is no reason to refuse a chosen prompt
             own = read_card(folder) if Path(folder).is_dir() else None
             if own and own.prompt.text != template.text:
                 log.warning(
@@ -105,11 +108,27 @@ def prompt_of(folder: str, chosen: str | None) -> PromptTemplate:
         return template
     card = read_card(folder) if Path(folder).is_dir() else _hub_card(folder)
     if card is None:
-        raise UserError(
-            f"{folder} has no {FILE}, so nobody knows the prompt it was trained with. Pass --prompt_template with one "
-            f"of {', '.join(KNOWN)}, or with a YAML file (aligner-7b-v1.0 was trained with edit-pair)."
-        )
+        raise _no_card(folder)
     return card.prompt
+
+
+def _no_card(folder: str) -> UserError:
+    """What is wrong with a model without a card: it is not there, it is a resume state, or its prompt is unknown."""
+    place = Path(folder)
+    if (place / "state.json").is_file():
+        return UserError(
+            f"{folder} is a resume state, not a model. Write it as one: aligner export {folder} --output MODEL."
+        )
+    remedy = (
+        f"Pass --prompt_template with one of {', '.join(KNOWN)}, or with a YAML file (aligner-7b-v1.0 was trained with "
+        "edit-pair)."
+    )
+    if not place.is_dir():
+        return UserError(
+            f"'{folder}': there is no such folder, and no {FILE} of a model of that name can be fetched from the hub. Check the "
+            f"name. For a model that is on the hub without one: {remedy}"
+        )
+    return UserError(f"{folder} has no {FILE}, so the prompt it was trained with is unknown. {remedy}")
 
 
 def _hub_card(model: str) -> Card | None:

@@ -9,36 +9,42 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from aligner import __version__
-from aligner.commands import calibrate, check, correct, doctor, evaluate, export, plan, serve
+from aligner.commands import calibrate, campaign, check, correct, doctor, evaluate, export, plan, serve, train
 from aligner.records import UserError, system_error
 from aligner.surroundings import prepare_process
 
 Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
 COMMANDS: dict[str, Command] = {
+    "train": (
+        "train an Aligner on question, answer, correction; without flags the embedded default",
+        train.add_flags,
+        train.run,
+    ),
     "check": (
-        "say which rows of a data set are unusable, and why; exit 1 if there are any",
+        "list the unusable rows of a data set with reasons; exit 1 if there are any",
         check.add_flags,
         check.run,
     ),
-    "plan": ("say what a run needs and how long it takes, before it costs anything", plan.add_flags, plan.run),
+    "plan": ("estimate what a run needs and how long it takes, before it costs anything", plan.add_flags, plan.run),
     "doctor": ("look at this machine and a run's hosts before a GPU hour is spent", doctor.add_flags, doctor.run),
     "correct": ("correct the answers of a file", correct.add_flags, correct.run),
     "evaluate": (
-        "say whether corrections helped: judged in both orders, counted, shown",
+        "measure whether corrections helped: judged in both orders, counted, shown",
         evaluate.add_flags,
         evaluate.run,
     ),
-    "export": ("write what a resume state holds as a model folder", export.add_flags, export.run),
+    "export": ("write a resume state as a model folder", export.add_flags, export.run),
+    "campaign": ("answers of many upstreams: corrected, judged, in one table", campaign.add_flags, campaign.run),
     "serve": ("stand in front of a model's server and correct its answers", serve.add_flags, serve.run),
     "calibrate": (
-        "choose from which confidence on the server leaves an answer alone",
+        "choose the confidence from which on the server leaves an answer unchanged",
         calibrate.add_flags,
         calibrate.run,
     ),
 }
 
 
-def parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     top = argparse.ArgumentParser(prog="aligner", description="Correct a model's answers with a small Aligner.")
     top.add_argument("--version", action="version", version=f"aligner {__version__}")
@@ -49,11 +55,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0; 1 where rows are wrong or failed; 2 for what the user can mend; 70 for a fault
-    of this program, with its traceback."""
-    prepare_process(sys.argv if arguments is None else arguments)
-    commands = parser()
-    args, rest = commands.parse_known_args(arguments)
+    """Run one command. Returns the exit status: 0; 1 where rows are wrong or failed; 2 for an error that the user can correct;
+    70 for a fault of this program, with its traceback."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    prepare_process(given)  # before the libraries that read it
+    if given[:1] == ["train"]:  # it has a parser and exit statuses of its own
+        return train.run_flags(given[1:])
+    commands = command_parser()
+    args, rest = commands.parse_known_args(given)
     if rest and args.command not in ("plan", "doctor"):
         commands.error(f"unrecognized arguments: {' '.join(rest)}")
     args.rest = rest  # flags of training

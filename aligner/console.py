@@ -1,4 +1,4 @@
-"""How the program speaks: one logger to the screen and, in a run, to its train.log. Colour only on a terminal."""
+"""Logging: one logger to the screen and, in a run, to its train.log. Colour only on a terminal."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class _Screen(logging.Handler):
             tqdm.write(prefix + record.getMessage(), file=stream)
 
 
-def speak(log_file: Path | None = None, quiet: bool = False) -> None:
+def setup_logging(log_file: Path | None = None, quiet: bool = False) -> None:
     """Send this project's messages to the screen (unless quiet) and to a file where one is given."""
     logger = logging.getLogger("aligner")
     logger.setLevel(logging.INFO)

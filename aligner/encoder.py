@@ -22,7 +22,7 @@ ANCHORS = ("\n", "a", "1")
 
 
 class Encoder:
-    """A tokenizer as this project uses it: text is text, and what the tokenizer itself puts in front (BOS) stays."""
+    """A tokenizer as this project uses it: special strings in texts are text, and the tokenizer's own start tokens (BOS) stay."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         if tokenizer.eos_token_id is None:
@@ -38,7 +38,7 @@ class Encoder:
 
     @staticmethod
     def _front(full: Sequence[int], bare: Sequence[int]) -> list[int]:
-        """What stands before the text where the tokenizer also puts something behind it."""
+        """The ids before the text where the tokenizer also adds some behind it."""
         for start in range(len(full) - len(bare) + 1):
             if list(full[start : start + len(bare)]) == list(bare):
                 return list(full[:start])
@@ -69,7 +69,7 @@ class Encoder:
         return self._encode([text])[0]
 
     def fingerprint(self) -> str:
-        """A digest of everything the tokenizer is, as it will be saved. UserError where it cannot be."""
+        """A digest of the tokenizer's files. UserError where it cannot be."""
         with tempfile.TemporaryDirectory() as folder:
             try:
                 self.tokenizer.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""The only opener of data files, and the atomic writers: a finished file is a whole file."""
+"""Reading data files, and writing files and folders atomically: a finished one is a whole one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from aligner.file_systems import wait_for_disk
+from aligner.file_systems import move_folder, wait_for_disk
 from aligner.records import DataError, Origin, UserError
 
 COMPLETED = "COMPLETED"
@@ -24,7 +24,7 @@ FORMATS = "a JSON array, JSON lines (one object a line), Parquet, or a folder sa
 
 
 class Row(NamedTuple):
-    """One row of a data file before anybody looked at its fields."""
+    """One row of a data file, its fields not yet checked."""
 
     origin: Origin
     value: Any
@@ -60,13 +60,13 @@ def _decode(file: Path) -> str:
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON, which notes a key that stands in it twice."""
-    made = dict(pairs)
-    if len(made) < len(pairs):
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
         keys = [key for key, _ in pairs]
-        made[REPEATED] = next(key for key in made if keys.count(key) > 1)
-    elif (inside := _repeated(list(made.values()))) is not None:
-        made[REPEATED] = inside
-    return made
+        fields[REPEATED] = next(key for key in fields if keys.count(key) > 1)
+    elif (inside := _repeated(list(fields.values()))) is not None:
+        fields[REPEATED] = inside
+    return fields
 
 
 def _repeated(value: Any) -> str | None:
@@ -93,7 +93,7 @@ def _array_rows(file: Path) -> Iterator[Row | DataError]:
     try:
         values = json.loads(_decode(file), object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
-        raise DataError(str(file), None, _json_problem(error, "line {} "), "Mend the file there") from None
+        raise DataError(str(file), None, _json_problem(error, "line {} "), "Correct the file there") from None
     for number, value in enumerate(values, 1):
         yield _row(Origin(str(file), number), value)
 
@@ -190,7 +190,7 @@ def whole_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any
                 wait_for_disk(stream.fileno())
         if not in_place:
             beside.replace(final)
-    except OSError as error:  # a full disk is not said with a name
+    except OSError as error:  # the error of a full disk has no file name
         error.filename = error.filename or str(path)
         raise
     finally:
@@ -279,6 +279,23 @@ def remove_folder(folder: Path) -> None:
             doomed = folder
             (folder / COMPLETED).unlink(missing_ok=True)
         shutil.rmtree(doomed, ignore_errors=doomed != folder)
+
+
+@contextmanager
+def whole_folder(path: Path, one_writer: bool = True) -> Iterator[Path]:
+    """A folder beside `path` to write into, which takes its place only when the block ends without an error.
+
+    What a killed writer left is removed, unless several may write at once: then each has a folder of its own.
+    """
+    beside = path.with_name(f"{path.name}.partial" if one_writer else f"{path.name}.{os.getpid()}.partial")
+    remove_folder(beside)
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        remove_folder(path)
+        move_folder(beside, path)
+    finally:
+        remove_folder(beside)
 
 
 def is_completed(folder: str | os.PathLike[str]) -> bool:

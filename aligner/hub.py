@@ -35,7 +35,7 @@ class HubAddress:
 
 
 def is_hub_address(path: str) -> bool:
-    """Whether a path speaks of the hub and not of a file."""
+    """Whether a path is an address on the hub and not a file."""
     return path.startswith(PREFIX)
 
 
@@ -44,10 +44,10 @@ def parse_address(text: str, default: str | None = None) -> HubAddress:
 
     Raises UserError where it is not one.
     """
-    found = _ADDRESS.fullmatch(text)
-    if found is None:
+    match = _ADDRESS.fullmatch(text)
+    if match is None:
         raise UserError(f"'{text}' is not a hub address. Write hub:ORG/NAME[@REVISION][#CONFIG][/SPLIT].")
-    given = {name: value for name, value in found.groupdict().items() if value}
+    given = {name: value for name, value in match.groupdict().items() if value}
     base = parse_address(default) if default and is_hub_address(default) else None
     if base and given.get("repo", base.repo) == base.repo:
         given = {"repo": base.repo, "revision": base.revision, "config": base.config, "split": base.split} | given
@@ -67,7 +67,7 @@ def _builder(repo: str, revision: str, config: str | None) -> Any:
 
 
 def commit_of(address: HubAddress) -> str:
-    """The commit that the address's revision stands for now."""
+    """The commit that the address's revision names now."""
     return str(_opened(address).hash)
 
 

@@ -1,4 +1,4 @@
-"""One writer at a time: a lock file that the system gives up with the process that holds it."""
+"""One writer at a time: a lock file that the system releases with the process that holds it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def take(path: Path, busy: str) -> Callable[[], None]:
-    """Take a lock file, whose folder is made where it is missing. Returns what lets go of it.
+    """Take a lock file, whose folder is created where it is missing. Returns a function that releases it.
 
     UserError(busy) where another process has it. A file system without locks is warned of.
     """
@@ -31,8 +31,8 @@ def take(path: Path, busy: str) -> Callable[[], None]:
             raise
         log.warning("%s is on a file system without locks: see to it that no other run writes there", path.parent)
 
-    def let_go() -> None:
-        path.unlink(missing_ok=True)  # while it is held: nobody else can have taken it
+    def release() -> None:
+        path.unlink(missing_ok=True)  # while it is held: no other process can have taken it
         lock.release()
 
-    return let_go
+    return release

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -21,12 +22,13 @@ from transformers.utils import logging as transformers_logging
 from aligner.records import UserError
 
 END_OF_TEXT = "</s>"  # added only to a tokenizer that has no end-of-text token at all, as the original did
+FILLED = 0.75  # of a GPU's free memory that weights may take
 SAMPLE = 1 << 20  # bytes read at either end of a weight file to tell two models apart
 
 
 def quiet_libraries() -> None:
     """Keep transformers' and DeepSpeed's own notices and bars off the screen; errors still come through."""
-    warnings.filterwarnings("ignore", category=FutureWarning)  # what they will rename is not the user's to mend
+    warnings.filterwarnings("ignore", category=FutureWarning)  # the user cannot change what these libraries will rename
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
 
@@ -43,7 +45,7 @@ def _cannot_open(name: str, what: str, error: Exception) -> UserError:
 
 
 def check_place(name: str) -> None:
-    """UserError for what is meant as a path and is not there; else the hub would be asked for it, again and again."""
+    """UserError for a path that does not exist; else the hub would be queried for it, again and again."""
     meant_as_path = name.startswith(("/", ".", "~")) or name.count("/") > 1
     if meant_as_path and not Path(name).expanduser().exists():
         raise UserError(f"{name}: there is no such folder.")
@@ -98,24 +100,47 @@ def load_model(name: str, dtype: torch.dtype, trust_remote_code: bool = False, *
         )
     except Exception as error:
         if safe and "safetensors" in str(error):
-            raise UserError(f"{name}: has no weights in safetensors, and a pickle can run code. --trust_remote_code opens "
-                            "one, if you trust where it comes from.") from None  # fmt: skip
+            raise UserError(
+                f"{name}: has no weights in safetensors, and a pickle can run code. --trust_remote_code opens one, if you trust "
+                "its source."
+            ) from None
         raise _cannot_open(name, "model", error) from error
     model, info = loaded
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     if missing := sorted(set(info["missing_keys"]) - tied):
-        raise UserError(f"{name}: {len(missing)} weights are missing, {missing[0]} among them: the model is not whole.")
+        raise UserError(
+            f"{name}: {len(missing)} weights are missing, {missing[0]} among them: the model is incomplete."
+        )
     checked: PreTrainedModel = model
     return checked
 
 
-def placement() -> dict[str, Any]:
-    """How a model to use, not to train, is put on the GPUs there are, as an option of `from_pretrained`."""
-    return {"device_map": "auto"} if torch.cuda.is_available() else {}
+def device_map_options(name: str, dtype: torch.dtype, trust_remote_code: bool = False) -> dict[str, Any]:
+    """How a model to use, not to train, is put on the GPUs there are, as an option of `from_pretrained`.
+
+    The first GPU where it fits with room for keys, values and activations: spread over several, each layer would wait for the
+    one before it and for a copy between devices.
+    """
+    if not torch.cuda.is_available():
+        return {}
+    room = torch.cuda.mem_get_info(0)[0]
+    try:
+        need: float = weight_bytes(load_config(name, trust_remote_code), dtype, trust_remote_code)
+    except ValueError:  # no causal model's configuration
+        need = float("inf")
+    return {"device_map": {"": 0} if need < FILLED * room else "auto"}
+
+
+def weight_bytes(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> int:
+    """Bytes of a model's weights in a type, counted without loading them."""
+    with init_empty_weights():
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    model.tie_weights()
+    return sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
 
 
 def greedy_settings(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
-    """Greedy unless asked: a base's own settings (sampling, a repetition penalty) would get in the way of copying."""
+    """Greedy by default: a base's own settings (sampling, a repetition penalty) would get in the way of copying."""
     special = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
     return GenerationConfig(bos_token_id=special[0], eos_token_id=special[1], pad_token_id=special[2])
 

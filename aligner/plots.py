@@ -1,4 +1,4 @@
-"""The pictures."""
+"""Plots as PNG files."""
 
 from __future__ import annotations
 
@@ -39,9 +39,7 @@ def draw_gate(points: Sequence[Any], chosen: Any, path: str | Path) -> None:
     _save(figure, axes, path)
 
 
-def draw_course(
-    names: Sequence[str], series: Mapping[str, Sequence[float | None]], path: str | Path | BinaryIO
-) -> None:
+def draw_sweep(names: Sequence[str], series: Mapping[str, Sequence[float | None]], path: str | Path | BinaryIO) -> None:
     """Figures of several Aligners, one after another, such as the checkpoints of a run, as a PNG."""
     figure, axes = _canvas()
     for name, values in series.items():
@@ -84,8 +82,8 @@ def draw_plane(
         across, up = zip(*points, strict=True)
         means.append((sum(across) / len(across), sum(up) / len(up)))
         axes.scatter(across, up, s=9, alpha=0.35, linewidths=0, color=SIDES[label])
-        axes.scatter(*means[-1], s=90, edgecolors="white", color=SIDES[label], zorder=3,
-                     label=f"{label}, mean ({means[-1][0]:.2f}, {means[-1][1]:.2f})")  # fmt: skip
+        mean = f"{label}, mean ({means[-1][0]:.2f}, {means[-1][1]:.2f})"
+        axes.scatter(*means[-1], s=90, edgecolors="white", color=SIDES[label], zorder=3, label=mean)
     axes.annotate("", means[1], means[0], arrowprops={"arrowstyle": "->", "linewidth": 1.5}, zorder=4)
     axes.set(title="Scores before and after", xlabel="helpfulness (reward)", ylabel="harmlessness (minus cost)")
     _save(figure, axes, path)

@@ -26,7 +26,7 @@ _SLOT = re.compile(r"\{(" + "|".join(SLOTS) + r")\}")
 class PromptTemplate:
     """A prompt with one slot for the question and one for the answer. The correction follows it with no space between.
 
-    It may have one more for feedback: what a correction is asked to mind (the paper's controllable refinement).
+    It may have one more for feedback: an instruction for the correction (the paper's controllable refinement).
     Raises UserError where a slot is missing or stands twice.
     """
 
@@ -34,15 +34,15 @@ class PromptTemplate:
     text: str
 
     def __post_init__(self) -> None:
-        found = _SLOT.findall(self.text)
+        slots = _SLOT.findall(self.text)
         almost = [m[0] for m in _ALMOST.finditer(self.text) if not _SLOT.fullmatch(m[0])]
         if almost:
             raise UserError(
                 f"prompt template '{self.name}' has {almost[0]}: write {{question}}, {{answer}} and {{feedback}}."
             )
         for slot in SLOTS:
-            if found.count(slot) > 1 or (slot in NEEDED and slot not in found):
-                count = "no" if slot not in found else "more than one"
+            if slots.count(slot) > 1 or (slot in NEEDED and slot not in slots):
+                count = "no" if slot not in slots else "more than one"
                 raise UserError(f"prompt template '{self.name}' has {count} {{{slot}}}: it needs exactly one.")
 
     @property
@@ -51,7 +51,7 @@ class PromptTemplate:
         return "feedback" in _SLOT.findall(self.text)
 
     def render(self, question: str, answer: str, feedback: str = "") -> str:
-        """The prompt text for one question and answer. Without a slot for it, feedback is not looked at."""
+        """The prompt text for one question and answer. Without a slot for it, feedback is ignored."""
         fields = {"question": question, "answer": answer, "feedback": feedback}
         return "".join(fields[p] if odd else p for odd, p in self._pieces())
 

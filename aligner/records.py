@@ -1,4 +1,4 @@
-"""The nouns: a correction record, where it came from, why one was left out, and what can be wrong with one."""
+"""The record of the project, its origin, and the errors that a user can correct."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 class UserError(Exception):
-    """Something the user can mend. Its text is one line: what was found and what to do about it."""
+    """An error that the user can correct. Its text is one line: the finding and the remedy."""
 
 
 def system_error(error: OSError) -> UserError:
     """A fault of the file system in one line: the path and what the system says."""
     return UserError(f"{error.filename or 'the system says'}: {error.strerror or error}.")
+
+
+def require_at_least_one(**flags: float | None) -> None:
+    """UserError naming the first flag whose number is below 1. None stands for a flag that was not given."""
+    for name, value in flags.items():
+        if value is not None and value < 1:
+            raise UserError(f"--{name} is {value}: it must be at least 1.")
 
 
 class Origin(NamedTuple):
@@ -33,7 +40,7 @@ class Origin(NamedTuple):
 class Correction:
     """One Q-A-C record: a question, a model's answer to it, and the better answer to learn (paper, section 2).
 
-    `feedback`: what the correction was asked to mind, for prompts with a slot for it; mostly empty.
+    `feedback`: an instruction for the correction, for prompts with a slot for it; mostly empty.
     """
 
     question: str
@@ -45,14 +52,14 @@ class Correction:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A row that a data set leaves out on purpose, and why; counted, never silent."""
+    """A row that a data set leaves out on purpose, with the reason, by which it is counted."""
 
     reason: str
     origin: Origin = Origin("memory", 0)
 
 
 class DataError(UserError):
-    """A row that cannot be used. `row` is counted from 1; None speaks of the file as a whole."""
+    """A row that cannot be used. `row` is counted from 1; None means the file as a whole."""
 
     def __init__(self, file: str, row: int | None, problem: str, remedy: str) -> None:
         self.file, self.row, self.problem, self.remedy = file, row, problem, remedy

@@ -3,4 +3,4 @@
 #   bash scripts/evaluate.sh configs/evaluation/upstreams.yaml
 set -eu
 source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/environment.sh" ""  # an extra: none
-exec "$PYTHON" -m aligner.commands.campaign "$@"
+exec "$PYTHON" -m aligner campaign "$@"

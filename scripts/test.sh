@@ -1,17 +1,25 @@
 #!/usr/bin/env bash
-# Set up what is missing, then run the linters and the quick tests (at most 12 minutes on two cores).
-#   bash scripts/test.sh [pytest arguments]      the quick ones
-#   bash scripts/test.sh --slow [...]            the slow ones
+# Set up what is missing, then run the linters and the quick tests (at most 5 minutes on two cores).
+#   bash scripts/test.sh [pytest arguments]            the quick ones
+#   bash scripts/test.sh --slow [PART] [arguments]     the slow ones, or a part of them (tests/README.md has the parts)
+#   bash scripts/test.sh --gpu [--only STEP ...]       the acceptance run of a GPU (tests/acceptance/README.md)
 set -eu
 source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/environment.sh" test
 cd "$root"
-marker="not slow"
-if [ "${1:-}" = "--slow" ]; then
-    marker="slow"
+if [ "${1:-}" = "--gpu" ]; then
     shift
-else
-    "$PYTHON" -m ruff check .
-    "$PYTHON" -m ruff format --check .
-    "$PYTHON" -m mypy
+    exec "$PYTHON" -m tests.acceptance "$@"
 fi
-exec "$PYTHON" -m pytest -m "$marker" "$@"
+if [ "${1:-}" = "--slow" ]; then
+    shift
+    part=()
+    if [[ "${1:-}" =~ ^[a-z_]+$ ]]; then
+        part=(--part "$1")
+        shift
+    fi
+    exec "$PYTHON" -m pytest -m slow "${part[@]}" "$@"
+fi
+"$PYTHON" -m ruff check .
+"$PYTHON" -m ruff format --check .
+"$PYTHON" -m mypy
+exec "$PYTHON" -m pytest -n 2 --dist loadgroup --no-loadscope-reorder "$@"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two threads wait for each other longer than they compute
+
 import shutil
 import subprocess
 import sys
@@ -11,14 +14,17 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import kinds
 import pytest
+from warm import LAUNCHES, ROOT, environment, run_aligner
 
-ROOT = Path(__file__).resolve().parents[1]
+__all__ = ["environment"]
 SHARED = ROOT.parent / "shared" / "data"
 TEMPLATE = ROOT / "template-dataset.json"
+SECRET = "0123456789abcdef0123456789abcdef01234567"
 os.environ.setdefault("WANDB_MODE", "offline")
 
 
@@ -31,6 +37,71 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(scratch.cleanup)
     (Path(scratch.name) / FOLDER).symlink_to(model.absolute())
     os.environ["ALIGNER_CACHE"] = scratch.name
+    config.add_cleanup(LAUNCHES.close)
+
+
+# Where tests run in several processes, those that share something run in the same one; the longest begin first.
+SHARED_BY = {
+    "ranks": ("test_exact_updates", "test_resume", "test_launchers"),
+    "runs": ("test_pipeline", "test_course", "test_campaign", "test_cache"),
+    "plan": ("test_plan",),
+}
+# The parts of the slow suite: files, tests of a file by a word in their name. The first part that fits is a test's own.
+PARTS = {
+    "stops": ("test_faults::SIGTERM", "test_faults::dies", "test_faults::orphaned", "test_faults::second_run"),
+    "faults": ("test_faults",),
+    "disks": ("test_faults_of_disks",),
+    "resume": ("test_resume",),
+    "launchers": ("test_launchers",),
+    "browser": ("test_report_page", "test_real_layer::page"),
+    "servers": ("test_real_servers", "test_real_layer"),
+    "evaluation": ("test_real_judge",),
+    "environment": ("test_environment_script",),
+    "surroundings": ("test_surroundings", "test_doctor"),
+    "data": ("test_check", "test_malformed"),
+    "memory": ("test_plan",),
+    "acceptance": ("test_acceptance",),
+    "whole_run": ("test_benchmarks::whole_run",),
+    "benchmarks": ("test_benchmarks",),
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--part", choices=PARTS, help="only this part of the slow tests")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A part needs no other file's imports."""
+    part = config.getoption("--part")
+    files = {place.partition("::")[0] for place in PARTS.get(part, ())}
+    return True if part and collection_path.suffix == ".py" and collection_path.stem not in files else None
+
+
+def part_of(item: pytest.Item) -> str | None:
+    """The part of a slow test; None of a quick one."""
+    if not item.get_closest_marker("slow"):
+        return None
+    for part, places in PARTS.items():
+        for file, _, word in (place.partition("::") for place in places):
+            if item.path.stem == file and word in item.name:
+                return part
+    raise pytest.UsageError(f"{item.nodeid} is slow and in no part: name it in PARTS of tests/conftest.py.")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Group the tests, put the longest groups first, and leave out what `--part` does not name."""
+    groups = {file: group for group, files in SHARED_BY.items() for file in files}
+    order, part = list(SHARED_BY), config.getoption("--part")
+    parts = {item: part_of(item) for item in items}
+    if part:
+        config.hook.pytest_deselected(items=[item for item in items if parts[item] != part])
+        items[:] = [item for item in items if parts[item] == part]
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(groups.get(item.path.stem, item.path.stem)))
+    of = {item: item.get_closest_marker("xdist_group").args[0] for item in items}  # type: ignore[union-attr]
+    items.sort(key=lambda item: order.index(of[item]) if of[item] in order else len(order))
 
 
 def read_rows(path: Path, count: int | None = None) -> list[dict[str, Any]]:
@@ -101,6 +172,25 @@ def tiny_model(bpe_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="session")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("data") / "train.json"
+    file.write_text(json.dumps(read_rows(TEMPLATE, 40)))
+    return file
+
+
+@pytest.fixture(scope="session")
+def trained(rows: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any], str]:
+    """A whole run, identity warm-up and correction, on two ranks; its folder, flags and what it printed."""
+    out = tmp_path_factory.mktemp("run") / "sft"
+    flags = ["--train_datasets", rows, "--model_name_or_path", tiny_model, "--output_dir", out, "--gpus", "2", "--epochs", "1",
+             "--identity_proportion", "0.25", "--eval_split_ratio", "0.1", "--save_interval", "2",
+             "--gradient_accumulation_steps", "1", "--show_corrections", "2"]  # fmt: skip
+    done = sft(*flags, WANDB_API_KEY=SECRET, WANDB_MODE="offline", HF_TOKEN=f"hf_{SECRET}", COLUMNS="100")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out, flags, done.stdout
+
+
+@pytest.fixture(scope="session")
 def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real run that nothing disturbs: 30 updates."""
     from disturbed import Run
@@ -168,21 +258,20 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             terminalreporter.write_line(f"| {done} | {status} | {saw} | {survived} |")
 
 
-def environment(ranks: int) -> dict[str, str]:
-    """The environment of CPU ranks, and the project on their path."""
-    variables = {"DS_ACCELERATOR": "cpu", "LOCAL_SIZE": str(ranks), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    return {**os.environ, **variables, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+def launch_program(module: str, ranks: int, *arguments: object, timeout: float = 400, status: int = 0) -> str:
+    """Run a module under the real DeepSpeed launcher with CPU ranks; its output. Fails the test if it ends otherwise.
+
+    A launch is kept for the next such test: the ranks are there already, and so are their imports.
+    """
+    statuses, said = LAUNCHES.of(ranks).run(module, arguments, timeout)
+    assert statuses == {status}, said[-8000:]
+    return said
 
 
-def launch_program(module: str, ranks: int, *arguments: object, timeout: float = 400) -> str:
-    """Run a module under the real DeepSpeed launcher with CPU ranks; its output. Fails the test if it fails."""
-    from aligner.training.distributed.launcher_variables import free_port
-
-    command = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--num_gpus", str(ranks)]
-    command += ["--master_port", str(free_port()), "--module", module, *map(str, arguments)]
-    done = subprocess.run(command, env=environment(ranks), capture_output=True, text=True, timeout=timeout, check=False)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    return done.stdout
+@pytest.fixture
+def quick_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands that an evaluation starts need not import torch anew; they are processes of their own all the same."""
+    monkeypatch.setattr("aligner.evaluation.subprocess_step.subprocess", SimpleNamespace(run=run_aligner))
 
 
 def sft(*arguments: object, timeout: float = 400, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -17,7 +17,7 @@ from aligner.inference.corrector import Corrector, Settings
 from aligner.serving.app import Limits, application
 from aligner.serving.exchange import Exchange, Policy
 from aligner.serving.shadow import ShadowLog
-from aligner.serving.upstream import Upstream
+from aligner.serving.upstream import UpstreamClient
 from aligner.serving.worker import Worker
 
 JSON = {"content-type": "application/json"}
@@ -46,7 +46,7 @@ def serving(exchange: Exchange, **limits: Any) -> Iterator[str]:
 
 def exchange(corrector: Corrector, url: str, shadow: Path | None = None, seconds: float = 5, **policy: Any) -> Exchange:
     log = ShadowLog(str(shadow)) if shadow else None
-    return Exchange("tiny", Upstream(url, None, seconds, 10**6), Worker(corrector), Policy(**policy), log)
+    return Exchange("tiny", UpstreamClient(url, None, seconds, 10**6), Worker(corrector), Policy(**policy), log)
 
 
 def client(address: str, key: str = "the caller's key") -> openai.OpenAI:

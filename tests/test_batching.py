@@ -138,7 +138,7 @@ def test_flattened_rows_by_eye():
     assert batch.ids_BL.tolist() == [[10, 11, 12, 13, 20, 21]] and batch.attention_BL is None
     assert batch.positions_BL.tolist() == [[0, 1, 2, 3, 0, 1]]
     assert batch.segments.bounds == ((0, 4), (4, 6)) and batch.segments.starts_S.tolist() == [0, 4, 6]
-    assert batch.places_T.tolist() == [1, 2, 4] and batch.targets_T.tolist() == [12, 13, 21]
+    assert batch.target_positions_T.tolist() == [1, 2, 4] and batch.targets_T.tolist() == [12, 13, 21]
 
 
 def test_padding_and_targets_by_eye():
@@ -146,7 +146,7 @@ def test_padding_and_targets_by_eye():
     assert batch.ids_BL.tolist() == [[10, 11, 12, 13], [20, 21, 0, 0]]
     assert batch.attention_BL.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
     # target 12 is predicted at place 1, 13 at place 2; target 21 at place 0 of the second row, 4 in the flat grid
-    assert batch.places_T.tolist() == [1, 2, 4]
+    assert batch.target_positions_T.tolist() == [1, 2, 4]
     assert batch.targets_T.tolist() == [12, 13, 21]
     assert batch.weights_T.tolist() == [0.5, 0.5, 0.25]
 
@@ -192,3 +192,18 @@ def test_the_schedule_ends_where_it_should():
         schedule.step()
     assert schedule.get_last_lr()[0] == pytest.approx(0, abs=1e-12)
     assert used[1] == 1.0 and used[-1] == pytest.approx(0.5 * (1 + math.cos(math.pi * 4 / 5)))
+
+
+def test_an_epoch_is_shuffled_once_and_not_at_every_update(monkeypatch):
+    """Four epochs of three updates, each asked for twice: four shuffles."""
+    shuffled = []
+
+    def counted(seed):
+        shuffled.append(seed)
+        return np.random.Generator(np.random.PCG64(0))
+
+    monkeypatch.setattr(np.random, "default_rng", counted)
+    for update in range(12):
+        rows_of_update(PLAN, 977, update)
+        rows_of_update(PLAN, 977, update)
+    assert shuffled == [[977, 0], [977, 1], [977, 2], [977, 3]]

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
+from warm import forks
 
 from aligner.encoder import Encoder
 from aligner.files import cache_folder
 from aligner.prompts import CORRECTION, EDIT_PAIR
 from aligner.records import Correction, Origin, UserError
-from aligner.training.datasets.cache import UNUSED, kept, name_of
+from aligner.training.datasets.cache import UNUSED, load_or_compute, name_of
 from aligner.training.datasets.supervised import Tally, Tokens, tokenise
 
 RECORDS = [
@@ -52,8 +53,8 @@ def test_what_is_kept_is_what_was_made(encoder):
     what = RECORDS, CORRECTION, encoder, 100, "cut"
     plain, tally = tokenise(*what)
     assert tally.kept == 3 and len(tally.places) == 2  # one dropped, one with a special string
-    kept(name_of(*what), lambda: tokenise(*what))
-    found, counted = kept(name_of(*what), refuse)
+    load_or_compute(name_of(*what), lambda: tokenise(*what))
+    found, counted = load_or_compute(name_of(*what), refuse)
     assert as_values(found) == as_values(plain)
     assert (counted.rows, counted.kept, counted.places) == (tally.rows, tally.kept, tally.places)
 
@@ -84,54 +85,60 @@ def test_the_name_changes_with_everything_that_decides_the_tokens(encoder, bpe_f
 def test_an_entry_that_is_not_what_was_written_is_made_anew(encoder, harm):
     what = RECORDS, CORRECTION, encoder, 100, "cut"
     name = name_of(*what)
-    plain, _ = kept(name, lambda: tokenise(*what))
+    plain, _ = load_or_compute(name, lambda: tokenise(*what))
     (file,) = entries()
     whole = bytearray(file.read_bytes())
     whole[-1] ^= 1
     file.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "byte": whole, "other": b"no tensors here"}[harm])
-    again, _ = kept(name, lambda: tokenise(*what))
+    again, _ = load_or_compute(name, lambda: tokenise(*what))
     assert as_values(again) == as_values(plain)
-    assert as_values(kept(name, refuse)[0]) == as_values(plain)
+    assert as_values(load_or_compute(name, refuse)[0]) == as_values(plain)
 
 
 def test_nothing_is_kept_of_what_fails(encoder):
     what = [replace(RECORDS[2])], CORRECTION, encoder, 100, "cut"
     for _ in range(2):
         with pytest.raises(UserError, match="no row is left"):
-            kept(name_of(*what), lambda: tokenise(*what))
+            load_or_compute(name_of(*what), lambda: tokenise(*what))
     assert not entries()
 
 
 def test_a_cache_that_cannot_be_written_costs_no_run(monkeypatch, tmp_path, encoder):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ALIGNER_CACHE", str(tmp_path / "file"))
-    assert kept("name", lambda: tokenise(RECORDS, CORRECTION, encoder, 100))[1].kept == 3
+    assert load_or_compute("name", lambda: tokenise(RECORDS, CORRECTION, encoder, 100))[1].kept == 3
 
 
 def test_entries_that_nobody_reads_are_removed(encoder):
     made = ([Tokens(np.arange(5, dtype=np.int32), 2, Origin("f", 1), False, False)], Tally(1, 1))
-    kept("old", lambda: made)
-    kept("read", lambda: made)
+    load_or_compute("old", lambda: made)
+    load_or_compute("read", lambda: made)
     for file in entries():
         os.utime(file, (0, file.stat().st_mtime - UNUSED - 10))
-    kept("read", refuse)  # counts as a use
-    kept("new", lambda: made)
+    load_or_compute("read", refuse)  # counts as a use
+    load_or_compute("new", lambda: made)
     assert [file.stem for file in entries()] == ["new", "read"]
 
 
 def slow_tokens(marks: Path):
     with marks.open("a") as stream:
         stream.write("made\n")
+    time.sleep(0.5)  # the others come meanwhile
     return [Tokens(np.arange(100_000, dtype=np.int32), 2, Origin("f", 1), False, False)], Tally(1, 1)
 
 
+def use(variables: dict[str, str]) -> None:
+    os.environ.update(variables)
+
+
 def take(marks: Path) -> int:
-    return int(kept("one", lambda: slow_tokens(marks))[0][0].ids.sum())
+    return int(load_or_compute("one", lambda: slow_tokens(marks))[0][0].ids.sum())
 
 
 def test_of_several_jobs_one_tokenises_and_all_see_the_same(tmp_path):
     marks = tmp_path / "marks"
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
+    cache = {"ALIGNER_CACHE": os.environ["ALIGNER_CACHE"]}
+    with forks().Pool(4, initializer=use, initargs=[cache]) as pool:
         sums = pool.map(take, [marks] * 12, chunksize=1)
     assert set(sums) == {sum(range(100_000))}
     assert marks.read_text() == "made\n"

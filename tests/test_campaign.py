@@ -12,8 +12,13 @@ from conftest import ROOT
 from test_evaluate import fair
 from test_servers import Told
 
-from aligner.commands.campaign import check_flags, main
+from aligner import cli
+from aligner.commands.campaign import check_flags
 from aligner.evaluation.campaign import read_campaign
+
+
+def main(arguments: list[str]) -> int:
+    return cli.main(["campaign", *arguments])
 
 
 @pytest.fixture
@@ -40,7 +45,7 @@ def config(folder: Path, told: Told, model: Path) -> str:
     return str(file)
 
 
-def test_a_table_of_upstreams_and_nothing_is_done_twice(both, tiny_model, tmp_path, capsys):
+def test_a_table_of_upstreams_and_nothing_is_done_twice(both, tiny_model, tmp_path, capsys, quick_commands):
     file = config(tmp_path, both, tiny_model)
     assert main([file]) == 0
     said = capsys.readouterr().out.splitlines()
@@ -75,7 +80,7 @@ def test_results_of_another_aligner_or_other_questions_are_not_taken_for_these(b
     assert main([str(file)]) == 2 and "was made with another questions" in capsys.readouterr().err
 
 
-def test_an_upstream_that_is_not_there_leaves_its_cell_empty(both, tiny_model, tmp_path, capsys):
+def test_an_upstream_that_is_not_there_leaves_its_cell_empty(both, tiny_model, tmp_path, capsys, quick_commands):
     file = Path(config(tmp_path, both, tiny_model))
     value = yaml.safe_load(file.read_text())
     del value["sets"]["beavertails"]

@@ -15,7 +15,7 @@ from conftest import TEMPLATE
 
 from aligner import cli
 from aligner.quality.check import examine
-from aligner.quality.suspicions import Questions
+from aligner.quality.suspicions import QuestionIndex
 
 
 def rows(file: Path, *triples: tuple[str, str, str]) -> str:
@@ -39,7 +39,7 @@ def test_each_suspicion_by_eye(tmp_path):
         ("Tell me: what is the capital of France, and since when?", "Nice", "It is Paris."),
     )
     against = rows(tmp_path / "eval.jsonl", ("What is the capital of France, and since when?", "x", "y"))
-    found = {kind: finding for kind, finding in examine([data], evaluation=[against]).found.items() if finding.count}
+    found = {kind: finding for kind, finding in examine([data], evaluation=[against]).findings.items() if finding.count}
     assert {kind: finding.count for kind, finding in found.items()} == {
         "duplicate": 1, "conflict": 1, "equal": 1, "marker": 1, "special": 1, "refusal": 1, "overlap": 2, "near-overlap": 1,
     }  # fmt: skip
@@ -50,7 +50,7 @@ def test_each_suspicion_by_eye(tmp_path):
 
 
 def test_questions_are_alike_by_three_quarters_of_their_word_triples():
-    known = Questions(["one two three four five six seven eight", "short"])
+    known = QuestionIndex(["one two three four five six seven eight", "short"])
     assert known.like("One, two; three four five six seven EIGHT!") == (True, None)
     assert known.like("one two three four five six seven eight nine") == (
         False,
@@ -71,7 +71,7 @@ def test_who_is_alike_is_the_same_as_by_comparing_each_with_each():
     def alike(one: str, other: str) -> bool:
         return len(triples(one) & triples(other)) >= 0.75 * len(triples(one) | triples(other))
 
-    known = Questions(texts[:150])
+    known = QuestionIndex(texts[:150])
     for text in texts[150:]:
         same, near = known.like(text)
         assert same == (text in texts[:150])
@@ -80,7 +80,7 @@ def test_who_is_alike_is_the_same_as_by_comparing_each_with_each():
 
 @pytest.mark.parametrize("text", ["I'm sorry, but I can't help.", "I\u2019m sorry, but I can\u2019t help."])
 def test_a_refusal_is_one_with_either_apostrophe(text, tmp_path):
-    assert examine([rows(tmp_path / "d.jsonl", ("q", "a", text))]).found["refusal"].count == 1
+    assert examine([rows(tmp_path / "d.jsonl", ("q", "a", text))]).findings["refusal"].count == 1
 
 
 def test_the_exit_status_says_whether_every_row_can_be_used(tmp_path, capsys):
@@ -127,7 +127,7 @@ def test_the_usable_rows_are_written_and_the_rest_is_said(tmp_path, capsys):
 
 def test_a_repetition_names_the_row_that_it_repeats(tmp_path):
     data = rows(tmp_path / "rows.jsonl", ("q", "a", "c"), ("q", "a", "d"), ("q", "a", "d"))
-    found = examine([data]).found
+    found = examine([data]).findings
     assert found["conflict"].examples == [f"{data} row 2 and {data} row 1"]
     assert found["duplicate"].examples == [f"{data} row 3 repeats {data} row 2"]
 
@@ -150,7 +150,7 @@ def test_many_faults_are_told_together_and_one_by_one_as_json(tmp_path, capsys):
 
 
 def test_lengths_of_many_rows_come_from_a_sample(tmp_path, capsys, tiny_model, monkeypatch):
-    monkeypatch.setattr("aligner.quality.check.SAMPLE", 10)
+    monkeypatch.setattr("aligner.quality.command.SAMPLE", 10)
     data = rows(tmp_path / "rows.jsonl", *[(f"question {n}", "a", "c") for n in range(50)])
     assert cli.main(["check", data, "--model_name_or_path", str(tiny_model)]) == 0
     assert "of a sample of 10 rows (--exact takes all)" in capsys.readouterr().out

@@ -12,7 +12,7 @@ from transformers import GemmaConfig, LlamaConfig
 from aligner.records import UserError
 from aligner.training.config import RunConfig
 from aligner.training.engine.zero import deepspeed_config, zero3_limits
-from aligner.training.flags import parse, to_flags
+from aligner.training.flags import parse, parser, to_flags
 
 ORIGINAL = (
     "--model_name_or_path m --max_length 2048 --trust_remote_code False --train_datasets correction-json::a b "
@@ -28,17 +28,28 @@ def test_the_originals_flags_keep_their_names_and_defaults():
     config, bare = parse(ORIGINAL.split()), parse([])
     assert config.data.train_datasets == ["correction-json::a", "b"]
     o, d = config.optimization, bare.optimization
-    assert (o.bf16, o.tf32, o.fp16, o.gradient_checkpointing, config.output.save_16bit) == (
-        True,
-        True,
-        False,
-        True,
-        True,
-    )
+    assert (o.bf16, o.tf32, o.fp16, config.output.save_16bit) == (True, True, False, True)
+    assert config.recomputed == "all" and bare.recomputed == "auto", "the original's launcher recomputes every layer"
     names = "epochs per_device_train_batch_size gradient_accumulation_steps lr lr_scheduler_type lr_warmup_ratio weight_decay seed"
     for name in names.split():
         assert getattr(o, name) == getattr(d, name), name
     assert bare.model.max_length == 2048 and bare.launch.zero_stage == 3 and d.bf16 is None
+
+
+@pytest.mark.parametrize(
+    ("spelling", "layers"),
+    [
+        ("", "all"),
+        ("True", "all"),
+        ("true", "all"),
+        ("some", "some"),
+        ("no", "none"),
+        ("False", "none"),
+        ("auto", "auto"),
+    ],
+)
+def test_which_layers_are_recomputed(spelling, layers):
+    assert parse(["--gradient_checkpointing", *spelling.split()]).recomputed == layers
 
 
 @pytest.mark.parametrize("spelling", ["--save_16bit False", "--save_16bit=no", "--no_save_16bit", "--no-save-16bit"])
@@ -82,7 +93,7 @@ def test_default_gives_way_to_yaml_and_yaml_to_a_flag(tmp_path):
     file.write_text("epochs: 5\nlr: 1e-4\ntrain_datasets: [a, b]\ngradient_checkpointing: false\nhostfile:\n")
     config = parse(["--config", str(file), "--epochs", "7"])
     assert (config.optimization.epochs, config.optimization.lr, config.optimization.seed) == (7, 1e-4, 42)
-    assert config.data.train_datasets == ["a", "b"] and not config.optimization.gradient_checkpointing
+    assert config.data.train_datasets == ["a", "b"] and config.recomputed == "none"
 
 
 @pytest.mark.parametrize(
@@ -156,3 +167,13 @@ def test_zero3_s_limits_fit_the_model():
     assert zero3_limits(uneven)["stage3_prefetch_bucket_size"] == 50_000_000
     large = zero3_limits(GemmaConfig(hidden_size=8192, vocab_size=256_000, intermediate_size=28_672))
     assert large["stage3_max_live_parameters"] > 8192 * 256_000
+
+
+def test_help_shows_each_flag_in_one_spelling_and_both_are_read():
+    import re
+
+    shown = parser("usage").format_help()
+    assert not re.findall(r"--[a-z]+-[a-z-]+", shown)
+    assert "the same as --save_16bit False" in " ".join(shown.split())
+    assert parse(["--max-length", "7"]) == parse(["--max_length", "7"])
+    assert not parse(["--no_save_16bit"]).output.save_16bit

@@ -18,9 +18,10 @@ import pytest
 from conftest import TEMPLATE, environment, read_rows
 
 from aligner.cli import main
-from aligner.inference.correct_file import Stage, Work, correct_file
-from aligner.inference.corrector import Corrected, Request
+from aligner.inference.correct_file import CorrectionJob, StackedAligner, correct_file
+from aligner.inference.corrector import Corrected, CorrectionRequest
 from aligner.inference.journal import Journal
+from aligner.jsonl import LineLog
 from aligner.quality.edits import edits
 from aligner.records import UserError
 
@@ -31,7 +32,7 @@ class Rewriter:
     """An Aligner that changes text by a rule, notes what it was asked, and answers in reverse order."""
 
     def __init__(self, rule: Callable[[str], str], fail_after: int | None = None) -> None:
-        self.rule, self.fail_after, self.asked = rule, fail_after, list[Request]()
+        self.rule, self.fail_after, self.asked = rule, fail_after, list[CorrectionRequest]()
 
     def stream(self, requests) -> Iterator[tuple[int, Any]]:
         for place in reversed(range(len(requests))):
@@ -55,11 +56,12 @@ def write(path: Path, rows: list[Any]) -> str:
     return str(path)
 
 
-def work(tmp_path: Path, rows: list[Any], *aligners: Rewriter, **more: Any) -> Work:
+def work(tmp_path: Path, rows: list[Any], *aligners: Rewriter, **more: Any) -> CorrectionJob:
     stack = [
-        Stage(f"aligner-{number}", lambda a=aligner: a, takes_feedback=True) for number, aligner in enumerate(aligners)
+        StackedAligner(f"aligner-{number}", lambda a=aligner: a, takes_feedback=True)
+        for number, aligner in enumerate(aligners)
     ]
-    return Work(write(tmp_path / "in.jsonl", rows), str(tmp_path / "out.jsonl"), stack, **more)
+    return CorrectionJob(write(tmp_path / "in.jsonl", rows), str(tmp_path / "out.jsonl"), stack, **more)
 
 
 ROWS = [{"id": n, "question": f"Q{n}", "answer": f"a{n}", "extra": {"kept": [n]}} for n in range(5)]
@@ -171,19 +173,19 @@ def test_a_finished_output_is_not_written_over(tmp_path):
 def test_a_full_disk_is_named_and_what_was_done_is_kept(tmp_path, monkeypatch):
     """The journal's third line does not reach the disk; with room again nothing is computed twice."""
     written = []
-    whole = Journal._write
+    whole = LineLog.append
 
-    def full(journal, line):
+    def full(log, line):
         written.append(line)
         if len(written) == 4:
-            journal._stream = Path("/dev/full").open("w")  # noqa: SIM115
-        whole(journal, line)
+            log._stream = Path("/dev/full").open("w")  # noqa: SIM115
+        whole(log, line)
 
-    monkeypatch.setattr(Journal, "_write", full)
+    monkeypatch.setattr(LineLog, "append", full)
     with pytest.raises(OSError) as caught:
         correct_file(work(tmp_path, ROWS, first := Rewriter(str.upper)), QUIET)
     assert caught.value.filename == str(tmp_path / "out.jsonl.journal")
-    monkeypatch.setattr(Journal, "_write", whole)
+    monkeypatch.setattr(LineLog, "append", whole)
     correct_file(work(tmp_path, ROWS, second := Rewriter(str.upper)), QUIET)
     assert len(first.asked) == 3 and len(second.asked) == 3
     assert [row["corrected"] for row in lines(tmp_path / "out.jsonl")] == ["A0", "A1", "A2", "A3", "A4"]
@@ -191,8 +193,8 @@ def test_a_full_disk_is_named_and_what_was_done_is_kept(tmp_path, monkeypatch):
 
 def test_numbers_that_json_does_not_have_become_null(tmp_path):
     (tmp_path / "in.jsonl").write_text('{"question": "Q", "answer": "a", "score": NaN}\n')
-    stack = [Stage("upper", lambda: Rewriter(str.upper))]
-    correct_file(Work(str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), stack), QUIET)
+    stack = [StackedAligner("upper", lambda: Rewriter(str.upper))]
+    correct_file(CorrectionJob(str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), stack), QUIET)
     assert '"score": null' in (tmp_path / "out.jsonl").read_text()
 
 
@@ -262,8 +264,8 @@ def test_parquet_is_read_too_and_its_dates_become_text(tmp_path):
     Dataset.from_list([{"question": "Q", "answer": "a", "at": datetime(2026, 1, 2)}]).to_parquet(
         tmp_path / "in.parquet"
     )
-    stack = [Stage("upper", lambda: Rewriter(str.upper))]
-    correct_file(Work(str(tmp_path / "in.parquet"), str(tmp_path / "out.jsonl"), stack), QUIET)
+    stack = [StackedAligner("upper", lambda: Rewriter(str.upper))]
+    correct_file(CorrectionJob(str(tmp_path / "in.parquet"), str(tmp_path / "out.jsonl"), stack), QUIET)
     assert lines(tmp_path / "out.jsonl")[0]["corrected"] == "A"
     assert lines(tmp_path / "out.jsonl")[0]["at"].startswith("2026-01-02")
 
@@ -301,7 +303,10 @@ def test_ctrl_c_says_how_to_go_on(tiny_model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("aligner.inference.corrector.Corrector.stream", interrupted)
     assert main(flags(tiny_model, tmp_path / "out.jsonl")) == 130
     said = capsys.readouterr().err.splitlines()[-2:]
-    assert said == [f"what was done is kept in {tmp_path / 'out.jsonl.journal'}: the same command goes on", "stopped"]
+    assert said == [
+        f"finished rows are kept in {tmp_path / 'out.jsonl.journal'}: the same command continues",
+        "stopped",
+    ]
 
 
 @pytest.mark.parametrize(

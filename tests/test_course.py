@@ -8,7 +8,7 @@ import pytest
 from test_correct_file import write
 
 from aligner import cli
-from aligner.evaluation.course import in_order
+from aligner.evaluation.checkpoint_sweep import in_order
 from aligner.records import UserError
 
 ROWS = [{"question": f"what is {n}?", "answer": f"it is {n}", "corrected": f"it is {n}, I think",
@@ -37,7 +37,10 @@ def test_a_folder_of_states_is_no_model(tmp_path, capsys):
     assert "is no model folder and no resume state" in capsys.readouterr().err
 
 
-def test_a_state_and_its_run_have_the_same_figures_and_nothing_is_corrected_twice(whole, tmp_path, capfd):
+def test_a_state_and_its_run_have_the_same_figures_and_nothing_is_corrected_twice(
+    trained, tmp_path, capfd, quick_commands
+):
+    whole = trained[0]
     [state] = (whole / "checkpoints").iterdir()
     after, out = write(tmp_path / "after.jsonl", ROWS), tmp_path / "out"
     command = [
@@ -56,7 +59,7 @@ def test_a_state_and_its_run_have_the_same_figures_and_nothing_is_corrected_twic
     said = capfd.readouterr().out
     assert "loss copied" in said and said.count("4 of 4 answers corrected") == 2
     first, second = json.loads((out / "report.json").read_text())["course"]
-    assert (first["model"], second["model"]) == ("update-30", whole.name)
+    assert (first["model"], second["model"]) == ("update-5", whole.name)
     assert first["loss"] == second["loss"] and first["copying"] == second["copying"]
     assert list(first["loss"]) == ["all", "one", "other"] and first["loss"]["all"]["end"]["tokens"] == 4
     assert [path.name for path in (out / "models").iterdir() if path.is_dir()] == [], "the exported state is gone"

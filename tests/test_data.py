@@ -94,7 +94,7 @@ def test_text_comes_back_as_it_was_written(tmp_path_factory, rows):
             '[{"question": "q", "more": [{"a": 1, "a": 2}], "answer": "a", "correction": "c"}]',
             "F row 1: the key 'a' stands in it twice. Remove one of the two",
         ),
-        ('[{"question"}]', "F: broken JSON at line 1 column 13: Expecting ':' delimiter. Mend the file there"),
+        ('[{"question"}]', "F: broken JSON at line 1 column 13: Expecting ':' delimiter. Correct the file there"),
         (
             json.dumps(ROW) + "\n\n{broken\n",
             "F row 3: broken JSON at column 2: Expecting property name enclosed in double quotes. "

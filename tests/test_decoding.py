@@ -9,8 +9,8 @@ import torch
 from conftest import TEMPLATE, read_rows
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from aligner.inference.corrector import Corrector, Request, Settings
-from aligner.inference.greedy import Cost, Decoder, Row, fits, forward
+from aligner.inference.corrector import CorrectionRequest, Corrector, Settings
+from aligner.inference.greedy import Cost, Decoder, DecoderRow, fits, forward
 from aligner.inference.row_cache import RowCache
 from aligner.inference.sampling import Sampling
 from aligner.prompts import FEEDBACKS
@@ -50,9 +50,10 @@ def plain(model, prompt: list[int], most: int = MOST) -> list[int]:
 
 def decoded(decoder: Decoder, prompts: list[list[int]], answers: list[list[int]], batch_size: int) -> list[list[int]]:
     rows = [
-        Row(prompt, answer, MOST, place) for place, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
+        DecoderRow(prompt, answer, MOST, place)
+        for place, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
     ]
-    made = {row.index: row.made for row in decoder.decode(rows, batch_size)}
+    made = {row.index: row.output for row in decoder.decode(rows, batch_size)}
     return [made[place] for place in range(len(rows))]
 
 
@@ -78,14 +79,14 @@ def test_a_cache_that_grows_and_rows_that_reach_the_models_end(batch_size, monke
     model, prompts = model_of("gpt2"), prompts_of((9, 100, 14, 120, 5))  # of 128 learned positions
     room = [min(MOST, 128 - len(prompt)) for prompt in prompts]
     expected = [plain(model, prompt, most) for prompt, most in zip(prompts, room, strict=True)]
-    rows = [Row(p, e, most, i) for i, (p, e, most) in enumerate(zip(prompts, expected, room, strict=True))]
-    made = {row.index: row.made for row in Decoder(model, EOS, FREE).decode(rows, batch_size)}
+    rows = [DecoderRow(p, e, most, i) for i, (p, e, most) in enumerate(zip(prompts, expected, room, strict=True))]
+    made = {row.index: row.output for row in Decoder(model, EOS, FREE).decode(rows, batch_size)}
     assert [made[i] for i in range(5)] == expected
 
 
 def test_measuring_stays_within_the_models_positions():
     decoder, prompts = Decoder(model_of("gpt2"), EOS), prompts_of((9,))
-    assert [len(row.made) for row in decoder.decode([Row(prompts[0], prompts[0], 5)], 1)] == [5]
+    assert [len(row.output) for row in decoder.decode([DecoderRow(prompts[0], prompts[0], 5)], 1)] == [5]
     assert decoder.cost.tokens[-1] == 64, "half of 128 positions"
 
 
@@ -105,14 +106,17 @@ def test_end_of_text_is_drafted_too():
     prompt, made = next((p, made) for p in prompts_of((9, 10, 11, 12)) if len(made := plain(model, p)) == MOST)
     last = made.index(made[20])
     decoder = Decoder(model, made[20], FREE)  # what comes there now ends a text
-    [row] = decoder.decode([Row(prompt, made[: last + 1], MOST)], 1)
-    assert row.made == made[: last + 1] and decoder.passes == 1
+    [row] = decoder.decode([DecoderRow(prompt, made[: last + 1], MOST)], 1)
+    assert row.output == made[: last + 1] and decoder.passes == 1
 
 
 def test_a_row_never_has_more_tokens_than_it_may():
     model, prompts = model_of("llama"), prompts_of((9, 9))
-    rows = [Row(prompts[0], plain(model, prompts[0]), 5, 0), Row(prompts[1], plain(model, prompts[1]), 1, 1)]
-    assert {row.index: len(row.made) for row in Decoder(model, EOS, FREE).decode(rows, 2)} == {0: 5, 1: 1}
+    rows = [
+        DecoderRow(prompts[0], plain(model, prompts[0]), 5, 0),
+        DecoderRow(prompts[1], plain(model, prompts[1]), 1, 1),
+    ]
+    assert {row.index: len(row.output) for row in Decoder(model, EOS, FREE).decode(rows, 2)} == {0: 5, 1: 1}
 
 
 def test_rotations_that_depend_on_the_longest_row_are_known_by_name():
@@ -176,8 +180,10 @@ def test_sampling_is_transformers_own_and_seeded(tiny_model):
 
 def test_decoded_by_transformers_a_row_with_little_room_does_not_cut_its_neighbours(corrector):
     plain_one = replace(corrector, decoder=None, settings=Settings(batch_size=3, max_new_tokens=12))
-    rows = [Row([5] * length, [0], most, place) for place, (length, most) in enumerate([(9, 12), (9, 3), (7, 12)])]
-    assert {row.index: len(row.made) for row in plain_one.decoded(iter(rows))} == {0: 12, 1: 3, 2: 12}
+    rows = [
+        DecoderRow([5] * length, [0], most, place) for place, (length, most) in enumerate([(9, 12), (9, 3), (7, 12)])
+    ]
+    assert {row.index: len(row.output) for row in plain_one.decoded(iter(rows))} == {0: 12, 1: 3, 2: 12}
 
 
 def test_the_models_own_generation_settings_are_not_used(tiny_model, corrector, tmp_path):
@@ -214,7 +220,8 @@ def test_feedback_needs_a_slot_and_reaches_the_prompt(tiny_model, corrector, mon
 
 
 def test_a_prompt_that_is_too_long_is_refused_and_the_others_go_on(corrector):
-    outcomes = dict(corrector.stream([Request("Why?", "A."), Request("Why?", "word " * 3000), Request("Who?", "B.")]))
+    pairs = [("Why?", "A."), ("Why?", "word " * 3000), ("Who?", "B.")]
+    outcomes = dict(corrector.stream([CorrectionRequest(*pair) for pair in pairs]))
     assert isinstance(outcomes[1], UserError) and "2,048 positions" in str(outcomes[1])
     assert outcomes[0].text and outcomes[2].text
     with pytest.raises(UserError, match="request 2: its prompt has"):

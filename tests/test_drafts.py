@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aligner.inference.drafts import ANSWER, LONGEST, TEXT, WHOLE, Drafter, Guess, Habits, Source, draft_length
+from aligner.inference.drafts import (
+    ANSWER,
+    LONGEST,
+    TEXT,
+    WHOLE,
+    AcceptanceStats,
+    Drafter,
+    Guess,
+    TokenIndex,
+    draft_length,
+)
 from aligner.inference.greedy import Cost, accepted
 
 EOS = 0
@@ -53,7 +63,7 @@ def test_the_prompt_and_what_was_made_are_the_second_source():
 
 
 def test_the_longest_run_wins_and_of_equal_ones_the_nearest():
-    source = Source([1, 2, 3, 9, 1, 2, 4, 9, 5, 2, 6])
+    source = TokenIndex([1, 2, 3, 9, 1, 2, 4, 9, 5, 2, 6])
     assert source.find([1, 2], near=11) == (2, 6), "the later of the two runs of two tokens"
     assert source.find([1, 2], near=0) == (2, 2)
     assert source.find([5, 2], near=0) == (2, 10), "two tokens beat the nearer one"
@@ -93,7 +103,7 @@ def test_rows_that_have_no_guess_cost_nothing():
 
 
 def test_a_habit_follows_what_is_seen():
-    habits, guess = Habits(), Guess(ANSWER, 1, [5, 6])
+    habits, guess = AcceptanceStats(), Guess(ANSWER, 1, [5, 6])
     before = habits.survival(guess)[0]
     for _ in range(200):
         habits.learn(guess, [5, 9])
@@ -102,7 +112,7 @@ def test_a_habit_follows_what_is_seen():
 
 
 def test_runs_and_drafts_of_any_length_have_a_habit():
-    habits = Habits()
+    habits = AcceptanceStats()
     survival = habits.survival(Guess(WHOLE, 32, list(range(LONGEST))))
     assert len(survival) == LONGEST and (np.diff(survival) <= 0).all()
 

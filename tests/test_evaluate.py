@@ -47,7 +47,7 @@ def test_a_fair_judge_finds_the_corrections_better_in_both_directions(told, tmp_
         assert found[name]["rate"] == pytest.approx(12 / 13) and found[name]["changed"]["rate"] == 1
         assert found[name]["order_bias"] == 0
     said = capsys.readouterr().out
-    assert "48 replies to ask for" in said and "+92.3 %" in said
+    assert "48 replies to request" in said and "+92.3 %" in said
     assert len(lines(tmp_path / "out" / "verdicts.jsonl")) == 26
 
 

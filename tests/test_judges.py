@@ -17,9 +17,9 @@ from test_evaluate import ROWS
 from transformers import LlamaForSequenceClassification
 
 from aligner import cli
-from aligner.evaluation.dimensions import CUT_OFF, HELPFUL
+from aligner.evaluation.judges.dimensions import CUT_OFF, HELPFUL
 from aligner.evaluation.judges.human import HumanJudge
-from aligner.evaluation.judges.judge import Asked
+from aligner.evaluation.judges.judge import JudgeRequest
 from aligner.evaluation.judges.local import LocalJudge
 from aligner.evaluation.judges.scores import ScoreJudge
 from aligner.inference.sampling import generate
@@ -61,7 +61,7 @@ def test_people_can_be_the_judge_and_are_not_counted_in_tokens(tmp_path, capsys)
     found = report(tmp_path)["verdicts"]["helpful"]
     assert (found["wins"], found["losses"], found["ties"]) == (4, 4, 4)
     said = capsys.readouterr().out
-    assert "24 replies to ask for\n" in said and "token" not in said
+    assert "24 replies to request\n" in said and "token" not in said
 
 
 def test_a_label_holds_for_the_pair_the_other_way_round_too(tmp_path):
@@ -89,7 +89,7 @@ def test_labels_that_contradict_each_other_or_say_nothing_known_are_named(tmp_pa
 def test_a_reward_model_and_a_cost_model_point_opposite_ways(tiny_model, tmp_path):
     folder = classifier(tiny_model, tmp_path / "rm")
     reward, cost = (ScoreJudge.load(folder, costs) for costs in (False, True))
-    asked = Asked(HELPFUL, "q", "one answer", "quite another one")
+    asked = JudgeRequest(HELPFUL, "q", "one answer", "quite another one")
     [(_, said)], [(_, again)] = list(reward.ask([asked])), list(cost.ask([asked]))
     assert said == again and reward.read(asked, said.text) == -cost.read(asked, said.text) != 0
     assert (
@@ -110,7 +110,7 @@ def test_reward_and_cost_together_score_helpful_and_harmless_and_show_the_shift(
         -shift["harmless"]["before"]
     )
     [(_, scored)] = list(
-        ScoreJudge.load(folder, costs=False).ask([Asked(HELPFUL, ROWS[0]["question"], "bad 0", "good 0")])
+        ScoreJudge.load(folder, costs=False).ask([JudgeRequest(HELPFUL, ROWS[0]["question"], "bad 0", "good 0")])
     )
     first = json.loads(lines(tmp_path / "out" / "verdicts.jsonl")[0]["replies"][0])
     assert first == json.loads(scored.text), "helpful is the reward as it is"
@@ -159,7 +159,7 @@ def test_safe_rlhfs_score_head_is_read_as_it_is_published(tiny_model, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "architectures": ["LlamaForScore"]}))
     judge = ScoreJudge.load(str(folder), costs=False)
-    [(_, said)] = list(judge.ask([Asked(HELPFUL, "Why?", "Because.", "So.")]))
+    [(_, said)] = list(judge.ask([JudgeRequest(HELPFUL, "Why?", "Because.", "So.")]))
     from transformers import LlamaModel
 
     ids = [
@@ -173,7 +173,7 @@ def test_safe_rlhfs_score_head_is_read_as_it_is_published(tiny_model, tmp_path):
 
 def test_a_score_that_is_no_number_is_no_score(tiny_model, tmp_path):
     judge = ScoreJudge.load(classifier(tiny_model, tmp_path / "rm"), costs=False)
-    ((_, said),) = replace(judge, score=lambda ids: math.nan).ask([Asked(HELPFUL, "q", "a", "b")])
+    ((_, said),) = replace(judge, score=lambda ids: math.nan).ask([JudgeRequest(HELPFUL, "q", "a", "b")])
     assert isinstance(said, UserError) and "score of it is nan" in str(said)
 
 
@@ -199,7 +199,7 @@ def test_a_local_judge_ends_where_its_model_does_and_without_its_penalties(tiny_
 
 def test_a_local_model_judges_and_what_is_too_long_for_it_is_said(tiny_model):
     judge = LocalJudge.load(str(tiny_model), 4)
-    short, long = Asked(HELPFUL, "q", "a", "b"), Asked(HELPFUL, "q " * 3000, "a", "b")
+    short, long = JudgeRequest(HELPFUL, "q", "a", "b"), JudgeRequest(HELPFUL, "q " * 3000, "a", "b")
     said = dict(judge.ask([long, short]))
     assert "tokens and the judge room for" in str(said[0]) and said[1].tokens_out <= 4
     assert said[1].text.endswith(CUT_OFF), "it did not end by itself"

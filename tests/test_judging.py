@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from aligner.evaluation.dimensions import CUT_OFF, DIMENSIONS, HARMLESS, HELPFUL, decide
+from aligner.evaluation.judges.dimensions import CUT_OFF, DIMENSIONS, HARMLESS, HELPFUL, decide
 from aligner.evaluation.pairs import read_pairs
 from aligner.records import UserError
 

@@ -13,15 +13,14 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TEMPLATE, sft
+from conftest import ROOT, TEMPLATE, launch_program
 from two_hosts import missing, two_hosts
 
-from aligner.launch.launch import launch_command, placement
+from aligner.launch.command import launch_command, placement
 from aligner.records import UserError
-from aligner.training.distributed.hosts import Host, forwarded, launcher_words, read_hostfile, remote_words
+from aligner.training.distributed.hosts import Host, forwarded_variables, launcher_words, read_hostfile, remote_words
 from aligner.training.distributed.launcher_variables import first_host, rank_variables
 from aligner.training.flags import parse
-from aligner.training.stages import stages
 
 SLURM = {
     "SLURM_JOB_ID": "1000", "SLURM_STEP_ID": "2", "SLURM_STEP_NUM_TASKS": "16", "SLURM_PROCID": "9", "SLURM_LOCALID": "1",
@@ -45,8 +44,7 @@ def losses(folder: Path) -> list[float]:
 def one_host(tiny_model, tmp_path_factory) -> list[float]:
     """The losses of two ranks that DeepSpeed's launcher starts on one host."""
     folder = tmp_path_factory.mktemp("one-host") / "out"
-    done = sft(*flags(tiny_model, folder, "--gpus", 2, "--save_interval", 0))
-    assert done.returncode == 0, done.stdout + done.stderr
+    launch_program("aligner.training.finetune", 2, *flags(tiny_model, folder, "--gpus", 2, "--save_interval", 0))
     return losses(folder)
 
 
@@ -166,7 +164,7 @@ def test_what_ranks_need_reaches_the_other_hosts_and_no_secret_does():
     given = {"HF_HOME": "/h", "NCCL_SOCKET_IFNAME": "ib0", "DEEPSPEED_TIMEOUT": "60", "WANDB_MODE": "offline",
              "HF_TOKEN": "s", "HF_HUB_TOKEN": "s", "TRANSFORMERS_API_KEY": "s", "ALIGNER_SECRET": "s", "TORCH_PASSWORD": "s",
              "WANDB_API_KEY": "s", "AWS_SECRET": "s", "HOME": "/root"}  # fmt: skip
-    assert set(forwarded(given)) == {"HF_HOME", "NCCL_SOCKET_IFNAME", "DEEPSPEED_TIMEOUT", "WANDB_MODE"}
+    assert set(forwarded_variables(given)) == {"HF_HOME", "NCCL_SOCKET_IFNAME", "DEEPSPEED_TIMEOUT", "WANDB_MODE"}
 
 
 @pytest.mark.parametrize(
@@ -190,7 +188,7 @@ def test_the_command_for_several_hosts(tmp_path, tiny_model, monkeypatch):
     monkeypatch.setenv("HF_HOME", "/shared/hf")
     extra = ["--hostfile", str(file), "--launcher_args", "--master_addr 10.0.0.1 --ssh_port 2222"]
     config = parse(flags(tiny_model, tmp_path / "out", *extra))
-    line = shlex.join(launch_command(config, stages(config)[-1], 4))
+    line = shlex.join(launch_command(config, 4))
     assert f"--hostfile {file} --master_port" in line
     assert "--master_addr 10.0.0.1 --ssh_port 2222 --no_python --no_local_rank env" in line
     assert "HF_HOME=/shared/hf" in line and "--launcher_args" not in line
@@ -202,12 +200,12 @@ def test_a_single_other_host_is_not_taken_for_this_one(tmp_path, tiny_model, mon
     for host in ("192.0.2.1", "localhost"):  # the first one is nobody's, by RFC 5737
         (tmp_path / "hosts").write_text(f"{host} slots=2\n")
         config = parse(flags(tiny_model, tmp_path / "out", "--hostfile", tmp_path / "hosts"))
-        lines.append(launch_command(config, stages(config)[-1], 2))
+        lines.append(launch_command(config, 2))
     assert "--force_multi" in lines[0] and "--force_multi" not in lines[1]
 
 
 def test_gpus_named_otherwise_than_by_number_are_refused(tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr("aligner.launch.launch.gpus_here", lambda: 2)
+    monkeypatch.setattr("aligner.launch.command.gpus_here", lambda: 2)
     config = parse(flags(tiny_model, tmp_path / "out"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert placement(config, 2) == ["--include", "localhost:3,5"]
@@ -222,7 +220,7 @@ def test_several_hosts_without_pdsh_are_refused_with_the_other_ways(tmp_path, ti
     monkeypatch.setattr("shutil.which", lambda name: None)
     config = parse(flags(tiny_model, tmp_path / "out", "--hostfile", file))
     with pytest.raises(UserError, match="needs pdsh"):
-        launch_command(config, stages(config)[-1], 4)
+        launch_command(config, 4)
 
 
 # --- real launches

@@ -9,32 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TEMPLATE, launch_program, read_rows, sft
+from conftest import SECRET, TEMPLATE, launch_program
 
 from aligner.cli import main as aligner
-from aligner.training.finetune.metrics import Metrics, read_log
+from aligner.launch.launch import main as launch
+from aligner.training.finetune.metrics import Metrics
 from aligner.training.flags import parse
-
-SECRET = "0123456789abcdef0123456789abcdef01234567"
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory) -> Path:
-    file = tmp_path_factory.mktemp("data") / "train.json"
-    file.write_text(json.dumps(read_rows(TEMPLATE, 40)))
-    return file
-
-
-@pytest.fixture(scope="module")
-def trained(rows, tiny_model, tmp_path_factory):
-    """A whole run, identity warm-up and correction, on two ranks; its folder and flags."""
-    out = tmp_path_factory.mktemp("run") / "sft"
-    flags = ["--train_datasets", rows, "--model_name_or_path", tiny_model, "--output_dir", out, "--gpus", "2", "--epochs", "1",
-             "--identity_proportion", "0.25", "--eval_split_ratio", "0.1", "--save_interval", "2",
-             "--gradient_accumulation_steps", "1", "--show_corrections", "2"]  # fmt: skip
-    done = sft(*flags, WANDB_API_KEY=SECRET, WANDB_MODE="offline", HF_TOKEN=f"hf_{SECRET}", COLUMNS="100")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return out, flags, done.stdout
+from aligner.training.train_log import read_log
 
 
 def test_it_ends_by_showing_what_was_learned_and_the_next_command(trained):
@@ -92,19 +73,15 @@ def test_no_file_holds_a_secret(trained):
         assert not file.is_file() or SECRET.encode() not in file.read_bytes(), file
 
 
-def test_running_it_again_trains_nothing_and_a_changed_setting_is_named(trained):
+def test_running_it_again_trains_nothing_and_a_changed_setting_is_named(trained, capfd):
     out, flags, _ = trained
     before = (out / "model.safetensors").stat().st_mtime_ns
-    again = sft(*flags)
-    assert again.returncode == 0 and again.stdout.count("is already complete") == 2
+    assert launch([*map(str, flags)]) == 0 and capfd.readouterr().out.count("is already complete") == 2
     assert (out / "model.safetensors").stat().st_mtime_ns == before
-    changed = sft(*flags, "--identity_proportion", "0", "--lr", "1e-5")
-    assert changed.returncode == 2
-    assert (
-        f"{out} holds a finished run that differs in identity" in changed.stderr
-        and "lr (2e-05 -> 1e-05)" in changed.stderr
-    )
-    assert "Traceback" not in changed.stderr
+    assert launch([*map(str, flags), "--identity_proportion", "0", "--lr", "1e-5"]) == 2
+    said = capfd.readouterr().err
+    assert f"{out} holds a finished run that differs in identity" in said and "lr (2e-05 -> 1e-05)" in said
+    assert "Traceback" not in said
 
 
 def test_transformers_opens_the_folder_and_aligner_corrects_with_it(trained, tmp_path, capsys):
@@ -131,6 +108,7 @@ def test_a_batch_gives_what_one_at_a_time_gives(trained):
     assert corrector.correct(pairs) == [corrector.correct([pair])[0] for pair in pairs]
 
 
+@pytest.mark.xdist_group("ranks")
 def test_the_program_itself_trains_all_stages_in_one_launch(rows, tiny_model, tmp_path):
     flags = ["--train_datasets", rows, "--model_name_or_path", tiny_model, "--output_dir", tmp_path / "out", "--epochs", "1",
              "--identity_proportion", "0.25", "--log_type", "none"]  # fmt: skip
@@ -141,9 +119,8 @@ def test_the_program_itself_trains_all_stages_in_one_launch(rows, tiny_model, tm
     (tmp_path / "new").mkdir()
     (tmp_path / "out" / "identity").rename(tmp_path / "new" / "identity")
     alone = ["--output_dir", tmp_path / "new", "--identity_proportion", "0.5", "--stage", "correction", "--gpus", "2"]
-    refused = sft(*flags[:4], *alone)
-    assert refused.returncode != 0
-    assert "cannot be started from (eval_datasets" not in refused.stderr and "identity ([0.25" in refused.stderr
+    refused = launch_program("aligner.training.finetune", 2, *flags[:4], *alone, status=2)
+    assert "cannot be started from (eval_datasets" not in refused and "identity ([0.25" in refused
 
 
 def test_command_sh_runs_this_run_again(trained):
@@ -157,18 +134,16 @@ def test_command_sh_runs_this_run_again(trained):
     assert "--identity_proportion 0.25" in done.stdout and "training: 36 of 36 rows kept" in done.stdout
 
 
-def test_a_dry_run_prints_everything_and_writes_nothing(rows, tiny_model, tmp_path):
+def test_a_dry_run_prints_everything_and_writes_nothing(rows, tiny_model, tmp_path, capfd):
     out = tmp_path / "never"
-    done = sft("--train_datasets", rows, "--model_name_or_path", tiny_model, "--output_dir", out, "--gpus", "2",
-               "--identity_proportion", "0.2", "--eval_split_ratio", "0.1", "--dry_run")  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "-m deepspeed.launcher.runner --quiet --num_gpus 2 --master_port" in done.stdout
-    assert (
-        "2 ranks x 4 rows x 8 accumulation = 64 rows per update; 36 rows x 3 epochs = 3 updates, 1 of them"
-        in done.stdout
-    )
-    assert "training: 36 of 36 rows kept" in done.stdout and "held out: 4 of 4 rows kept" in done.stdout
-    assert done.stdout.count("ASSISTANT:[[") == 3
+    flags = ["--train_datasets", rows, "--model_name_or_path", tiny_model, "--output_dir", out, "--gpus", "2",
+             "--identity_proportion", "0.2", "--eval_split_ratio", "0.1", "--dry_run"]  # fmt: skip
+    assert launch([*map(str, flags)]) == 0
+    said = capfd.readouterr().out
+    assert "-m deepspeed.launcher.runner --quiet --num_gpus 2 --master_port" in said
+    assert "2 ranks x 4 rows x 8 accumulation = 64 rows per update; 36 rows x 3 epochs = 3 updates, 1 of them" in said
+    assert "training: 36 of 36 rows kept" in said and "held out: 4 of 4 rows kept" in said
+    assert said.count("ASSISTANT:[[") == 3
     assert not out.exists()
 
 
@@ -245,28 +220,3 @@ def test_a_model_without_a_card_asks_for_its_prompt(tiny_model, tmp_path, capsys
     assert aligner(flags) == 2
     assert "Pass --prompt_template with one of correction, edit-pair" in capsys.readouterr().err
     assert aligner([*flags, "--prompt_template", "edit-pair", "--max_new_tokens", "3"]) == 0
-
-
-def test_every_example_of_a_command_in_the_readme_parses(monkeypatch):
-    import re
-    import shlex
-
-    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
-    trained_with = re.findall(r"^bash scripts/sft-correction\.sh(.*)$", text, flags=re.MULTILINE)
-    assert len(trained_with) >= 4
-    for line in trained_with:
-        parse(shlex.split(line, comments=True))
-    from aligner.cli import parser
-
-    commands = re.findall(r"^(?:\.venv/bin/)?aligner (.*)$", text, flags=re.MULTILINE)
-    assert len(commands) >= 3
-    for line in commands:
-        args, rest = parser().parse_known_args(shlex.split(line, comments=True))
-        assert not rest or args.command == "plan"
-        parse(rest)
-    for line in re.findall(
-        r"^\| .* \| `(--config [^`]*)` \|", text, flags=re.MULTILINE
-    ):  # the table of the paper's checkpoints
-        parse(shlex.split(line))
-    for line in re.findall(r"scripts/sft-correction\.slurm (.*)$", text, flags=re.MULTILINE):
-        parse(shlex.split(line))

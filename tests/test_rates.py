@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from aligner.evaluation.figures import verdicts
-from aligner.evaluation.judging import Judged
+from aligner.evaluation.figures import verdict_figures
+from aligner.evaluation.judging import Verdict
 from aligner.evaluation.pairs import Pair
 from aligner.evaluation.rates import agreement, elo, length_controlled, order_bias, rate
 from aligner.records import Origin
@@ -48,7 +48,9 @@ def test_a_report_draws_questions_and_not_the_answers_of_several_upstreams():
 
     def of(*upstreams: str) -> dict[str, float]:
         pairs = [Pair(Origin("f", n), f"q{n}", "a", "b", name) for name in upstreams for n in range(20)]
-        found = verdicts([Judged(p, "helpful", outcomes[p.origin.row], ("", ""), (0, 0)) for p in pairs])["helpful"]
+        found = verdict_figures([Verdict(p, "helpful", outcomes[p.origin.row], ("", ""), (0, 0)) for p in pairs])[
+            "helpful"
+        ]
         return {name: found[name] for name in ("rate", "low", "high")}
 
     assert of("one") == of("one", "other", "third")

@@ -50,7 +50,7 @@ def test_200_pairs_survive_a_kill_and_a_model_that_cannot_judge_is_shown_as_one(
     gate.server_close()
     assert again.returncode == 1, again.stderr
     assert (
-        f"{400 - kept:,} replies to ask for" in again.stdout and "no verdict could be read of helpful" in again.stdout
+        f"{400 - kept:,} replies to request" in again.stdout and "no verdict could be read of helpful" in again.stdout
     )
     assert "of 200 labelled pairs none was judged and read" in again.stdout
     assert len({line["key"] for line in lines(out / "replies.jsonl")}) == 400

@@ -61,6 +61,40 @@ def test_the_report_filters_sorts_and_runs_no_script_of_an_answer(browser, tmp_p
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 
+def bars(browser: Any) -> list[str]:
+    """What the bars say to a screen reader."""
+    return [bar.get_attribute("aria-label") for bar in browser.find_elements("css selector", "#bars .track")]
+
+
+def test_the_report_begins_with_a_sentence_and_bars_and_explains_its_columns(browser, tmp_path):
+    labels = ("after", "before", "tie", "after")
+    rows = [{"question": f"question {n}", "answer": "old", "corrected": "old" if n < 4 else "new", "label": labels[n % 4]}
+            for n in range(8)]  # fmt: skip
+    browser.get(report(tmp_path, rows))
+    assert browser.find_element("id", "headline").text == (
+        "Of 8 answers 50.0 % were changed. Of these 4, corrections were judged more helpful in 2 and less in 1."
+    )
+    assert bars(browser) == ["4 changed, 4 left as they were", "2 wins, 5 ties, 1 losses, 0 without a verdict"]
+    browser.execute_script("document.getElementById('figures').open = true")
+    headings = browser.find_elements("css selector", "#figures th")
+    assert headings and all(heading.get_attribute("title") for heading in headings)
+    assert (
+        browser.find_element("id", "verdicts").text and "agreement" not in browser.find_element("id", "verdicts").text
+    )
+
+
+def test_a_report_without_a_judge_says_nothing_of_judges(browser, tmp_path):
+    rows = [{"question": "q", "answer": "old", "corrected": new} for new in ("old", "new")]
+    assert (
+        cli.main(["evaluate", "--after", write(tmp_path / "after.jsonl", rows), "--output", str(tmp_path / "out")]) == 0
+    )
+    browser.get((tmp_path / "out" / "report.html").as_uri())
+    browser.execute_script("document.getElementById('figures').open = true")
+    shown = browser.find_element("tag name", "body").text.replace(str(tmp_path), "").lower()
+    assert "of 2 answers 50.0 % were changed." in shown
+    assert not [word for word in ("judge", "verdict", "win", "elo", "regression", "helpful") if word in shown]
+
+
 def test_systems_stand_in_a_table_and_can_be_looked_at_match_by_match(browser, told, tmp_path):
     files = [
         f"<b>{n}</b>={write(tmp_path / f'{n}.jsonl', [{'question': 'q', 'answer': f'quality {n}'}] * 3)}"

@@ -16,10 +16,10 @@ from test_correct_file import lines
 
 from aligner import cli
 from aligner.inference.corrector import Corrector
-from aligner.inference.greedy import Row
+from aligner.inference.greedy import DecoderRow
 from aligner.records import UserError
-from aligner.serving.dialogue import Questions, questions
-from aligner.serving.exchange import Heard
+from aligner.serving.dialogue import CandidateQuestions, candidate_questions
+from aligner.serving.exchange import StreamedText
 from aligner.serving.shadow import ShadowLog
 from aligner.serving.worker import Ticket, Worker
 
@@ -119,7 +119,7 @@ def test_what_a_stream_says_is_put_together_by_choice():
         )
     events += b': a comment\n\ndata: {"choices": [3]}\n\ndata: [DONE]\n\n'
     for size in (1, 7, 10_000):
-        heard = Heard()
+        heard = StreamedText()
         for start in range(0, len(events), size):
             heard.feed(events[start : start + size])
         assert heard.texts() == ["a\u00e4", "x"]
@@ -182,9 +182,11 @@ def test_of_a_long_dialogue_a_few_beginnings_are_tried_and_the_longest_with_room
     tried = []
     plain = worker._with
     worker._with = lambda ticket, question: (tried.append(question), plain(ticket, question))[1]  # type: ignore[method-assign]
-    found = questions(messages)
+    found = candidate_questions(messages)
     row = worker._row(Ticket(found, ANSWER, "", None, None, None))
-    fitting = [text for text in found if isinstance(plain(Ticket([text], ANSWER, "", None, None, None), text), Row)]
+    fitting = [
+        text for text in found if isinstance(plain(Ticket([text], ANSWER, "", None, None, None), text), DecoderRow)
+    ]
     assert corrector.template.render(fitting[0], ANSWER, "") == corrector.encoder.tokenizer.decode(row.prompt)
     assert 200 < len(row.prompt) <= 300 and len(tried) <= 9, "of 101"
 
@@ -195,7 +197,7 @@ def test_answers_that_are_left_alone_take_their_turns(corrector):
 
     async def five() -> None:
         for _ in range(5):
-            question = Questions([("user", QUESTION)], [0])
+            question = CandidateQuestions([("user", QUESTION)], [0])
             worker._waiting.put(Ticket(question, ANSWER, "", -1e9, asyncio.Queue(), asyncio.get_running_loop()))
         assert worker._new(2) == []
 

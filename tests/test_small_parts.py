@@ -11,7 +11,8 @@ from conftest import TEMPLATE, read_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aligner.files import remove_folder, whole_file
+from aligner.files import remove_folder, whole_file, whole_folder
+from aligner.jsonl import LineLog
 from aligner.quality.edits import copied_share, diff, show
 from aligner.training.datasets.mixture import normalised
 
@@ -57,6 +58,29 @@ def test_removing_a_folder_leaves_nothing_with_its_name(tmp_path):
     remove_folder(tmp_path / "state")
     remove_folder(tmp_path / "state")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_that_a_kill_tore_holds_its_whole_lines_and_goes_on_behind_them(tmp_path):
+    file = tmp_path / "log.jsonl"
+    file.write_bytes(b'{"row": 1}\n{"row": 2}\n{"ro')
+    log = LineLog(file)
+    assert log.lines == [b'{"row": 1}', b'{"row": 2}'] and log.torn == b'{"ro'
+    assert file.read_bytes().endswith(b'{"ro'), "reading changes nothing"
+    log.start()
+    log.append({"row": 3})
+    log.close()
+    assert file.read_text() == '{"row": 1}\n{"row": 2}\n{"row": 3}\n'
+
+
+def test_a_folder_is_in_its_place_only_when_all_of_it_is_written(tmp_path):
+    place = tmp_path / "model"
+    with whole_folder(place) as folder:
+        (folder / "weights").write_text("first")
+        assert not place.exists()
+    with pytest.raises(KeyError), whole_folder(place) as folder:
+        (folder / "weights").write_text("second, half written")
+        raise KeyError
+    assert (place / "weights").read_text() == "first" and list(tmp_path.iterdir()) == [place]
 
 
 def test_the_template_data_set_is_fit_to_be_shown():

@@ -16,16 +16,17 @@ from tqdm import tqdm
 
 from aligner.card import Card, differences, prompt_of, read_card, write_card
 from aligner.files import COMPLETED
-from aligner.launch import launch
+from aligner.launch import command, launch
 from aligner.records import UserError
-from aligner.training.checkpoint.resume import standing, states
+from aligner.training.checkpoint.resume import begin_run, inspect_output, inspect_run, states
 from aligner.training.distributed.hardware import resolved
 from aligner.training.finetune import metrics as metrics_module
 from aligner.training.finetune.loop import is_evaluation_due
-from aligner.training.finetune.metrics import Metrics, read_log
+from aligner.training.finetune.metrics import Metrics
 from aligner.training.flags import parse
 from aligner.training.plan import Plan
 from aligner.training.stages import check_positions, make_card, stage_data, stages
+from aligner.training.train_log import read_log
 
 
 def flags(model: Path, out: Path, *more: str) -> list[str]:
@@ -46,7 +47,7 @@ def finish(folder: Path, made: Card) -> None:
 def test_a_finished_run_is_known_again(tiny_model, tmp_path):
     made, config, _ = card(flags(tiny_model, tmp_path))
     finish(tmp_path, made)
-    found = standing(config, tmp_path, made)
+    found = inspect_output(config, tmp_path, made)
     assert found.finished and found.changed == () and read_card(tmp_path) == made
 
 
@@ -88,15 +89,15 @@ def test_records_per_update_stay_what_the_run_began_with(tiny_model, tmp_path):
     old, *_ = card(flags(tiny_model, tmp_path), rows=32)
     finish(tmp_path, old)
     doubled, config, _ = card(flags(tiny_model, tmp_path), rows=64)  # twice the ranks
-    assert standing(config, tmp_path, doubled).card.records_per_update == 32
+    assert inspect_output(config, tmp_path, doubled).records_per_update == 32
     forced, config, _ = card(flags(tiny_model, tmp_path, "--records_per_update", "64"), rows=64)
-    assert standing(config, tmp_path, forced).changed == ("records_per_update (32 -> 64)",)
+    assert inspect_output(config, tmp_path, forced).changed == ("records_per_update (32 -> 64)",)
 
 
 def test_resume_never_sees_nothing(tiny_model, tmp_path):
     made, config, _ = card(flags(tiny_model, tmp_path, "--resume", "never"))
     finish(tmp_path, made)
-    assert not standing(config, tmp_path, made).finished
+    assert not inspect_output(config, tmp_path, made).finished
 
 
 def test_only_whole_states_count_and_the_newest_comes_last(tmp_path):
@@ -107,29 +108,60 @@ def test_only_whole_states_count_and_the_newest_comes_last(tmp_path):
     assert [state.name for state in states(tmp_path)] == ["update-2", "update-9", "update-10"]
 
 
-def test_a_warm_up_of_another_run_is_given_up_but_a_finished_main_stage_refuses(tiny_model, tmp_path):
-    arguments = flags(tiny_model, tmp_path, "--identity_proportion", "0.2")
+def finished_run(arguments: list[str]) -> object:
+    """The configuration of a run whose stages are all complete, by their cards."""
     config = resolved(parse(arguments))
-    warm_up, main = stages(config)
-    for stage in (warm_up, main):
+    for stage in stages(config):
         stage.folder.mkdir(exist_ok=True)
         finish(stage.folder, make_card(config, stage, stage_data(config, stage.name), 32, {}))
-    assert launch.is_finished(config, warm_up, 1) and launch.is_finished(config, main, 1)
+    return config
+
+
+def test_a_complete_run_has_nothing_left_to_train_whatever_became_of_its_warm_up(tiny_model, tmp_path):
+    config = finished_run(flags(tiny_model, tmp_path, "--identity_proportion", "0.2"))
+    assert inspect_run(config, 1) == {}
+    (tmp_path / "identity" / COMPLETED).unlink()
+    assert inspect_run(config, 1) == {}
+    (tmp_path / COMPLETED).unlink()
+    assert list(inspect_run(config, 1)) == ["identity", "correction"]
+
+
+def test_a_main_stage_of_another_run_is_refused_and_a_warm_up_of_one_is_trained_anew(tiny_model, tmp_path):
+    arguments = flags(tiny_model, tmp_path, "--identity_proportion", "0.2")
+    finished_run(arguments)
     other = resolved(parse([*arguments, "--lr", "1e-3"]))
-    warm_up, main = stages(other)
     with pytest.raises(UserError, match=r"holds a finished run that differs in lr \(2e-05 -> 0.001\)"):
-        launch.is_finished(other, main, 1)
-    assert not launch.is_finished(other, warm_up, 1) and not warm_up.folder.exists()
+        begin_run(other, 1)
+    assert (tmp_path / "identity").exists(), "nothing is touched of a run that is refused"
+    (tmp_path / COMPLETED).unlink()
+    assert inspect_run(other, 2)["identity"].changed and (tmp_path / "identity").exists(), "to inspect changes nothing"
+    remaining = begin_run(other, 2)
+    assert list(remaining) == ["identity", "correction"] and not (tmp_path / "identity").exists()
+    assert remaining["identity"].records_per_update == 64, "its own, and not the earlier run's"
 
 
-def test_starting_over_without_a_warm_up_leaves_none_of_an_earlier_run(tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(launch, "is_finished", lambda *_: True)
-    monkeypatch.setattr(launch, "show_result", lambda *_: None)
-    for more, left in (["--identity_proportion", "0.2"], True), ([], False):
-        (tmp_path / "identity").mkdir(exist_ok=True)
-        config = resolved(parse([*flags(tiny_model, tmp_path, *more), "--resume", "never"]))
-        launch.train(config, stages(config), 1)
-        assert (tmp_path / "identity").exists() == left
+def test_a_main_stage_alone_starts_from_a_complete_warm_up_of_this_run_only(tiny_model, tmp_path):
+    arguments = flags(tiny_model, tmp_path, "--identity_proportion", "0.2")
+    finished_run(arguments)
+    (tmp_path / COMPLETED).unlink()
+    assert list(inspect_run(resolved(parse([*arguments, "--stage", "correction"])), 1)) == ["correction"]
+    other = [*arguments, "--stage", "correction", "--lr", "1e-3"]
+    with pytest.raises(UserError, match=r"cannot be started from \(lr \(2e-05 -> 0.001\)\). Leave --stage out"):
+        inspect_run(resolved(parse(other)), 1)
+    assert inspect_run(resolved(parse([*other, "--resume", "force"])), 1)
+    (tmp_path / "identity" / COMPLETED).unlink()
+    with pytest.raises(UserError, match="not complete"):
+        inspect_run(resolved(parse([*arguments, "--stage", "correction"])), 1)
+
+
+def test_starting_over_removes_the_results_of_every_stage_and_a_warm_up_that_is_not_wanted(tiny_model, tmp_path):
+    with_warm_up = flags(tiny_model, tmp_path, "--identity_proportion", "0.2")
+    finished_run(with_warm_up)
+    assert list(begin_run(resolved(parse([*with_warm_up, "--resume", "never"])), 1)) == ["identity", "correction"]
+    assert not (tmp_path / COMPLETED).exists() and not (tmp_path / "identity" / COMPLETED).exists()
+    assert (tmp_path / "identity").exists()
+    assert list(begin_run(resolved(parse(flags(tiny_model, tmp_path, "--resume", "never"))), 1)) == ["correction"]
+    assert not (tmp_path / "identity").exists()
 
 
 def test_another_prompt_than_a_model_was_trained_with_is_said(tiny_model, tmp_path, monkeypatch, caplog):
@@ -173,31 +205,32 @@ def test_a_login_node_without_a_gpu_starts_ranks_on_hosts_that_have_them(tmp_pat
     launch.quiet_libraries()
     config = resolved(parse(["--hostfile", str(hosts)]))
     assert (config.optimization.bf16, config.optimization.tf32) == (True, True)
-    assert launch.environment(config, 16)["DS_ACCELERATOR"] == "cuda"
+    assert command.environment(config, 16)["DS_ACCELERATOR"] == "cuda"
     program = "import os, sys, aligner.launch.launch; print('DS_ACCELERATOR' in os.environ, 'deepspeed' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False False"
 
 
-def test_the_ranks_of_a_hostfile_are_its_slots(tmp_path):
+def test_the_ranks_of_a_hostfile_are_its_slots(tmp_path, monkeypatch):
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)  # set where DeepSpeed was imported before
     hosts = tmp_path / "hosts"
     hosts.write_text("# two nodes\nworker-1 slots=8\nworker-2 slots=8\n")
     config = resolved(parse(["--hostfile", str(hosts)]))
-    assert launch.count_ranks(config) == 16
-    assert launch.placement(config, 16) == ["--hostfile", str(hosts)]
-    assert config.optimization.bf16 is True or launch.gpus_here()
+    assert command.count_ranks(config) == 16
+    assert command.placement(config, 16) == ["--hostfile", str(hosts)]
+    assert config.optimization.bf16 is True or command.gpus_here()
     hosts.write_text("worker-1\n")
     with pytest.raises(UserError, match="is not like 'worker-1 slots=8'"):
-        launch.count_ranks(config)
+        command.count_ranks(config)
 
 
 def test_the_gpus_that_are_visible_are_the_ones_used(monkeypatch):
-    monkeypatch.setattr(launch, "gpus_here", lambda: 2)
+    monkeypatch.setattr(command, "gpus_here", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
-    assert launch.placement(parse([]), 2) == ["--include", "localhost:4,5"]
-    assert launch.placement(parse([]), 1) == ["--include", "localhost:4"]
+    assert command.placement(parse([]), 2) == ["--include", "localhost:4,5"]
+    assert command.placement(parse([]), 1) == ["--include", "localhost:4"]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert launch.placement(parse([]), 2) == ["--num_gpus", "2"]
+    assert command.placement(parse([]), 2) == ["--num_gpus", "2"]
 
 
 # --- when to evaluate, and trackers

@@ -15,21 +15,21 @@ import pytest
 from conftest import ROOT
 
 from aligner.records import UserError
-from aligner.training.checkpoint.resume import the_only_run
+from aligner.training.checkpoint.resume import run_lock
 from aligner.training.distributed import heartbeat, stop_signals
 from aligner.training.finetune.metrics import is_far_above
-from aligner.training.finetune.run import is_asked
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_is_heard_once_and_the_earlier_handler_comes_back(number):
     told: list[signal.Signals] = []
     before = signal.getsignal(number)
-    asked = stop_signals.Asked(told.append)
+    signals = stop_signals.StopSignals(told.append)
     try:
-        assert not asked.seen
+        assert not signals.received
         os.kill(os.getpid(), number)
-        assert asked.seen and told == [number]
+        assert signals.received and told == [number]
+        assert stop_signals.stop_requested(signals, None), "on any rank, also one that does not look at the folder"
         if number == signal.SIGINT:
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), number)
@@ -37,22 +37,22 @@ def test_a_signal_is_heard_once_and_the_earlier_handler_comes_back(number):
         os.kill(os.getpid(), number)  # once more disturbs nothing
         assert told == [number]
     finally:
-        asked.restore()
+        signals.restore()
     assert signal.getsignal(number) is before
 
 
 def test_a_file_in_the_folder_asks_too_and_only_the_first_rank_looks(tmp_path):
-    assert not is_asked(None, tmp_path)
-    stop_signals.request(tmp_path)
-    assert is_asked(None, tmp_path) and not is_asked(None, None)
-    stop_signals.withdraw(tmp_path)
-    assert not is_asked(None, tmp_path)
+    assert not stop_signals.stop_requested(None, tmp_path)
+    stop_signals.request_stop(tmp_path)
+    assert stop_signals.stop_requested(None, tmp_path) and not stop_signals.stop_requested(None, None)
+    stop_signals.clear_stop_request(tmp_path)
+    assert not stop_signals.stop_requested(None, tmp_path)
 
 
 def record(folder: Path, rank: int, words: str | None, when: float = 0.0) -> None:
     file = folder / heartbeat.FOLDER / f"{rank:05}.json"
     file.parent.mkdir(exist_ok=True)
-    said = {"rank": rank, "host": "gpu1", "process": 7, "words": words, "time": time.time() + when}
+    said = {"rank": rank, "host": "gpu1", "process": 7, "error": words, "time": time.time() + when}
     file.write_text(json.dumps(said))
 
 
@@ -63,16 +63,19 @@ MEMORY = "OutOfMemoryError: CUDA out of memory"
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([None, LOST, heartbeat.TOLD], "rank 0 (process 7 on gpu1) gave no sign of life"),  # killed: it left no word
+        (
+            [None, LOST, heartbeat.TERMINATED],
+            "rank 0 (process 7 on gpu1) gave no sign of life",
+        ),  # killed: it left no word
         ([LOST, MEMORY, None], "rank 1 on gpu1 failed: OutOfMemoryError"),  # a cause of its own comes first
-        ([LOST, heartbeat.TOLD], "rank 0 on gpu1 failed: RuntimeError"),
+        ([LOST, heartbeat.TERMINATED], "rank 0 on gpu1 failed: RuntimeError"),
         ([], None),
     ],
 )
 def test_the_rank_that_a_run_failed_by(words, expected, tmp_path):
     for rank, said in enumerate(words):
         record(tmp_path, rank, said)
-    found = heartbeat.diagnosis(tmp_path)
+    found = heartbeat.root_cause(tmp_path)
     assert found is None if expected is None else found and found.startswith(expected)
 
 
@@ -85,12 +88,12 @@ def test_a_run_whose_rank_spoke_its_last_words_long_ago_is_lost(tmp_path):
 
 
 def test_a_rank_leaves_its_cause_or_nothing(tmp_path):
-    with heartbeat.sign_of_life(tmp_path, 3):
-        assert json.loads((tmp_path / "ranks/00003.json").read_text())["words"] is None
+    with heartbeat.heartbeat(tmp_path, 3):
+        assert json.loads((tmp_path / "ranks/00003.json").read_text())["error"] is None
     assert not (tmp_path / "ranks").exists()
-    with pytest.raises(ValueError), heartbeat.sign_of_life(tmp_path, 3):
+    with pytest.raises(ValueError), heartbeat.heartbeat(tmp_path, 3):
         raise ValueError("no such\nthing")
-    assert heartbeat.diagnosis(tmp_path) == f"rank 3 on {socket.gethostname()} failed: ValueError: no such"
+    assert heartbeat.root_cause(tmp_path) == f"rank 3 on {socket.gethostname()} failed: ValueError: no such"
 
 
 @pytest.mark.parametrize("how", ["told", "orphan"])
@@ -99,8 +102,8 @@ def test_a_rank_that_waits_for_others_still_hears_that_it_is_to_end(how, tmp_pat
     program = """if True:
         import ctypes, sys
         from pathlib import Path
-        from aligner.training.distributed.heartbeat import sign_of_life
-        with sign_of_life(Path(sys.argv[1]), 0):
+        from aligner.training.distributed.heartbeat import heartbeat
+        with heartbeat(Path(sys.argv[1]), 0):
             print("in", flush=True)
             while True:
                 ctypes.CDLL(None).pause()
@@ -120,15 +123,15 @@ def test_a_rank_that_waits_for_others_still_hears_that_it_is_to_end(how, tmp_pat
 
 
 def test_two_runs_never_share_a_folder(tmp_path):
-    with the_only_run(tmp_path):
-        program = "import sys; from pathlib import Path; from aligner.training.checkpoint.resume import the_only_run\n"
-        program += "with the_only_run(Path(sys.argv[1])): pass"
+    with run_lock(tmp_path):
+        program = "import sys; from pathlib import Path; from aligner.training.checkpoint.resume import run_lock\n"
+        program += "with run_lock(Path(sys.argv[1])): pass"
         command = [sys.executable, "-c", program, str(tmp_path)]
         done = subprocess.run(
             command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
         )
     assert UserError.__name__ in done.stderr and "another run is writing into" in done.stderr
-    with the_only_run(tmp_path):  # free again
+    with run_lock(tmp_path):  # free again
         pass
     assert not list(tmp_path.iterdir())
 

@@ -207,9 +207,9 @@ def test_a_service_that_cannot_be_reached_is_said_within_seconds(what, tiny_mode
         began = time.monotonic()
         if what == "wandb":
             program = (
-                "import sys; from pathlib import Path; from aligner.console import speak\n"
+                "import sys; from pathlib import Path; from aligner.console import setup_logging\n"
                 "from aligner.training.config import OutputConfig\n"
-                "from aligner.training.finetune import metrics; speak(); out = Path(sys.argv[1])\n"
+                "from aligner.training.finetune import metrics; setup_logging(); out = Path(sys.argv[1])\n"
                 "config = OutputConfig(output_dir=str(out), log_type='wandb')\n"
                 "m = metrics.Metrics(config, out, 'correction', 1, 0, {}); print('began', flush=True); m.close()"
             )

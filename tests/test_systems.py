@@ -13,9 +13,9 @@ from test_correct_file import write
 from test_evaluate import responses
 
 from aligner import cli
-from aligner.evaluation.judging import Judged
+from aligner.evaluation.judging import Verdict
 from aligner.evaluation.pairs import Pair
-from aligner.evaluation.systems import System, match, parse, standings
+from aligner.evaluation.systems import System, match, parse_system, standings
 from aligner.records import Origin, UserError
 
 
@@ -60,12 +60,12 @@ def test_three_systems_stand_in_one_table(told, tmp_path, capsys):
 
 def test_a_field_that_is_none_is_said(tmp_path):
     with pytest.raises(UserError, match="there is no field 'answers'; there are corrected"):
-        parse(f"one={file_of(tmp_path, 'one', [1])}:answers")
+        parse_system(f"one={file_of(tmp_path, 'one', [1])}:answers")
 
 
-def judged(one: str, other: str, question: int, outcome: int) -> Judged:
+def judged(one: str, other: str, question: int, outcome: int) -> Verdict:
     pair = Pair(Origin("f", question), f"q{question}", "a", "b", match(one, other))
-    return Judged(pair, "helpful", outcome, ("x", "y"), (0, 0))
+    return Verdict(pair, "helpful", outcome, ("x", "y"), (0, 0))
 
 
 def test_two_systems_have_the_papers_elo_and_an_interval_over_questions():
@@ -109,9 +109,11 @@ def test_a_row_without_a_correction_is_not_judged_by_its_answer(told, tmp_path, 
 
 
 def test_what_names_no_system_is_said(tmp_path, capsys):
-    assert parse("a=x:y.jsonl") == System("a", "x:y.jsonl") and parse("a=f.jsonl:answer").field == "answer"
+    assert (
+        parse_system("a=x:y.jsonl") == System("a", "x:y.jsonl") and parse_system("a=f.jsonl:answer").field == "answer"
+    )
     with pytest.raises(UserError, match="write NAME=FILE"):
-        parse("only-a-file.jsonl")
+        parse_system("only-a-file.jsonl")
     one = file_of(tmp_path, "one", [1])
     for flags, said in (([f"a={one}"], "needs two or more"), ([f"a={one}", f"a={one}"], "a name of its own"),
                         ([f"a={one}", f"b={one}", "--models", "."], "does not go with")):  # fmt: skip

@@ -1,1 +1,1 @@
-"""The commands of `aligner`, a file each: its flags and what it does. Heavy imports wait until a command runs."""
+"""The flags of `aligner COMMAND`, a file each. Heavy imports wait until a command runs."""

@@ -1,12 +1,10 @@
-"""`aligner calibrate`: the threshold of `aligner serve --mode gate`, chosen on a file."""
+"""The flags of `aligner calibrate`: the threshold of `aligner serve --mode gate`, chosen on a file."""
 
 from __future__ import annotations
 
 import argparse
 
-from aligner.commands.shared_flags import add_model_flags
-from aligner.files import refuse_overwriting
-from aligner.records import UserError
+from aligner.commands.shared_flags import add_model_flags, config_from
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -31,14 +29,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do it; returns the exit status."""
-    if not 0 <= args.missed <= 1:
-        raise UserError(f"--missed is {args.missed}: it is a share, 0 to 1.")
-    for name in ("batch_size", "max_new_tokens", "rows"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name} is {getattr(args, name)}: it must be at least 1.")
-    refuse_overwriting(args.output, args.input)
-    from aligner.serving.command import calibrate
+    """Choose and print; returns the exit status."""
+    from aligner.serving.config import CalibrateConfig
 
-    print(*calibrate(args), sep="\n")
+    config = config_from(args, CalibrateConfig)
+    from aligner.serving.command import calibrate  # torch, for which a misspelt flag need not wait
+
+    print(*calibrate(config), sep="\n")
     return 0

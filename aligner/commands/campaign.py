@@ -1,24 +1,24 @@
-"""`bash scripts/evaluate.sh CONFIG.yaml`: the command of a campaign, which knows the flags of the commands that it runs."""
+"""`aligner campaign CONFIG.yaml`, and `bash scripts/evaluate.sh`: it knows the flags of the commands that it runs."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
-import sys
+import signal
 from collections.abc import Callable
 
 from aligner.commands.correct import add_flags as correct_flags
 from aligner.commands.evaluate import add_flags as evaluate_flags
-from aligner.evaluation.campaign import Campaign, read_campaign, run
-from aligner.evaluation.steps import Flags
+from aligner.evaluation.campaign import Campaign, read_campaign, run_campaign
+from aligner.evaluation.subprocess_step import Flags
 from aligner.records import UserError
-from aligner.surroundings import prepare_process
+from aligner.shipped import find_config
 
-GIVEN = {"input", "output", "after", "dimensions"}  # what the campaign says itself
+GIVEN = {"input", "output", "after", "dimensions"}  # flags that the campaign itself sets
 
 
 def flags_of(add_flags: Callable[[argparse.ArgumentParser], None]) -> set[str]:
-    """The names of a command's flags, but for those that a campaign gives."""
+    """The names of a command's flags without those that the campaign itself sets."""
     parser = argparse.ArgumentParser(add_help=False)
     add_flags(parser)
     return {action.dest for action in parser._actions} - GIVEN  # argparse has no public way to list them
@@ -38,24 +38,16 @@ def check_flags(file: str, campaign: Campaign) -> None:
                 raise UserError(f"{file}: {place}: '{name}' is no flag of `aligner {command}` to set here.{hint}")
 
 
-def main(arguments: list[str]) -> int:
-    """Run a campaign from the command line."""
-    about = "Upstream answers -> corrected -> judged -> report, for a list of upstreams. Run again, it goes on where it was."
-    parser = argparse.ArgumentParser(prog="bash scripts/evaluate.sh", description=about)
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.epilog = "Each upstream is asked, its answers are corrected and judged. Run again, it goes on where it was."
     parser.add_argument("config", metavar="CONFIG.yaml", help="configs/evaluation/upstreams.yaml is an example")
-    prepare_process(arguments)
-    try:
-        file = parser.parse_args(arguments).config
-        campaign = read_campaign(file)
-        check_flags(file, campaign)
-        return run(campaign)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped: the same command goes on", file=sys.stderr)
-        return 130
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def run(args: argparse.Namespace) -> int:
+    """Do it; returns the exit status."""
+    file = find_config(args.config)
+    campaign = read_campaign(file)
+    check_flags(file, campaign)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is Ctrl-C
+    return run_campaign(campaign)

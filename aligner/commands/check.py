@@ -1,19 +1,10 @@
-"""`aligner check`: what cannot be used of a data set, and why."""
+"""The flags of `aligner check`: which rows of a data set cannot be used, and why."""
 
 from __future__ import annotations
 
 import argparse
-import json
-from functools import partial
-from typing import TYPE_CHECKING
 
-from aligner.console import progress
-from aligner.files import refuse_overwriting
-from aligner.records import UserError
-
-if TYPE_CHECKING:
-    from aligner.quality.check import Report
-    from aligner.training.datasets.supervised import Tally
+from aligner.commands.shared_flags import config_from
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -44,51 +35,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do it; returns the exit status."""
-    from aligner.quality.check import SAMPLE, examine
-    from aligner.training.datasets.options import Options
-    from aligner.training.datasets.registry import parse_spec, register_files
+    """Check; returns the exit status."""
+    from aligner.quality.config import CheckConfig
 
-    if (args.dump or "cut" in args.fail_on) and not args.model_name_or_path:
-        raise UserError("--dump and --fail_on cut need a tokenizer: --model_name_or_path TOK.")
-    if {"overlap", "near-overlap"} & set(args.fail_on) and not args.eval_datasets:
-        raise UserError("--fail_on overlap needs --eval_datasets PATH.")
-    register_files(args.register)
-    read = [parse_spec(text).path for text in (*args.data, *args.eval_datasets)] + args.register
-    for output, other in ((args.dump, args.output), (args.output, args.dump)):
-        if output:
-            refuse_overwriting(output, *read, *([other] if other else []))
-    options = Options(tuple(args.columns), args.prefer, args.multi_turn)
-    keep = 0 if not args.model_name_or_path else None if args.exact or args.dump or "cut" in args.fail_on else SAMPLE
-    bar = partial(progress, desc="reading", unit=" rows", delay=2)
-    report = examine(args.data, options, args.eval_datasets, keep, args.output, bar)
-    lines, tally = _tokens(args, report) if report.records else ([], None)
-    said = {**report.as_json(), "tokens": lines} if args.json else None
-    print(json.dumps(said, indent=2) if said else "\n".join([*report.lines(), *lines]))
-    without_room = tally.count(tally.NO_ROOM) if tally else bool(lines)
-    counted = {kind: finding.count for kind, finding in report.found.items()} | {
-        "cut": tally.count(tally.CUT) if tally else 0
-    }
-    unwanted = any(counted[kind] for kind in args.fail_on)
-    if any(fault.row is None for fault in (*report.faults, *report.evaluation_faults)):
-        return 2
-    return 1 if report.faults or report.evaluation_faults or without_room or unwanted or not report.usable else 0
+    config = config_from(args, CheckConfig)
+    from aligner.quality.command import check_data  # torch, for which a misspelt flag need not wait
 
-
-def _tokens(args: argparse.Namespace, report: Report) -> tuple[list[str], Tally | None]:
-    from aligner.demo import locate
-    from aligner.encoder import Encoder
-    from aligner.models import load_tokenizer, quiet_libraries
-    from aligner.quality.check import examine_tokens
-    from aligner.training.datasets.mixture import choose_template
-
-    quiet_libraries()
-    template = choose_template(args.prompt_template, report.templates)
-    encoder = Encoder(load_tokenizer(locate(args.model_name_or_path)))
-    bar = partial(progress, desc="tokenising", delay=2)
-    try:
-        lines, tally = examine_tokens(report.records, template, encoder, args.max_length, args.dump, bar)
-    except UserError as error:  # no row has room for a target
-        return [str(error)], None
-    sampled = len(report.records) < report.usable
-    return ([f"of a sample of {len(report.records):,} rows (--exact takes all):"] if sampled else []) + lines, tally
+    return check_data(config)

@@ -40,10 +40,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
     from aligner.models import quiet_libraries
-    from aligner.training.planning.report import Request, report
+    from aligner.training.planning.report import PlanRequest, report
 
     quiet_libraries()
-    known = {field: getattr(args, field) for field in Request.__dataclass_fields__}
-    lines, fits = report(args.rest, Request(**known))
+    known = {field: getattr(args, field) for field in PlanRequest.__dataclass_fields__}
+    lines, fits = report(args.rest, PlanRequest(**known))
     print(*lines, sep="\n")
     return 0 if fits else 1

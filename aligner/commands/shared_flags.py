@@ -1,8 +1,23 @@
-"""The flags that several commands have: those with an Aligner in them, and those that ask a server."""
+"""The flags that several commands share, and the way from parsed flags to a command's settings."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar, get_type_hints
+
+Config = TypeVar("Config")
+
+
+def config_from(args: argparse.Namespace, kind: type[Config]) -> Config:
+    """A dataclass filled with the flags of the same names; a field that is a dataclass itself is filled likewise."""
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for field in fields(kind):  # type: ignore[arg-type]
+        nested = is_dataclass(hints[field.name])
+        value = config_from(args, hints[field.name]) if nested else getattr(args, field.name)
+        values[field.name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +35,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_server_flags(parser: argparse.ArgumentParser) -> None:
-    """How a server is asked."""
+    """How servers are called."""
     add = parser.add_argument
     add("--concurrency", type=int, default=8, metavar="N", help="requests to a server at once (8)")
     add(
@@ -28,5 +43,5 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=600,
         metavar="S",
-        help="seconds a reply may take, each time it is asked for (600)",
+        help="seconds for a reply, at each try (600)",
     )

@@ -1,4 +1,4 @@
-"""AlpacaEval through its own package: answers and corrections as two models, its judge asked, its leaderboard read back.
+"""AlpacaEval through its own package: answers and corrections as two models, judged by its annotators, its leaderboard read back.
 
 The package (`pip install alpaca_eval`, best in an environment of its own) is a program here, not an import. Its length-controlled
 rate needs its own 805 instructions and data from the hub; for other questions it gives the plain win rate.
@@ -42,7 +42,7 @@ SIDES = ("upstream", "upstream+Aligner")
 
 @dataclass(frozen=True)
 class AlpacaEval:
-    """How to run it. `judge`: the name or folder of an annotators config; without one, `model` is asked at `url`."""
+    """How to run it. `judge`: the name or folder of an annotators config; without one, `model` at `url` judges."""
 
     program: str
     judge: str | None = None
@@ -51,7 +51,7 @@ class AlpacaEval:
     key: str | None = None
 
 
-def export(pairs: Sequence[Pair], folder: Path) -> dict[str, Path]:
+def export_outputs(pairs: Sequence[Pair], folder: Path) -> dict[str, Path]:
     """Write a `model_outputs.json` for each of the two: rows of instruction, output and generator."""
     written = {}
     for side, texts in zip(SIDES, ([p.before for p in pairs], [p.after for p in pairs]), strict=True):
@@ -65,22 +65,22 @@ def export(pairs: Sequence[Pair], folder: Path) -> dict[str, Path]:
 
 
 def annotator(parent: Path, model: str) -> Path:
-    """Write an annotators config that asks a model of an OpenAI-compatible server in plain words. The package keeps verdicts
-    beside it, whoever gave them: each model and prompt has a folder of its own."""
+    """Write an annotators config for a model of an OpenAI-compatible server. The package keeps verdicts beside it without their
+    judge's name, so each model and prompt has a folder of its own."""
     folder = parent / f"judge-{hashlib.sha256(f'{model}{PROMPT}'.encode()).hexdigest()[:8]}"
     write_text(folder / "prompt.txt", PROMPT)
-    config = {"judge": {
+    judge = {
         "prompt_template": str((folder / "prompt.txt").resolve()),
         "fn_completions": "openai_completions",
         "completions_kwargs": {"model_name": model, "max_tokens": 50, "temperature": 0},
         "completion_parser_kwargs": {"outputs_to_match": {1: r"(?:^|\n) ?Output \(a\)", 2: r"(?:^|\n) ?Output \(b\)"}},
         "batch_size": 1,
-    }}  # fmt: skip
-    write_text(folder / "configs.yaml", yaml.safe_dump(config, sort_keys=False))
+    }
+    write_text(folder / "configs.yaml", yaml.safe_dump({"judge": judge}, sort_keys=False))
     return folder
 
 
-def run(how: AlpacaEval, pairs: Sequence[Pair], folder: Path) -> dict[str, float]:
+def run_alpaca_eval(how: AlpacaEval, pairs: Sequence[Pair], folder: Path) -> dict[str, float]:
     """Run the package on the pairs; the leaderboard's row of the corrected answers, win rates in per cent.
 
     UserError where the program is not there or fails.
@@ -91,21 +91,28 @@ def run(how: AlpacaEval, pairs: Sequence[Pair], folder: Path) -> dict[str, float
         )
     questions = Counter(pair.question for pair in pairs)
     if twice := next((question for question, count in questions.items() if count > 1), None):
-        raise UserError(f"--alpaca_eval goes by the question, and '{twice[:60]}' stands {questions[twice]} times. Give each "
-                        "upstream's rows a file of their own.")  # fmt: skip
+        raise UserError(
+            f"--alpaca_eval goes by the question, and '{twice[:60]}' stands {questions[twice]} times. Give each upstream's rows a "
+            "file of their own."
+        )
     judge = how.judge or str(annotator(folder, how.model or "").resolve())
-    files = export(pairs, folder)
+    files = export_outputs(pairs, folder)
     address = {"OPENAI_BASE_URL": how.url} if how.url else {}
     # With its second version's rate it would fetch the difficulties of its own instructions.
     variables = {**os.environ, **address, "OPENAI_API_KEY": how.key or "none", "IS_ALPACA_EVAL_2": "False"}
     variables.pop("PYTHONPATH", None)  # its environment is another one
-    command = [how.program, "--model_outputs", str(files[SIDES[1]]), "--reference_outputs", str(files[SIDES[0]]),
-               "--annotators_config", judge, "--output_path", str(folder / "results")]  # fmt: skip
+    flags = {
+        "--model_outputs": str(files[SIDES[1]]),
+        "--reference_outputs": str(files[SIDES[0]]),
+        "--annotators_config": judge,
+        "--output_path": str(folder / "results"),
+    }
+    command = [how.program, *(word for flag in flags.items() for word in flag)]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     write_text(folder / "alpaca_eval.log", done.stdout + done.stderr)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["without a word"])[-1]
-        raise UserError(f"{how.program} failed ({last[:200]}). Its words are in {folder / 'alpaca_eval.log'}.")
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"{how.program} failed ({last[:200]}). Its output is in {folder / 'alpaca_eval.log'}.")
     return leaderboard(folder / "results" / "leaderboard.csv")[SIDES[1]]
 
 

@@ -1,8 +1,8 @@
-"""Upstream answers -> corrected -> judged -> report, for a list of upstreams: `bash scripts/evaluate.sh CONFIG.yaml`.
+"""Upstream answers -> corrected -> judged -> report, for a list of upstreams: `aligner campaign CONFIG.yaml`.
 
 Each upstream and prompt set has a folder, `OUTPUT/UPSTREAM/SET`, and each part is the command a person would type, writing files:
-run again, what is finished is not done again and what was begun goes on. At the end stands a table in the layout of the paper's
-main one (table 1): a row for each upstream, a column for each set and dimension, the mean below.
+run again, finished parts are skipped and interrupted ones continue. The result is a table in the layout of the paper's main one
+(table 1): a row for each upstream, a column for each set and dimension, the mean below.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from typing import Any
 
 import yaml
 
-from aligner.evaluation.dimensions import DIMENSIONS
+from aligner.evaluation.judges.dimensions import DIMENSIONS
 from aligner.evaluation.prompt_sets import SETS, write_questions
-from aligner.evaluation.steps import Flags, StepFailed, command, the_same
+from aligner.evaluation.subprocess_step import Flags, StepFailed, command, the_same
 from aligner.files import read_json, read_text, sha256_of, write_json
 from aligner.records import UserError, kind_of
 
 FIGURES = ("report.json", "report.html", "verdicts.jsonl")
-ELSEWHERE = (
-    "model", "stack", "prompt_template", "upstream_url", "upstream_key", "aligner_url", "aligner_key", "concurrency", "timeout",
-    "batch_size", "trust_remote_code",
-)  # fmt: skip
+NOT_RESULT_FLAGS = {  # they say where and how quickly something is generated, or name what `aligner_and_prompts` looks at itself
+    *("model", "stack", "prompt_template", "trust_remote_code"),
+    *("upstream_url", "upstream_key", "aligner_url", "aligner_key", "concurrency", "timeout", "batch_size"),
+}
 
 
 @dataclass(frozen=True)
-class Upstream:
+class UpstreamConfig:
     """A model to correct. `flags`: of `aligner correct`, such as upstream_url, upstream_model, upstream_key."""
 
     name: str
@@ -37,8 +37,8 @@ class Upstream:
 
 
 @dataclass(frozen=True)
-class Questions:
-    """A prompt set and what its answers are judged by."""
+class PromptSetConfig:
+    """A prompt set and the dimensions in which its answers are judged."""
 
     name: str
     dimensions: tuple[str, ...]
@@ -47,13 +47,13 @@ class Questions:
 
 @dataclass(frozen=True)
 class Campaign:
-    """What a YAML file asks for: `aligner` and `judge` are flags of `aligner correct` and `aligner evaluate`."""
+    """The contents of a YAML file: `aligner` and `judge` are flags of `aligner correct` and `aligner evaluate`."""
 
     output: Path
     aligner: Flags
     judge: Flags
-    upstreams: Sequence[Upstream]
-    sets: Sequence[Questions]
+    upstreams: Sequence[UpstreamConfig]
+    sets: Sequence[PromptSetConfig]
 
 
 def read_campaign(file: str) -> Campaign:
@@ -78,39 +78,43 @@ def read_campaign(file: str) -> Campaign:
     for name in map(str, value["upstreams"]):
         if name in ("", ".", "..") or "/" in name or "\\" in name:
             raise UserError(f"{file}: upstreams: '{name}' is to be a folder's name: leave / out.")
-    upstreams = [Upstream(str(name), dict(flags or {})) for name, flags in value["upstreams"].items()]
+    upstreams = [UpstreamConfig(str(name), dict(flags or {})) for name, flags in value["upstreams"].items()]
     sets = [_questions(file, str(name), dict(rest or {})) for name, rest in value["sets"].items()]
     return Campaign(Path(value["output"]), value["aligner"], value["judge"], upstreams, sets)
 
 
-def _questions(file: str, name: str, rest: dict[str, Any]) -> Questions:
+def _questions(file: str, name: str, rest: dict[str, Any]) -> PromptSetConfig:
     dimensions = tuple(rest.get("dimensions") or ())
     if name not in SETS:
         raise UserError(f"{file}: there is no prompt set '{name}': there are {', '.join(SETS)}.")
     if not dimensions or (wrong := [each for each in dimensions if each not in DIMENSIONS]):
-        said = f"'{wrong[0]}' is none of them" if dimensions else "none is named"
-        raise UserError(f"{file}: {name} is judged by dimensions, of {', '.join(DIMENSIONS)}: {said}.")
-    return Questions(name, dimensions, rest.get("path"))
+        problem = f"'{wrong[0]}' is none of them" if dimensions else "none is named"
+        raise UserError(f"{file}: {name} is judged by dimensions, of {', '.join(DIMENSIONS)}: {problem}.")
+    return PromptSetConfig(name, dimensions, rest.get("path"))
 
 
-def run(campaign: Campaign) -> int:
-    """Do all of it. Returns the exit status: 0, or 1 where some rows failed, or a whole cell, which stays empty."""
-    status, aligner = 0, {**deciding(campaign.aligner), **made_by(campaign.aligner)}
+def run_campaign(campaign: Campaign) -> int:
+    """Run all parts. Returns the exit status: 0, or 1 where some rows failed, or a whole cell, which stays empty."""
+    status, aligner = 0, {**result_flags(campaign.aligner), **aligner_and_prompts(campaign.aligner)}
     for questions in campaign.sets:
-        asked = campaign.output / "questions" / f"{questions.name}.jsonl"
+        question_file = campaign.output / "questions" / f"{questions.name}.jsonl"
         local = questions.path and Path(questions.path).is_file()
         source = {"path": questions.path, "sha256": sha256_of(questions.path) if local and questions.path else None}
-        the_same(asked.with_suffix(".json"), {"questions": source}, asked)
-        if not asked.exists():
-            write_questions(asked, questions.name, questions.path)
+        the_same(question_file.with_suffix(".json"), {"questions": source}, question_file)
+        if not question_file.exists():
+            write_questions(question_file, questions.name, questions.path)
         for upstream in campaign.upstreams:
             folder = campaign.output / upstream.name / questions.name
             print(f"{upstream.name}, {questions.name}", flush=True)
             try:
-                settings = {"aligner": aligner, "upstream": deciding(upstream.flags), "questions": sha256_of(asked)}
+                settings = {
+                    "aligner": aligner,
+                    "upstream": result_flags(upstream.flags),
+                    "questions": sha256_of(question_file),
+                }
                 the_same(folder / "settings.json", settings, folder / "corrected.jsonl")
-                status = max(status, _one(campaign, upstream, questions, asked, folder))
-            except StepFailed as error:  # one upstream that is not there does not keep the others from their rows
+                status = max(status, _one(campaign, upstream, questions, question_file, folder))
+            except StepFailed as error:  # an upstream that is down leaves its own cells empty
                 print(f"error: {upstream.name}, {questions.name}: {error}", file=sys.stderr)
                 status = 1
     lines = main_table(campaign)
@@ -118,14 +122,14 @@ def run(campaign: Campaign) -> int:
     return status
 
 
-def deciding(flags: Flags) -> Flags:
-    """The flags that decide what is made; where it is made, and how quickly, may change."""
-    return {name: value for name, value in flags.items() if name not in ELSEWHERE}
+def result_flags(flags: Flags) -> Flags:
+    """The flags that decide the result; where and how quickly it is generated may change."""
+    return {name: value for name, value in flags.items() if name not in NOT_RESULT_FLAGS}
 
 
-def made_by(flags: Flags) -> Flags:
-    """The Aligners and prompts themselves, for a folder may be trained anew and a file of a prompt edited."""
-    from aligner.card import prompt_of  # torch, for which a misspelt file need not wait
+def aligner_and_prompts(flags: Flags) -> Flags:
+    """Fingerprints of the Aligners and the texts of their prompts: a folder may be trained anew, and a prompt's file edited."""
+    from aligner.card import prompt_of  # imports torch, for which a misspelt file need not wait
     from aligner.demo import locate
     from aligner.models import check_place, fingerprint
 
@@ -139,12 +143,14 @@ def made_by(flags: Flags) -> Flags:
     }
 
 
-def _one(campaign: Campaign, upstream: Upstream, questions: Questions, asked: Path, folder: Path) -> int:
+def _one(
+    campaign: Campaign, upstream: UpstreamConfig, questions: PromptSetConfig, question_file: Path, folder: Path
+) -> int:
     corrected, status = folder / "corrected.jsonl", 0
-    for name in FIGURES:  # a cell that fails now does not show an earlier judge's
+    for name in FIGURES:  # so that a cell that fails now does not show an earlier judge's figures
         (folder / name).unlink(missing_ok=True)
     if not corrected.exists():
-        status = command("correct", {"input": asked, "output": corrected, **campaign.aligner, **upstream.flags})
+        status = command("correct", {"input": question_file, "output": corrected, **campaign.aligner, **upstream.flags})
     flags = {"after": corrected, "output": folder, "dimensions": ",".join(questions.dimensions), **campaign.judge}
     return max(status, command("evaluate", flags))
 
@@ -152,16 +158,18 @@ def _one(campaign: Campaign, upstream: Upstream, questions: Questions, asked: Pa
 def main_table(campaign: Campaign) -> list[str]:
     """The rates in the layout of the paper's main table, in per cent; also written to OUTPUT/table.json."""
     columns = [(each.name, dimension) for each in campaign.sets for dimension in each.dimensions]
-    found: dict[str, list[float | None]] = {}
+    rates_by_upstream: dict[str, list[float | None]] = {}
     for upstream in campaign.upstreams:
         files = {each.name: campaign.output / upstream.name / each.name / "report.json" for each in campaign.sets}
         verdicts = {name: read_json(file)["verdicts"] if file.exists() else {} for name, file in files.items()}
-        found[upstream.name] = [verdicts[name].get(dimension, {}).get("rate") for name, dimension in columns]
+        rates_by_upstream[upstream.name] = [
+            verdicts[name].get(dimension, {}).get("rate") for name, dimension in columns
+        ]
     means = []
-    for values in zip(*found.values(), strict=True):
+    for values in zip(*rates_by_upstream.values(), strict=True):
         rates = [value for value in values if value is not None]
         means.append(sum(rates) / len(rates) if rates else None)
-    rows = {**found, "average": means}
+    rows = {**rates_by_upstream, "average": means}
     write_json(campaign.output / "table.json", {"columns": columns, "rows": rows})
     width = max(map(len, rows))
     heads = [f"{name} {dimension}" for name, dimension in columns]

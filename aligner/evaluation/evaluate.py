@@ -1,4 +1,4 @@
-"""An evaluation from files to files: pairs, judged, counted, and the report. What it costs is said before and after."""
+"""An evaluation from files to files: pairs, verdicts, figures and the report. Its cost is printed before and after."""
 
 from __future__ import annotations
 
@@ -13,33 +13,31 @@ from typing import Any
 from tqdm import tqdm
 
 from aligner.console import progress
-from aligner.evaluation.alpaca_eval import AlpacaEval, run
-from aligner.evaluation.course import Course
-from aligner.evaluation.course import lines as course_lines
-from aligner.evaluation.dimensions import DIMENSIONS
-from aligner.evaluation.figures import copying, lines, verdicts
+from aligner.evaluation.alpaca_eval import AlpacaEval, run_alpaca_eval
+from aligner.evaluation.checkpoint_sweep import CheckpointSweep, sweep_lines
+from aligner.evaluation.figures import copying, figure_lines, verdict_figures
+from aligner.evaluation.judges.dimensions import DIMENSIONS
 from aligner.evaluation.judges.human import HumanJudge
-from aligner.evaluation.judges.judge import Asked, Judge, Said
-from aligner.evaluation.judging import Judged, judge_pairs, to_ask
+from aligner.evaluation.judges.judge import Judge, JudgeReply, JudgeRequest
+from aligner.evaluation.judging import Verdict, judge_pairs, open_requests
 from aligner.evaluation.pairs import Pair, read_pairs
-from aligner.evaluation.replies import Replies
+from aligner.evaluation.replies import ReplyStore
 from aligner.evaluation.report import curves_of, scores_of, write_report
-from aligner.evaluation.systems import System, matches, standings, unpooled
-from aligner.evaluation.systems import lines as systems_lines
+from aligner.evaluation.systems import System, matches, standing_lines, standings, unpooled
 from aligner.files import write_json, write_lines
 from aligner.locks import take
 from aligner.records import DataError, UserError
 
 CHARACTERS = 4.0  # a token, about, in English
-FIRST = 16  # replies after which it is said how long the others take
+FIRST = 16  # replies after which the time for the others is estimated
 
 
 @dataclass(frozen=True)
-class Work:
+class EvaluationJob:
     """What is to be evaluated: the corrections in `after`, or `systems` against each other.
 
-    `price`: of a million tokens in and out; `max_tokens`: of a reply, 0 where none is written; `labels`: people's, to agree
-    with; `course`: Aligners to measure on the same rows.
+    `price`: of a million tokens in and out; `max_tokens`: of a reply, 0 where the judge writes none; `labels`: a file of people's
+    labels to compare with; `sweep`: Aligners to measure on the same rows.
     """
 
     after: str | None
@@ -54,78 +52,93 @@ class Work:
     limit: int | None = None
     run_folder: str | None = None
     alpaca: AlpacaEval | None = None
-    course: Course | None = None
+    sweep: CheckpointSweep | None = None
 
 
-def evaluate(work: Work) -> int:
-    """Do the work and print its table. Returns the exit status: 1 where rows could not be used or replies are missing."""
-    pairs, faults = matches(work.systems, work.limit) if work.systems else read_pairs(work.after or "", work.before)
-    if not work.systems and len(pairs) > (work.limit or len(pairs)):
-        pairs = pairs[: work.limit]
-        faults = [
-            fault for fault in faults if (fault.row or 0) <= pairs[-1].origin.row
-        ]  # those behind are not asked for
-    curves = curves_of(work.run_folder) if work.run_folder else None
-    people = HumanJudge.load(work.labels) if work.labels and not isinstance(work.judge, HumanJudge) else None
-    if work.output.exists() and not work.output.is_dir():
-        raise UserError(f"{work.output}: is a file. Name a folder.")
-    let_go = take(work.output / "evaluation.lock", f"{work.output}: another evaluation is writing it. Wait for it.")
+def run_job(job: EvaluationJob) -> int:
+    """Judge, count, write the report and print its tables. Returns the exit status: 1 where rows could not be used or replies are
+    missing."""
+    pairs, faults = matches(job.systems, job.limit) if job.systems else read_pairs(job.after or "", job.before)
+    if not job.systems and len(pairs) > (job.limit or len(pairs)):
+        pairs = pairs[: job.limit]
+        last = pairs[-1].origin.row
+        faults = [fault for fault in faults if (fault.row or 0) <= last]  # rows behind the limit are not looked at
+    curves = curves_of(job.run_folder) if job.run_folder else None
+    people = HumanJudge.load(job.labels) if job.labels and not isinstance(job.judge, HumanJudge) else None
+    if job.output.exists() and not job.output.is_dir():
+        raise UserError(f"{job.output}: is a file. Name a folder.")
+    release = take(job.output / "evaluation.lock", f"{job.output}: another evaluation is writing it. Wait for it.")
     try:
-        return _evaluate(work, pairs, faults, curves, people)
+        verdicts = _judge(job, job.judge, pairs) if job.judge else []
+        return _write(job, pairs, faults, verdicts, _figures(job, pairs, verdicts, people), curves)
     finally:
-        let_go()
+        release()
 
 
-def _evaluate(
-    work: Work,
+def _figures(
+    job: EvaluationJob, pairs: Sequence[Pair], verdicts: Sequence[Verdict], people: HumanJudge | None
+) -> dict[str, Any]:
+    """The figures of the report, by their names in report.json."""
+    figures: dict[str, Any] = {"verdicts": verdict_figures(verdicts, people), "copying": copying(pairs)}
+    if scores := {} if job.systems else scores_of(verdicts):
+        figures["scores"] = {name: shift(before, after) for name, (before, after) in scores.items()}
+    if job.systems:
+        figures["elo"], figures["verdicts"] = standings(job.systems, verdicts), unpooled(figures["verdicts"])
+    if job.sweep:
+        figures["course"] = job.sweep.measure(pairs, job.output / "models", partial(progress, delay=2))
+    if job.alpaca:
+        figures["alpaca_eval"] = run_alpaca_eval(job.alpaca, pairs, job.output / "alpaca_eval")
+    return figures
+
+
+def _write(
+    job: EvaluationJob,
     pairs: Sequence[Pair],
     faults: Sequence[DataError],
+    verdicts: Sequence[Verdict],
+    figures: dict[str, Any],
     curves: list[dict[str, Any]] | None,
-    people: HumanJudge | None,
 ) -> int:
-    judged = _judged(work, work.judge, pairs) if work.judge else []
-    figures: dict[str, Any] = {"verdicts": verdicts(judged, people), "copying": copying(pairs)}
-    if scores := {} if work.systems else scores_of(judged):
-        figures["scores"] = {name: shift(before, after) for name, (before, after) in scores.items()}
-    if work.systems:
-        figures["elo"], figures["verdicts"] = standings(work.systems, judged), unpooled(figures["verdicts"])
-    if work.course:
-        figures["course"] = work.course.run(pairs, work.output / "models", partial(progress, delay=2))
-    if work.alpaca:
-        figures["alpaca_eval"] = run(work.alpaca, pairs, work.output / "alpaca_eval")
-    write_lines(work.output / "verdicts.jsonl", (_line(each) for each in judged))
+    """Write the report's files and print its tables; the exit status."""
+    write_lines(job.output / "verdicts.jsonl", (_line(verdict) for verdict in verdicts))
     report = {
-        "after": work.after, "before": work.before, "systems": [asdict(system) for system in work.systems],
-        "judge": work.judge.identity if work.judge else None, "faults": [str(fault) for fault in faults], **figures,
-    }  # fmt: skip
-    write_json(work.output / "report.json", report)
-    write_report(work.output / "report.html", report, pairs, judged, curves)
-    print(*_said(report, len(pairs)), f"report: {work.output / 'report.html'}", sep="\n")
-    mute = [name for name in work.dimensions if judged and nothing_read(name, judged)]
-    if mute:
-        print(f"no verdict could be read of {', '.join(mute)}: the judge does not do what it is asked; see the replies in the "
-              "report")  # fmt: skip
-    return 1 if faults or mute or any(each.error for each in judged) else 0
+        "after": job.after,
+        "before": job.before,
+        "systems": [asdict(system) for system in job.systems],
+        "judge": job.judge.identity if job.judge else None,
+        "faults": [str(fault) for fault in faults],
+        **figures,
+    }
+    write_json(job.output / "report.json", report)
+    write_report(job.output / "report.html", report, pairs, verdicts, curves)
+    print(*_tables(report, len(pairs)), f"report: {job.output / 'report.html'}", sep="\n")
+    unread = [name for name in job.dimensions if verdicts and is_unreadable(name, verdicts)]
+    if unread:
+        names = ", ".join(unread)
+        print(
+            f"no verdict could be read of {names}: the judge does not reply in the form it should; see the replies in the report"
+        )
+    return 1 if faults or unread or any(verdict.error for verdict in verdicts) else 0
 
 
-def _judged(work: Work, judge: Judge, pairs: Sequence[Pair]) -> list[Judged]:
-    """Have the pairs judged, and say what it takes before and after."""
-    replies = Replies(str(work.output / "replies.jsonl"))
+def _judge(job: EvaluationJob, judge: Judge, pairs: Sequence[Pair]) -> list[Verdict]:
+    """Have the pairs judged; print what it will take before, and what it took after."""
+    store = ReplyStore(job.output / "replies.jsonl")
     try:
-        dimensions = [DIMENSIONS[name] for name in work.dimensions]
-        asked = to_ask(pairs, dimensions, judge, replies)
-        print(estimate(asked, judge, work.price, work.max_tokens), flush=True)
+        dimensions = [DIMENSIONS[name] for name in job.dimensions]
+        requests = open_requests(pairs, dimensions, judge, store)
+        print(estimate(requests, judge, job.price, job.max_tokens), flush=True)
         began = time.monotonic()
-        judged = judge_pairs(pairs, dimensions, judge, replies, watched)
-        if said := [reply for each in asked if (reply := replies.get(judge, each))]:
-            print(spent(said, work.price, time.monotonic() - began))
-        return judged
+        verdicts = judge_pairs(pairs, dimensions, judge, store, watched)
+        if replies := [reply for request in requests if (reply := store.get(judge, request))]:
+            print(spent(replies, job.price, time.monotonic() - began))
+        return verdicts
     finally:
-        replies.close()
+        store.close()
 
 
 def watched(replies: Iterable[Any], total: int, **bar: Any) -> Iterator[Any]:
-    """The replies as they come, behind a bar; after the first ones it is said how long the others will take."""
+    """The replies as they come, with a progress bar; after the first ones the time for the others is estimated."""
     began = time.monotonic()
     for count, reply in enumerate(progress(replies, total=total, delay=2, **bar), 1):
         yield reply
@@ -146,54 +159,65 @@ def shift(before: Sequence[float], after: Sequence[float]) -> dict[str, float]:
     return {"changed": len(before), "before": statistics.fmean(before), "after": statistics.fmean(after)}
 
 
-def _said(report: dict[str, Any], pairs: int) -> Iterator[str]:
+def _tables(report: dict[str, Any], pairs: int) -> Iterator[str]:
     """The tables for a terminal."""
     faults = report["faults"]
     yield from (f"left out: {fault}" for fault in faults[:5])
     if faults:
         yield f"{len(faults):,} of {len(faults) + pairs:,} rows were left out"
-    yield from lines(report["verdicts"], report["copying"])
+    yield from figure_lines(report["verdicts"], report["copying"])
     for name, moved in report.get("scores", {}).items():
         means = f"{moved['before']:.3f} before and {moved['after']:.3f} after"
         yield f"scores, {name}: {means}, of {moved['changed']:,} changed answers"
-    yield from systems_lines(report.get("elo", {}))
-    yield from course_lines(report.get("course", []))
-    if found := report.get("alpaca_eval"):
-        yield "AlpacaEval: " + ", ".join(f"{name} {value:g}" for name, value in found.items())
+    yield from standing_lines(report.get("elo", {}))
+    yield from sweep_lines(report.get("course", []))
+    if rates := report.get("alpaca_eval"):
+        yield "AlpacaEval: " + ", ".join(f"{name} {value:g}" for name, value in rates.items())
 
 
-def nothing_read(name: str, judged: Sequence[Judged]) -> bool:
+def is_unreadable(dimension: str, verdicts: Sequence[Verdict]) -> bool:
     """Whether there were replies in a dimension and none of them held a verdict."""
-    asked = [each for each in judged if each.dimension == name and each.changed and not each.error]
-    return bool(asked) and all(each.outcome is None for each in asked)
+    replied = [each for each in verdicts if each.dimension == dimension and each.changed and not each.error]
+    return bool(replied) and all(each.outcome is None for each in replied)
 
 
-def estimate(asked: Sequence[Asked], judge: Judge, price: Sequence[float] | None, longest: int) -> str:
-    """What asking will take: replies, tokens in (a token being about four characters), money at most where the price is known.
+def estimate(requests: Sequence[JudgeRequest], judge: Judge, price: Sequence[float] | None, longest: int) -> str:
+    """The cost of the requests: replies, tokens in (a token being about four characters), money at most where the price is known.
     Of a judge that writes nothing (`longest` 0) the replies alone."""
-    if not asked:
-        return "nothing to ask: every reply is known"
+    if not requests:
+        return "no requests: every reply is known"
     if not longest:
-        return f"{len(asked):,} replies to ask for"
-    tokens = sum(len(judge.prompt(each)) for each in asked) / CHARACTERS
-    most = (tokens * price[0] + len(asked) * longest * price[1]) / 1e6 if price else 0
+        return f"{len(requests):,} replies to request"
+    tokens = sum(len(judge.prompt(each)) for each in requests) / CHARACTERS
+    most = (tokens * price[0] + len(requests) * longest * price[1]) / 1e6 if price else 0
     cost = f": at most about {most:,.2f}" if price else ""
-    return f"{len(asked):,} replies to ask for, about {tokens:,.0f} tokens in{cost}"
+    return f"{len(requests):,} replies to request, about {tokens:,.0f} tokens in{cost}"
 
 
-def spent(said: Sequence[Said], price: Sequence[float] | None, seconds: float) -> str:
-    """What asking took."""
-    tokens_in, tokens_out = sum(reply.tokens_in for reply in said), sum(reply.tokens_out for reply in said)
-    line = f"{len(said):,} replies in {seconds:,.0f} s"
+def spent(replies: Sequence[JudgeReply], price: Sequence[float] | None, seconds: float) -> str:
+    """The time, tokens and money that the requests took."""
+    tokens_in, tokens_out = sum(reply.tokens_in for reply in replies), sum(reply.tokens_out for reply in replies)
+    line = f"{len(replies):,} replies in {seconds:,.0f} s"
     if tokens_in:
-        line += f", {tokens_in:,} tokens in and {tokens_out:,} out (median {statistics.median(r.tokens_out for r in said):,.0f})"
+        line += f", {tokens_in:,} tokens in and {tokens_out:,} out (median {statistics.median(r.tokens_out for r in replies):,.0f})"
     if price and tokens_in:
         line += f": {(tokens_in * price[0] + tokens_out * price[1]) / 1e6:,.2f}"
     return line
 
 
-def _line(judged: Judged) -> dict[str, Any]:
-    pair = judged.pair
-    return {"row": pair.origin.row, "dimension": judged.dimension, "outcome": judged.outcome, "read": judged.read,
-            "error": judged.error, "upstream": pair.upstream, "category": pair.category, "question": pair.question,
-            "answer": pair.before, "corrected": pair.after, "replies": judged.replies}  # fmt: skip
+def _line(verdict: Verdict) -> dict[str, Any]:
+    """A line of verdicts.jsonl."""
+    pair = verdict.pair
+    return {
+        "row": pair.origin.row,
+        "dimension": verdict.dimension,
+        "outcome": verdict.outcome,
+        "read": verdict.read,
+        "error": verdict.error,
+        "upstream": pair.upstream,
+        "category": pair.category,
+        "question": pair.question,
+        "answer": pair.before,
+        "corrected": pair.after,
+        "replies": verdict.replies,
+    }

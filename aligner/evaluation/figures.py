@@ -1,4 +1,4 @@
-"""What a table and a report say: outcomes counted and rated, by upstream and category; and what was copied, without any judge.
+"""The figures of tables and reports: outcomes counted and rated, by upstream and category; and what was copied, without a judge.
 
 Of the paper's inconsistent figures this is the reading here: the rate's denominator is what was judged and read (equation 5; its
 tables drop the unparsed); an average over dimensions is not formed (its "harmlessness" mixes helpful columns in); Elo is the
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from aligner.evaluation.judges.human import HumanJudge
-from aligner.evaluation.judging import Judged
+from aligner.evaluation.judging import Verdict
 from aligner.evaluation.pairs import Pair
 from aligner.evaluation.rates import agreement, elo, length_controlled, order_bias, rate
 from aligner.quality.edits import edits, words
@@ -24,53 +24,56 @@ COPIED, EDITED, END = "copied", "edited", "end"  # what a token of a correction 
 KINDS = (COPIED, EDITED, END)
 
 
-def verdicts(judged: Sequence[Judged], people: HumanJudge | None = None) -> dict[str, Any]:
+def verdict_figures(verdicts: Sequence[Verdict], people: HumanJudge | None = None) -> dict[str, Any]:
     """The figures of each dimension: all, only changed answers, by upstream, by category. Elo is of the corrected answers where
     the same upstream's own are 1500; of several systems against each other it is in systems.py."""
-    found = {}
-    for name in dict.fromkeys(each.dimension for each in judged):
-        rows = [each for each in judged if each.dimension == name]
-        found[name] = {
-            **_counted(rows), "changed": _counted([each for each in rows if each.changed]), **_fairness(rows),
-            "agreement": _agreement(rows, people), "by_upstream": _by(rows, lambda each: each.pair.upstream),
+    figures = {}
+    for name in dict.fromkeys(each.dimension for each in verdicts):
+        rows = [each for each in verdicts if each.dimension == name]
+        figures[name] = {
+            **_counted(rows),
+            "changed": _counted([each for each in rows if each.changed]),
+            **_fairness(rows),
+            "agreement": _agreement(rows, people),
+            "by_upstream": _by(rows, lambda each: each.pair.upstream),
             "by_category": _by(rows, lambda each: each.pair.category),
             "first_error": next((each.error for each in rows if each.error), None),
-        }  # fmt: skip
-    return found
+        }
+    return figures
 
 
-def _counted(rows: Sequence[Judged]) -> dict[str, Any]:
+def _counted(rows: Sequence[Verdict]) -> dict[str, Any]:
     read = [each for each in rows if each.outcome is not None]
     known = any(each.changed for each in read) or not any(each.changed for each in rows)
-    # Where of the changed ones none was read, only what nobody was asked is known: no rate.
+    # Where no verdict of a changed pair could be read, only the unchanged ones are known: no rate.
     outcomes = [each.outcome for each in read if each.outcome is not None]
-    found = rate(outcomes, [each.pair.question for each in read]) if known else None
+    win_rate = rate(outcomes, [each.pair.question for each in read]) if known else None
     missing = sum(bool(each.error) for each in rows)
     counts = {"pairs": len(rows), "unreadable": len(rows) - len(read) - missing, "unanswered": missing}
-    if found is None:
+    if win_rate is None:
         return {**counts, "wins": 0, "losses": 0, "ties": 0, "rate": None, "low": None, "high": None, "elo": None}
-    ahead = found.wins + found.ties / 2
-    rating = elo({("after", "before"): (ahead, found.judged - ahead)}, "before")["after"]
-    return {**counts, **asdict(found), "elo": rating}
+    ahead = win_rate.wins + win_rate.ties / 2
+    rating = elo({("after", "before"): (ahead, win_rate.judged - ahead)}, "before")["after"]
+    return {**counts, **asdict(win_rate), "elo": rating}
 
 
-def _fairness(rows: Sequence[Judged]) -> dict[str, Any]:
-    asked = [each for each in rows if each.changed and each.outcome is not None]
-    said = [verdict for each in asked for verdict in each.read]
-    changed = [sum(verdict or 0 for verdict in each.read) != 0 for each in asked]
+def _fairness(rows: Sequence[Verdict]) -> dict[str, Any]:
+    comparable = [each for each in rows if each.changed and each.outcome is not None]
+    preferences = [verdict for each in comparable for verdict in each.read]
+    changed = [sum(verdict or 0 for verdict in each.read) != 0 for each in comparable]
     controlled = length_controlled(
-        [each.outcome or 0 for each in asked],
-        [len(each.pair.before) for each in asked],
-        [len(each.pair.after) for each in asked],
+        [each.outcome or 0 for each in comparable],
+        [len(each.pair.before) for each in comparable],
+        [len(each.pair.after) for each in comparable],
     )
     return {
-        "order_bias": order_bias(said.count(1), said.count(-1)),
-        "changed_minds": sum(changed) / len(asked) if asked else None,
+        "order_bias": order_bias(preferences.count(1), preferences.count(-1)),
+        "changed_minds": sum(changed) / len(comparable) if comparable else None,
         "length_controlled_of_changed": controlled,
     }
 
 
-def _agreement(rows: Sequence[Judged], people: HumanJudge | None) -> dict[str, Any] | None:
+def _agreement(rows: Sequence[Verdict], people: HumanJudge | None) -> dict[str, Any] | None:
     if people is None:
         return None
     rows = [each for each in rows if each.changed]
@@ -80,13 +83,13 @@ def _agreement(rows: Sequence[Judged], people: HumanJudge | None) -> dict[str, A
         for each, label in zip(rows, labels, strict=True)
         if label is not None and each.outcome is not None
     ]
-    found = agreement([ours for ours, _ in both], [theirs for _, theirs in both])
+    result = agreement([ours for ours, _ in both], [theirs for _, theirs in both])
     labelled = sum(label is not None for label in labels)
-    return {"labelled": labelled, **(asdict(found) if found else {"rows": 0, "share": None, "kappa": None})}
+    return {"labelled": labelled, **(asdict(result) if result else {"rows": 0, "share": None, "kappa": None})}
 
 
-def _by(rows: Sequence[Judged], group: Callable[[Judged], str]) -> dict[str, Any]:
-    groups: dict[str, list[Judged]] = {}
+def _by(rows: Sequence[Verdict], group: Callable[[Verdict], str]) -> dict[str, Any]:
+    groups: dict[str, list[Verdict]] = {}
     for each in rows:
         groups.setdefault(group(each), []).append(each)
     return {name: _counted(some) for name, some in groups.items()} if len(groups) > 1 else {}
@@ -95,14 +98,14 @@ def _by(rows: Sequence[Judged], group: Callable[[Judged], str]) -> dict[str, Any
 def copying(pairs: Sequence[Pair]) -> dict[str, Any]:
     """What was copied and what changed, over all pairs and by upstream: shares and means."""
     names = list(dict.fromkeys(pair.upstream for pair in pairs))
-    found = {"all": _copied(pairs)}
+    figures = {"all": _copied(pairs)}
     if len(names) > 1:
-        found |= {key_of(name): _copied([pair for pair in pairs if pair.upstream == name]) for name in names}
-    return found
+        figures |= {key_of(name): _copied([pair for pair in pairs if pair.upstream == name]) for name in names}
+    return figures
 
 
 def key_of(upstream: str) -> str:
-    """What an upstream is called beside the figures of all, which are called so."""
+    """The key of an upstream's figures, distinct from that of the figures of all."""
     return "'all'" if upstream == "all" else upstream
 
 
@@ -128,9 +131,9 @@ def _mean(values: Iterable[float]) -> float:
     return float(np.mean(list(values)))
 
 
-def lines(dimensions: dict[str, Any], copied: dict[str, Any]) -> list[str]:
+def figure_lines(dimensions: dict[str, Any], copied: dict[str, Any]) -> list[str]:
     """The tables for a terminal."""
-    made = []
+    table = []
     if dimensions:
         names = (
             "wins",
@@ -143,40 +146,40 @@ def lines(dimensions: dict[str, Any], copied: dict[str, Any]) -> list[str]:
             "of changed",
             "length-controlled",
         )
-        made.append(f"{'':<10}" + "  ".join(f"{name:>9}" for name in names))
-    for name, found in dimensions.items():
-        counts = [f"{found[key]:,}" for key in ("wins", "ties", "losses", "unreadable", "unanswered")]
-        interval = "-" if found["low"] is None else f"{_percent(found['low'])} to {_percent(found['high'])}"
+        table.append(f"{'':<10}" + "  ".join(f"{name:>9}" for name in names))
+    for name, figures in dimensions.items():
+        counts = [f"{figures[key]:,}" for key in ("wins", "ties", "losses", "unreadable", "unanswered")]
+        interval = "-" if figures["low"] is None else f"{_percent(figures['low'])} to {_percent(figures['high'])}"
         rates = [
-            _percent(found["rate"]),
+            _percent(figures["rate"]),
             interval,
-            _percent(found["changed"]["rate"]),
-            _percent(found["length_controlled_of_changed"]),
+            _percent(figures["changed"]["rate"]),
+            _percent(figures["length_controlled_of_changed"]),
         ]
         widths = (9, 9, 9, 10, 10, 9, 13, 10, 17)
-        made.append(
+        table.append(
             f"{name:<10}" + "  ".join(f"{cell:>{width}}" for cell, width in zip([*counts, *rates], widths, strict=True))
         )
-        if found["first_error"]:
-            made.append(f"  {found['unanswered']:,} unanswered, the first: {found['first_error']}")
-        if agreed := found["agreement"]:
-            made.append(f"  {agreed_line(agreed)}")
-        if found["order_bias"] is not None:
-            minds = f"{found['changed_minds']:.1%}"
-            made.append(f"  order bias {_percent(found['order_bias'])}; mind changed with the order in {minds}")
-    for name, found in copied.items():
+        if figures["first_error"]:
+            table.append(f"  {figures['unanswered']:,} unanswered, the first: {figures['first_error']}")
+        if agreed := figures["agreement"]:
+            table.append(f"  {agreed_line(agreed)}")
+        if figures["order_bias"] is not None:
+            minds = f"{figures['changed_minds']:.1%}"
+            table.append(f"  order bias {_percent(figures['order_bias'])}; mind changed with the order in {minds}")
+    for name, figures in copied.items():
         label = f"copied, {name or '(not said)'}:" if name != "all" else "copied:"
-        settled = "" if found["settled"] is None else f"; the last pass changed nothing in {found['settled']:.1%}"
-        lengths = f"{found['characters_before']:,.0f} characters before, {found['characters_after']:,.0f} after"
-        made.append(
-            f"{label} {found['identical']:,} of {found['pairs']:,} identical, {found['copied']:.1%} of the text, "
-            f"similarity {found['similarity']:.2f}; {lengths}{settled}"
+        settled = "" if figures["settled"] is None else f"; the last pass changed nothing in {figures['settled']:.1%}"
+        lengths = f"{figures['characters_before']:,.0f} characters before, {figures['characters_after']:,.0f} after"
+        table.append(
+            f"{label} {figures['identical']:,} of {figures['pairs']:,} identical, {figures['copied']:.1%} of the text, "
+            f"similarity {figures['similarity']:.2f}; {lengths}{settled}"
         )
-    return made
+    return table
 
 
 def agreed_line(agreed: dict[str, Any]) -> str:
-    """How far the judge agrees with people, and of how many labelled pairs nothing can be said."""
+    """How far the judge agrees with people, and how many labelled pairs have no verdict."""
     if not agreed["rows"]:
         return f"agreement with people: of {agreed['labelled']:,} labelled pairs none was judged and read"
     unread = agreed["labelled"] - agreed["rows"]

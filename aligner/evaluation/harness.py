@@ -4,7 +4,7 @@
         --layer_url http://localhost:8080/v1 --output DIR
 
 The package (`pip install "lm_eval[api]"`, best in an environment of its own) is a program here, not an import. Both models are
-asked through chat completions, so tasks must generate text; those that compare log-probabilities cannot see a correction.
+called through chat completions, so tasks must generate text; those that compare log-probabilities cannot see a correction.
 """
 
 from __future__ import annotations
@@ -23,36 +23,38 @@ from aligner.records import UserError
 Scores = dict[str, dict[str, float]]  # by task and metric
 
 
-def run(program: str, url: str, model: str, tasks: str, output: Path, more: Sequence[str]) -> Scores:
+def run_harness(program: str, url: str, model: str, tasks: str, output: Path, more: Sequence[str]) -> Scores:
     """One model through the harness. UserError where the program is not there or fails."""
     if shutil.which(program) is None:
         raise UserError(
             f"--program {program}: there is none. 'pip install \"lm_eval[api]\"' into an environment of its own."
         )
     arguments = f"model={model},base_url={url.rstrip('/')}/chat/completions,num_concurrent=4,max_retries=3"
-    command = [program, "--model", "local-chat-completions", "--model_args", arguments, "--tasks", tasks, "--apply_chat_template",
-               "--output_path", str(output), *more]  # fmt: skip
+    command = [program, "--model", "local-chat-completions", "--model_args", arguments, "--tasks", tasks]
+    command += ["--apply_chat_template", "--output_path", str(output), *more]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     write_text(output / "lm_eval.log", done.stdout + done.stderr)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["without a word"])[-1]
-        raise UserError(f"{program} failed ({last[:200]}). Its words are in {output / 'lm_eval.log'}.")
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"{program} failed ({last[:200]}). Its output is in {output / 'lm_eval.log'}.")
     return scores(output)
 
 
 def scores(folder: Path) -> Scores:
-    """The newest results that the harness wrote into a folder: what of them is a number, by task and metric."""
+    """The newest results that the harness wrote into a folder: its numbers, by task and metric."""
     files = sorted(folder.rglob("results*.json"), key=lambda file: file.stat().st_mtime)
     if not files:
         raise UserError(f"{folder}: the harness wrote no results.")
     results = json.loads(files[-1].read_text(encoding="utf-8"))["results"]
     return {
-        task: {name: value for name, value in found.items() if isinstance(value, int | float) and "stderr" not in name}
-        for task, found in results.items()
+        task: {
+            name: value for name, value in metrics.items() if isinstance(value, int | float) and "stderr" not in name
+        }
+        for task, metrics in results.items()
     }
 
 
-def table(before: Scores, after: Mapping[str, Mapping[str, float]]) -> list[str]:
+def comparison_lines(before: Scores, after: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Both models side by side, a line for each task and metric."""
     lines = [f"{'task':<24}{'metric':<28}{'upstream':>10}{'+ Aligner':>11}"]
     for task, metrics in before.items():
@@ -62,7 +64,7 @@ def table(before: Scores, after: Mapping[str, Mapping[str, float]]) -> list[str]
 
 
 def main(arguments: list[str]) -> int:
-    """Run both and print the table; what this does not know goes to the harness."""
+    """Run both and print the table; unknown flags are passed to the harness."""
     parser = argparse.ArgumentParser(
         prog="python -m aligner.evaluation.harness", description=(__doc__ or "").split("\n\n")[0]
     )
@@ -75,12 +77,14 @@ def main(arguments: list[str]) -> int:
     add("--program", default="lm_eval", help="the harness (lm_eval)")
     args, more = parser.parse_known_args(arguments)
     try:
-        before = run(args.program, args.upstream_url, args.model, args.tasks, args.output / "upstream", more)
-        after = run(args.program, args.layer_url, args.model, args.tasks, args.output / "upstream+Aligner", more)
+        before = run_harness(args.program, args.upstream_url, args.model, args.tasks, args.output / "upstream", more)
+        after = run_harness(
+            args.program, args.layer_url, args.model, args.tasks, args.output / "upstream+Aligner", more
+        )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(*table(before, after), sep="\n")
+    print(*comparison_lines(before, after), sep="\n")
     return 0
 
 

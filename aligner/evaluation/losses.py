@@ -58,14 +58,14 @@ def losses(
     rows = list(_rows(encoder, template, pairs))
     most = positions_of(model.config) or 10**9
     fitting = [place for place, (prompt, target, _) in enumerate(rows) if len(prompt) + len(target) <= most]
-    found = {}
+    shares = {}
     for batch in progress(_batches(rows, fitting, model.config.get_text_config().vocab_size)):
         nll = _nll(model, [(rows[place][0], rows[place][1]) for place in batch], encoder.eos)
         for place, values in zip(batch, nll, strict=True):
             kinds = rows[place][2]
             each = {kind: [v for v, k in zip(values, kinds, strict=True) if k == kind] for kind in KINDS}
-            found[place] = {kind: Share(len(some), sum(some)) for kind, some in each.items()}
-    return found
+            shares[place] = {kind: Share(len(some), sum(some)) for kind, some in each.items()}
+    return shares
 
 
 Tokenised = tuple[list[int], list[int], list[str]]  # prompt, target, kinds of the target
@@ -103,22 +103,24 @@ def _nll(model: PreTrainedModel, rows: Sequence[tuple[list[int], list[int]]], pa
         ids_BL[row, : len(prompt) + len(target)] = torch.tensor([*prompt, *target], device=model.device)
         attention_BL[row, : len(prompt) + len(target)] = 1
     logits_BLV = model(input_ids=ids_BL, attention_mask=attention_BL, use_cache=False).logits
-    found = []
+    nll_rows = []
     for row, (prompt, target) in enumerate(rows):
         logits_TV = logits_BLV[row, len(prompt) - 1 : len(prompt) + len(target) - 1].float()
-        found.append(
+        nll_rows.append(
             F.cross_entropy(logits_TV, torch.tensor(target, device=logits_TV.device), reduction="none").tolist()
         )
-    return found
+    return nll_rows
 
 
-def means(found: Mapping[int, Shares], pairs: Sequence[Pair]) -> dict[str, dict[str, Any]]:
+def means(shares_by_place: Mapping[int, Shares], pairs: Sequence[Pair]) -> dict[str, dict[str, Any]]:
     """The mean loss per token of each kind and how many tokens it is of, over all pairs and by upstream."""
     names = list(dict.fromkeys(pair.upstream for pair in pairs))
-    groups = {"all": list(found.values())}
+    groups = {"all": list(shares_by_place.values())}
     if len(names) > 1:
         groups |= {
-            key_of(name): [found[p] for p, pair in enumerate(pairs) if pair.upstream == name and p in found]
+            key_of(name): [
+                shares_by_place[p] for p, pair in enumerate(pairs) if pair.upstream == name and p in shares_by_place
+            ]
             for name in names
         }
     return {name: {kind: _mean([shares[kind] for shares in group]) for kind in KINDS} for name, group in groups.items()}

@@ -1,4 +1,4 @@
-"""Answers and their corrections, read from files and put together."""
+"""Answers and their corrections, read from files and joined."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AFTER = ("corrected", "correction")
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An answer and its correction. `upstream`, `category`: what rows say of themselves, or empty. `settled`: whether the last
+    """An answer and its correction. `upstream`, `category`: fields of the row, or empty. `settled`: whether the last
     of several passes changed nothing any more (idempotence, after `--rounds`); None of a single one."""
 
     origin: Origin
@@ -45,11 +45,11 @@ def read_pairs(
             f"{before} has {len(others):,} rows and {after} {len(rows):,}: they must be the same questions in order."
         )
     for place, row in enumerate(rows):
-        found = _pair(row, others[place] if others else None, *fields)
-        if isinstance(found, Pair):
-            pairs.append(found)
+        pair = _pair(row, others[place] if others else None, *fields)
+        if isinstance(pair, Pair):
+            pairs.append(pair)
         else:
-            faults.append(found)
+            faults.append(pair)
     if not pairs:
         raise next(iter(faults), None) or UserError(f"{after}: has no rows.")
     return pairs, faults
@@ -65,17 +65,17 @@ Read = tuple[Origin, dict[str, Any]] | DataError
 
 
 def _rows(path: str) -> list[Read]:
-    found: list[Read] = []
+    rows: list[Read] = []
     for row in read_rows(path):
         if isinstance(row, DataError):
             if row.row is None:
                 raise row
-            found.append(row)
+            rows.append(row)
         elif isinstance(row.value, dict):
-            found.append((row.origin, row.value))
+            rows.append((row.origin, row.value))
         else:
-            found.append(DataError(*row.origin, "is no object", "Write question, answer and corrected"))
-    return found
+            rows.append(DataError(*row.origin, "is no object", "Write question, answer and corrected"))
+    return rows
 
 
 def _pair(
@@ -107,7 +107,7 @@ def _pair(
 
 
 def _name(value: Any) -> str:
-    """What a row says of itself, as text that can be printed."""
+    """A field of a row as text that can be printed."""
     return str(value or "").encode("utf-8", "replace").decode("utf-8")
 
 

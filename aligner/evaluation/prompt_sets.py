@@ -68,17 +68,17 @@ def questions_of(name: str, path: str | None = None) -> Iterator[Question]:
     place = path or known.path
     if not place:
         raise UserError(f"the prompt set '{name}' needs a path.")
-    found = []
+    questions = []
     for row in _rows(place, known.path):
         if question := known.question(row.value):
             if fault := text_fault(row.origin, "question", question["question"]):
                 raise fault
-            found.append(question)
-    if not found:
+            questions.append(question)
+    if not questions:
         raise UserError(f"{place}: has no questions of '{name}'.")
-    if known.sample and len(found) > known.sample:
-        found = random.Random(42).sample(found, known.sample)
-    yield from found
+    if known.sample and len(questions) > known.sample:
+        questions = random.Random(42).sample(questions, known.sample)
+    yield from questions
 
 
 def _rows(place: str, default: str) -> Iterator[Row]:

@@ -47,15 +47,15 @@ def rate(outcomes: Sequence[int], questions: Sequence[str] | None = None, seed: 
     )
     each = np.column_stack([np.bincount(group, values), np.bincount(group)])  # of a question: wins less losses, judged
     kinds, counts = np.unique(each, axis=0, return_counts=True)
-    found, asked = float(values.mean()), int(counts.sum())
+    mean, question_count = float(values.mean()), int(counts.sum())
     if len(np.unique(kinds[:, 0] / kinds[:, 1])) > 1:  # resampling questions is drawing how many there are of each kind
-        drawn = np.random.default_rng(seed).multinomial(asked, counts / asked, SAMPLES) @ kinds
+        drawn = np.random.default_rng(seed).multinomial(question_count, counts / question_count, SAMPLES) @ kinds
         low, high = np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5])
     else:
-        missed = 1 - 0.025 ** (1 / asked)
-        low, high = found - missed * (found + 1), found + missed * (1 - found)
+        missed = 1 - 0.025 ** (1 / question_count)
+        low, high = mean - missed * (mean + 1), mean + missed * (1 - mean)
     wins, losses, ties = (int((values == kind).sum()) for kind in (1, -1, 0))
-    return Rate(wins, losses, ties, found, float(low), float(high))
+    return Rate(wins, losses, ties, mean, float(low), float(high))
 
 
 def length_controlled(outcomes: Sequence[int], before: Sequence[int], after: Sequence[int]) -> float | None:

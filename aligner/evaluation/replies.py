@@ -1,60 +1,52 @@
-"""Replies of judges, kept by content: what was paid for once is not asked again, after a kill or in another evaluation."""
+"""Replies of judges, kept by content: a reply that was paid for is never requested again, after a kill or in another evaluation."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
-from aligner.evaluation.judges.judge import Asked, Judge, Said
-from aligner.files import json_line
+from aligner.evaluation.judges.judge import Judge, JudgeReply, JudgeRequest
+from aligner.jsonl import LineLog
 from aligner.records import UserError
 
 
-class Replies:
-    """A file of JSON lines, (key, reply), that only grows. Who opens it holds its folder."""
+class ReplyStore:
+    """A file of JSON lines, (key, reply), that only grows. Who opens it holds the lock of its folder.
 
-    def __init__(self, file: str) -> None:
-        self.file, self._kept = Path(file), dict[str, Said]()
-        if self.file.exists():
-            self._read()
-        self._stream = self.file.open("a", encoding="utf-8")
+    UserError where a line is damaged.
+    """
 
-    def _read(self) -> None:
-        text = self.file.read_bytes()
-        whole = text[: text.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.splitlines(), 1):
+    def __init__(self, file: Path) -> None:
+        self.file, self._log, self._replies = file, LineLog(file), dict[str, JudgeReply]()
+        for number, line in enumerate(self._log.lines, 1):
             try:
-                kept = json.loads(line)
-                said = Said(kept["reply"], *map(int, kept["tokens"]))
-                if not isinstance(said.text, str):
+                fields = json.loads(line)
+                reply = JudgeReply(fields["reply"], *map(int, fields["tokens"]))
+                if not isinstance(reply.text, str):
                     raise TypeError("a reply is text")
-                self._kept[kept["key"]] = said
+                self._replies[fields["key"]] = reply
             except (ValueError, KeyError, TypeError):
                 raise UserError(
-                    f"{self.file} line {number}: is damaged. Remove that line; its reply is asked for anew."
+                    f"{file} line {number}: is damaged. Remove that line; its reply is requested again."
                 ) from None
-        if len(whole) < len(text):
-            os.truncate(self.file, len(whole))
+        self._log.start()
 
     @staticmethod
-    def key(judge: Judge, asked: Asked) -> str:
-        """What a reply is kept under: who was asked, and what."""
-        return hashlib.sha256(f"{judge.identity}\0{judge.prompt(asked)}".encode()).hexdigest()
+    def key(judge: Judge, request: JudgeRequest) -> str:
+        """The key of a reply: a digest of the judge's identity and its prompt."""
+        return hashlib.sha256(f"{judge.identity}\0{judge.prompt(request)}".encode()).hexdigest()
 
-    def get(self, judge: Judge, asked: Asked) -> Said | None:
-        """The reply that was given before, or None."""
-        return self._kept.get(self.key(judge, asked))
+    def get(self, judge: Judge, request: JudgeRequest) -> JudgeReply | None:
+        """The reply to an earlier request that was the same, or None."""
+        return self._replies.get(self.key(judge, request))
 
-    def add(self, judge: Judge, asked: Asked, said: Said) -> None:
+    def add(self, judge: Judge, request: JudgeRequest, reply: JudgeReply) -> None:
         """Keep a reply."""
-        key = self.key(judge, asked)
-        self._kept[key] = said
-        line = {"key": key, "reply": said.text, "tokens": [said.tokens_in, said.tokens_out]}
-        self._stream.write(json_line(line) + "\n")
-        self._stream.flush()
+        key = self.key(judge, request)
+        self._replies[key] = reply
+        self._log.append({"key": key, "reply": reply.text, "tokens": [reply.tokens_in, reply.tokens_out]})
 
     def close(self) -> None:
-        """Let go of the file."""
-        self._stream.close()
+        """Close the file."""
+        self._log.close()

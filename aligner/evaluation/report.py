@@ -1,4 +1,4 @@
-"""The report: one HTML file that opens from the disk and needs no network. What models wrote is in it as data, shown as text."""
+"""The report: one HTML file that opens from the disk and needs no network. The models' texts are in it as data, shown as text."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from aligner.evaluation.figures import KINDS
-from aligner.evaluation.judging import Judged
+from aligner.evaluation.judging import Verdict
 from aligner.evaluation.pairs import Pair
 from aligner.files import read_rows, write_text
-from aligner.plots import draw_course, draw_histogram, draw_loss, draw_plane, draw_shift
+from aligner.plots import draw_histogram, draw_loss, draw_plane, draw_shift, draw_sweep
 from aligner.quality.edits import diff, edits
 from aligner.records import DataError, UserError
 
@@ -25,26 +25,33 @@ def write_report(
     path: Path,
     report: dict[str, Any],
     pairs: Sequence[Pair],
-    judged: Sequence[Judged],
+    verdicts: Sequence[Verdict],
     curves: list[dict[str, Any]] | None = None,
 ) -> None:
     """Write the page: the tables, the pictures, and every pair as a diff with its verdicts."""
     rows = [_row(pair) for pair in pairs]
     places = {id(pair): place for place, pair in enumerate(pairs)}
-    for each in judged:
+    for each in verdicts:
         verdict = {"dimension": each.dimension, "outcome": each.outcome, "error": each.error, "replies": each.replies}
         rows[places[id(each.pair)]]["verdicts"].append(verdict)
-    data = {**report, "rows": rows, "pictures": _pictures(report, judged, curves)}
+    data = {**report, "rows": rows, "pictures": _pictures(report, verdicts, curves)}
     write_text(path, PAGE.replace("DATA", _as_script(data)))
 
 
 def _row(pair: Pair) -> dict[str, Any]:
     figures = edits(pair.before, pair.after)
     return {
-        "row": pair.origin.row, "question": pair.question, "upstream": pair.upstream, "category": pair.category,
-        "same": figures.identical, "similarity": round(figures.similarity, 3), "before": len(pair.before),
-        "after": len(pair.after), "verdicts": [], "diff": [[kind, text] for kind, text in diff(pair.before, pair.after)],
-    }  # fmt: skip
+        "row": pair.origin.row,
+        "question": pair.question,
+        "upstream": pair.upstream,
+        "category": pair.category,
+        "same": figures.identical,
+        "similarity": round(figures.similarity, 3),
+        "before": len(pair.before),
+        "after": len(pair.after),
+        "verdicts": [],
+        "diff": [[kind, text] for kind, text in diff(pair.before, pair.after)],
+    }
 
 
 def _as_script(value: Any) -> str:
@@ -52,54 +59,56 @@ def _as_script(value: Any) -> str:
     return json.dumps(value, ensure_ascii=True).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _pictures(report: dict[str, Any], judged: Sequence[Judged], curves: list[dict[str, Any]] | None) -> dict[str, str]:
-    found, scores = {}, scores_of(judged) if report.get("scores") else {}
+def _pictures(
+    report: dict[str, Any], verdicts: Sequence[Verdict], curves: list[dict[str, Any]] | None
+) -> dict[str, str]:
+    pictures, scores = {}, scores_of(verdicts) if report.get("scores") else {}
     histogram = BytesIO()
     draw_histogram(report["copying"]["all"]["similarity_histogram"], histogram)
-    found["How much was changed"] = histogram
+    pictures["How much was changed"] = histogram
     for dimension, (before, after) in scores.items():
-        found[f"Scores, {dimension}"] = shift = BytesIO()
+        pictures[f"Scores, {dimension}"] = shift = BytesIO()
         draw_shift(before, after, dimension, shift)
-    if scores and all(points := _points(judged)):
-        found["Helpfulness and harmlessness"] = plane = BytesIO()
+    if scores and all(points := _points(verdicts)):
+        pictures["Helpfulness and harmlessness"] = plane = BytesIO()
         draw_plane(*points, plane)
-    if len(course := report.get("course", [])) > 1:
-        found["Along the Aligners"] = along = BytesIO()
-        draw_course([each["model"] for each in course], _lines_of(course), along)
+    if len(sweep := report.get("course", [])) > 1:
+        pictures["Along the Aligners"] = along = BytesIO()
+        draw_sweep([each["model"] for each in sweep], _lines_of(sweep), along)
     if curves:
-        found["Training"] = loss = BytesIO()
+        pictures["Training"] = loss = BytesIO()
         draw_loss(curves, "Training", loss)
-    return {name: base64.b64encode(picture.getvalue()).decode() for name, picture in found.items()}
+    return {name: base64.b64encode(picture.getvalue()).decode() for name, picture in pictures.items()}
 
 
-def _lines_of(course: Sequence[dict[str, Any]]) -> dict[str, list[float | None]]:
-    return {f"loss on {kind}": [each["loss"]["all"][kind]["loss"] for each in course] for kind in KINDS} | {
-        "share left as it was": [each["copying"]["all"]["identical"] / each["copying"]["all"]["pairs"] for each in course],
-    }  # fmt: skip
+def _lines_of(sweep: Sequence[dict[str, Any]]) -> dict[str, list[float | None]]:
+    copying = [each["copying"]["all"] for each in sweep]
+    losses = {f"loss on {kind}": [each["loss"]["all"][kind]["loss"] for each in sweep] for kind in KINDS}
+    return {**losses, "share left as it was": [each["identical"] / each["pairs"] for each in copying]}
 
 
-def scores_of(judged: Sequence[Judged]) -> dict[str, tuple[list[float], list[float]]]:
+def scores_of(verdicts: Sequence[Verdict]) -> dict[str, tuple[list[float], list[float]]]:
     """By dimension the scores of answers and of corrections, of those that changed, where the judge gave scores."""
-    found: dict[str, tuple[list[float], list[float]]] = {}
-    for each in judged:
+    scores: dict[str, tuple[list[float], list[float]]] = {}
+    for each in verdicts:
         if score := _score(each):
-            before, after = found.setdefault(each.dimension, ([], []))
+            before, after = scores.setdefault(each.dimension, ([], []))
             before.append(score[0])
             after.append(score[1])
-    return found
+    return scores
 
 
-def _score(judged: Judged) -> tuple[float, float] | None:
+def _score(verdict: Verdict) -> tuple[float, float] | None:
     try:
-        first, second = map(float, json.loads(judged.replies[0]))
+        first, second = map(float, json.loads(verdict.replies[0]))
         return (first, second) if math.isfinite(first) and math.isfinite(second) else None
     except (ValueError, TypeError):
         return None
 
 
-def _points(judged: Sequence[Judged]) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+def _points(verdicts: Sequence[Verdict]) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
     """(helpful, harmless) of each answer and of each correction."""
-    scores = {(id(each.pair), each.dimension): score for each in judged if (score := _score(each))}
+    scores = {(id(each.pair), each.dimension): score for each in verdicts if (score := _score(each))}
     both = [
         (scores[pair, "helpful"], scores[pair, "harmless"])
         for pair, dimension in scores

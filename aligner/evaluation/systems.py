@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from aligner.evaluation.judging import Judged
+from aligner.evaluation.judging import Verdict
 from aligner.evaluation.pairs import AFTER, BEFORE, Pair, field_in, read_pairs
 from aligner.evaluation.rates import elo
 from aligner.records import DataError, UserError
@@ -34,7 +34,7 @@ class System:
         return (self.field,) if self.field else field_in(self.file, FIELDS)
 
 
-def parse(text: str) -> System:
+def parse_system(text: str) -> System:
     """NAME=FILE or NAME=FILE:FIELD."""
     name, equals, rest = text.partition("=")
     if not (name and equals and rest):
@@ -54,8 +54,8 @@ def matches(systems: Sequence[System], limit: int | None = None) -> tuple[list[P
     pairs: list[Pair] = []
     faults: dict[str, DataError] = {}
     for one, other in combinations(systems, 2):
-        found, wrong = read_pairs(other.file, one.file, other.fields(), one.fields())
-        pairs += [replace(pair, upstream=match(one.name, other.name)) for pair in found[:limit]]
+        some_pairs, wrong = read_pairs(other.file, one.file, other.fields(), one.fields())
+        pairs += [replace(pair, upstream=match(one.name, other.name)) for pair in some_pairs[:limit]]
         faults |= {str(fault): fault for fault in wrong}
     return pairs, list(faults.values())
 
@@ -70,32 +70,32 @@ def unpooled(verdicts: dict[str, Any]) -> dict[str, Any]:
     nothing = dict.fromkeys(("rate", "low", "high", "elo"))
     return {
         name: {
-            **found,
+            **figures,
             **nothing,
-            "changed": {**found["changed"], **nothing},
+            "changed": {**figures["changed"], **nothing},
             "length_controlled_of_changed": None,
             "by_category": {},
         }
-        for name, found in verdicts.items()
+        for name, figures in verdicts.items()
     }
 
 
-def standings(systems: Sequence[System], judged: Sequence[Judged]) -> dict[str, dict[str, Any]]:
+def standings(systems: Sequence[System], verdicts: Sequence[Verdict]) -> dict[str, dict[str, Any]]:
     """For each dimension and system: its Elo (`rates.elo`), the first system's being 1500, with a 95 % bootstrap interval
     over questions; and how many answers of it were judged."""
     games = {match(one.name, other.name): (one.name, other.name) for one, other in combinations(systems, 2)}
-    found = {}
-    for dimension in dict.fromkeys(each.dimension for each in judged):
-        read = [each for each in judged if each.dimension == dimension and each.outcome is not None]
+    tables = {}
+    for dimension in dict.fromkeys(each.dimension for each in verdicts):
+        read = [each for each in verdicts if each.dimension == dimension and each.outcome is not None]
         questions = list(dict.fromkeys(each.pair.question for each in read))
         met = {name for each in read for name in games[each.pair.upstream]}
         if met == {system.name for system in systems}:
-            found[dimension] = _rated(systems, games, read, questions)
-    return found
+            tables[dimension] = _rated(systems, games, read, questions)
+    return tables
 
 
 def _rated(
-    systems: Sequence[System], games: dict[str, tuple[str, str]], read: Sequence[Judged], questions: Sequence[str]
+    systems: Sequence[System], games: dict[str, tuple[str, str]], read: Sequence[Verdict], questions: Sequence[str]
 ) -> dict[str, Any]:
     """Points by match and question, then ratings of all questions and of questions drawn again and again."""
     anchor, names = systems[0].name, list(games)
@@ -124,13 +124,13 @@ def _results(games: dict[str, tuple[str, str]], totals: np.ndarray) -> Results:
     return {game: (float(a), float(b)) for game, a, b in zip(games.values(), *totals, strict=True) if a + b}
 
 
-def lines(standing: dict[str, dict[str, Any]]) -> list[str]:
+def standing_lines(standing: dict[str, dict[str, Any]]) -> list[str]:
     """The tables for a terminal, the best system first."""
-    made = []
+    table = []
     for dimension, rated in standing.items():
         width = max(map(len, rated))
-        made.append(f"{dimension}: Elo")
+        table.append(f"{dimension}: Elo")
         for name, each in sorted(rated.items(), key=lambda item: -item[1]["elo"]):
             interval = f"{each['low']:,.0f} to {each['high']:,.0f}"
-            made.append(f"  {name:<{width}}  {each['elo']:>6,.0f}  ({interval}, {each['judged']:,} judged)")
-    return made
+            table.append(f"  {name:<{width}}  {each['elo']:>6,.0f}  ({interval}, {each['judged']:,} judged)")
+    return table

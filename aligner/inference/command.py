@@ -1,87 +1,121 @@
-"""What the flags of `aligner correct` ask for, as work, and the drift table that it ends with."""
+"""`aligner correct`: from its settings to a job, the corrections in a file, and what is printed at the end."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+import signal
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from aligner.card import prompt_of
+from aligner.console import progress
 from aligner.demo import locate
 from aligner.encoder import Encoder
-from aligner.inference.correct_file import Drift, Stage, Work
+from aligner.inference.config import CorrectConfig
+from aligner.inference.correct_file import CorrectionJob, CorrectionSummary, Drift, StackedAligner, correct_file
 from aligner.inference.corrector import Corrector, Settings, best_dtype
 from aligner.inference.sampling import Sampling
-from aligner.inference.served import ServedAligner, Upstream
-from aligner.inference.servers import Server
-from aligner.models import check_place, fingerprint, load_config, load_tokenizer, positions_of
+from aligner.inference.served import ServedAligner, UpstreamModel
+from aligner.inference.servers import Server, ServerGone
+from aligner.models import check_place, fingerprint, load_config, load_tokenizer, positions_of, quiet_libraries
 from aligner.records import UserError
 
 
-def work_of(args: argparse.Namespace) -> Work:
-    """The work that a command line asks for. UserError where its flags do not go together."""
-    for name, needs in (
-        ("upstream_url", "upstream_model"),
-        ("upstream_model", "upstream_url"),
-        ("aligner_model", "aligner_url"),
-    ):
-        if getattr(args, name) and not getattr(args, needs):
-            raise UserError(f"--{name} needs --{needs}.")
-    if args.aligner_url and args.stack:
-        raise UserError("--aligner_url serves one Aligner: give --model, and run again for the next of a stack.")
-    sampling = Sampling(seed=args.seed) if args.sample else None
-    settings = Settings(args.batch_size, args.max_new_tokens, sampling)
-    folders = [locate(folder) for folder in args.stack or [args.model]]
+def correct(config: CorrectConfig) -> int:
+    """Correct a file and print what happened. Returns the exit status: 0, or 1 where rows could not be corrected."""
+    quiet_libraries()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is handled as Ctrl-C
+    job, journal = job_of(config), Path(f"{config.output}.journal")
+    try:
+        summary = correct_file(job, partial(progress, unit=" rows"))
+    except (KeyboardInterrupt, OSError, ServerGone):
+        if journal.exists():
+            print(f"finished rows are kept in {journal}: the same command continues", file=sys.stderr)
+        raise
+    for fault in summary.faults:
+        print(f"error: {fault}", file=sys.stderr)
+    print(*summary_lines(summary, config), *drift_lines(summary.drift), sep="\n")
+    return 1 if summary.faults else 0
+
+
+def job_of(config: CorrectConfig) -> CorrectionJob:
+    """The job that the settings describe. UserError where a model cannot be used as they say."""
+    options, sampling = config.options, Sampling(seed=config.seed) if config.sample else None
+    settings = Settings(options.batch_size, options.max_new_tokens, sampling)
+    folders = [locate(folder) for folder in config.models]
     for folder in folders:
         check_place(folder)
-    templates = [prompt_of(folder, args.prompt_template) for folder in folders]
-    if args.feedback and not any(template.takes_feedback for template in templates):
+    templates = [prompt_of(folder, options.prompt_template) for folder in folders]
+    if config.feedback and not any(template.takes_feedback for template in templates):
         raise UserError(
             f"--feedback: the prompt '{templates[0].name}' has no slot for it. Train an Aligner with --prompt_template feedback, "
             "or try that prompt on this one."
         )
-    about = {  # not where a server is: it may come back elsewhere
-        "model": [fingerprint(folder, args.trust_remote_code) for folder in folders],
+    about = {  # not the address of a server: it may come back elsewhere
+        "model": [fingerprint(folder, options.trust_remote_code) for folder in folders],
         "prompt": [template.text for template in templates],
-        "max_new_tokens": args.max_new_tokens,
-        "dtype": "the server's" if args.aligner_url else args.dtype or best_dtype(),
-        "served model": args.aligner_model,
-        "upstream": [args.upstream_model, args.upstream_max_tokens, args.upstream_temperature],
+        "max_new_tokens": options.max_new_tokens,
+        "dtype": "the server's" if config.aligner_url else options.dtype or best_dtype(),
+        "served model": config.aligner_model,
+        "upstream": [config.upstream_model, config.upstream_max_tokens, config.upstream_temperature],
         **({"sampling": asdict(sampling)} if sampling else {}),
     }
     stack = [
-        Stage(name, partial(_open, args, folder, settings), template.takes_feedback)
+        StackedAligner(name, partial(_open, config, folder, settings), template.takes_feedback)
         for name, folder, template in zip(_names(folders), folders, templates, strict=True)
     ]
-    upstream = None
-    if args.upstream_url:
-        server = Server(args.upstream_url, args.upstream_model, args.upstream_key, args.concurrency, args.timeout)
-        upstream = Upstream(server, args.upstream_max_tokens, args.upstream_temperature)
-    return Work(args.input, args.output, stack, args.rounds, args.feedback, upstream, about)
+    return CorrectionJob(
+        config.input, config.output, stack, config.rounds, config.feedback, _upstream_of(config), about
+    )
+
+
+def _upstream_of(config: CorrectConfig) -> UpstreamModel | None:
+    """The model that answers rows without an answer, where one is given."""
+    if not config.upstream_url:
+        return None
+    server = Server(
+        config.upstream_url, config.upstream_model or "", config.upstream_key, config.concurrency, config.timeout
+    )
+    return UpstreamModel(server, config.upstream_max_tokens, config.upstream_temperature)
 
 
 def _names(folders: Sequence[str]) -> list[str]:
-    """The last part of each folder's path, with its place in the stack where two are called alike."""
+    """The last part of each folder's path, with its place in the stack where two have the same name."""
     names = [Path(folder).resolve().name for folder in folders]
     return [f"{name} ({place})" if names.count(name) > 1 else name for place, name in enumerate(names, 1)]
 
 
-def _open(args: argparse.Namespace, folder: str, settings: Settings) -> Corrector | ServedAligner:
-    """An Aligner here, or the one that is served; of that one the prompt and the tokenizer are here."""
-    if not args.aligner_url:
-        return Corrector.load(folder, args.prompt_template, settings, args.trust_remote_code, args.dtype)
-    server = Server(
-        args.aligner_url, args.aligner_model or args.model, args.aligner_key, args.concurrency, args.timeout
-    )
-    encoder = Encoder(load_tokenizer(folder, args.trust_remote_code))
-    positions = positions_of(load_config(folder, args.trust_remote_code)) or 10**9
-    return ServedAligner(server, prompt_of(folder, args.prompt_template), encoder, positions, settings)
+def _open(config: CorrectConfig, folder: str, settings: Settings) -> Corrector | ServedAligner:
+    """An Aligner on this machine, or behind a server; of a served one the prompt and the tokenizer are used here."""
+    options = config.options
+    if not config.aligner_url:
+        return Corrector.load(folder, options.prompt_template, settings, options.trust_remote_code, options.dtype)
+    name = config.aligner_model or config.model or ""
+    server = Server(config.aligner_url, name, config.aligner_key, config.concurrency, config.timeout)
+    encoder = Encoder(load_tokenizer(folder, options.trust_remote_code))
+    positions = positions_of(load_config(folder, options.trust_remote_code)) or 10**9
+    return ServedAligner(server, prompt_of(folder, options.prompt_template), encoder, positions, settings)
+
+
+def summary_lines(summary: CorrectionSummary, config: CorrectConfig) -> Iterator[str]:
+    """How many rows were corrected, and what of the corrections needs a second look."""
+    generated = f" ({summary.upstream_answers:,} generated by the upstream)" if summary.upstream_answers else ""
+    yield f"{summary.corrected:,} of {summary.rows:,} answers corrected{generated}: {config.output}"
+    if summary.cut:
+        yield f"{summary.cut:,} answers were cut off at the upstream's limit ('answer_finished' says which)"
+    if summary.empty:
+        yield f"{summary.empty:,} corrections are empty: the Aligner ended at once. Do not put it in front of people"
+    if summary.unfinished:
+        limit = f"{config.options.max_new_tokens:,} tokens (or the model's)"
+        yield f"{summary.unfinished:,} of them did not end within {limit} and were cut off"
+    if summary.unread:
+        yield f"{summary.unread:,} rows have feedback, which the Aligner's prompt has no slot for: it was ignored"
 
 
 def drift_lines(drift: Sequence[Drift]) -> list[str]:
-    """A table of what each pass changed; none for a single one."""
+    """A table of what each pass changed; empty for a single pass."""
     if len(drift) < 2:
         return []
     width = max(len(each.name) for each in drift)

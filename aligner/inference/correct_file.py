@@ -1,7 +1,8 @@
-"""A file of answers -> a file of corrected ones: in order, killed at any time without losing or redoing a row.
+"""A file of answers -> a file of corrected ones, in order. A job that is killed continues without losing or repeating a row.
 
-First the upstream is asked for the answers that are missing. Then come the passes: every Aligner of the stack corrects what the
-one before it made, and that as many rounds as asked for. All of it stands in a journal beside the output until the output does.
+First the upstream generates the answers that are missing. Then come the passes: every Aligner of the stack corrects the output
+of the one before it, for the given number of rounds. Finished rows are kept in a journal beside the output until the output is
+complete.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from aligner.files import read_rows, sha256_of, write_lines
-from aligner.inference.corrector import Aligner, Corrected, Request
+from aligner.inference.corrector import Aligner, Corrected, CorrectionRequest
 from aligner.inference.journal import Journal
-from aligner.inference.served import Upstream
+from aligner.inference.served import UpstreamModel
 from aligner.prompts import FEEDBACKS
 from aligner.quality.edits import Edits, edits
 from aligner.records import DataError, Origin, UserError, kind_of, text_fault
@@ -27,7 +28,7 @@ Progress = Callable[..., Any]  # as tqdm: progress(iterable, total=..., desc=...
 
 @dataclass
 class Item:
-    """A row on its way: its fields as they were read, and what is wrong with it, if anything is."""
+    """A row in progress: its fields as they were read, and its fault, if it has one."""
 
     origin: Origin
     fields: dict[str, Any]
@@ -35,8 +36,8 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One Aligner of a stack: its name and how to open it. It is opened when its pass begins and let go at its end."""
+class StackedAligner:
+    """One Aligner of a stack: its name and how to open it. It is opened when its pass begins and freed at its end."""
 
     name: str
     open: Callable[[], Aligner]
@@ -44,25 +45,26 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Work:
-    """What is to be done. `about`: everything that decides the result, by name; work that is gone on with must agree."""
+class CorrectionJob:
+    """A file to correct. `about`: everything that decides the result, by name; a job that is continued must agree in it."""
 
     input: str
     output: str
-    stack: Sequence[Stage]
+    stack: Sequence[StackedAligner]
     rounds: int = 1
     feedback: str | None = None
-    upstream: Upstream | None = None
+    upstream: UpstreamModel | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
-class Report:
-    """What came of it: rows, answers that were asked for and those of them cut off, corrections, those of them empty and cut off,
-    feedback nobody read, faults in their order, and per pass the drift."""
+class CorrectionSummary:
+    """The outcome of a job, in numbers of rows: all, those answered by the upstream, those whose answer was cut off, corrected
+    ones, those whose correction is empty or was cut off, those whose feedback was ignored; the faults in order, and the drift of
+    each pass."""
 
     rows: int
-    asked: int
+    upstream_answers: int
     cut: int
     corrected: int
     empty: int
@@ -74,7 +76,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Drift:
-    """What a pass changed, as means over rows: the share it left alone, similarity to its input and to the first answer,
+    """What a pass changed, as means over rows: the share left unchanged, similarity to its input and to the first answer,
     characters over the first answer's. A corrector should reach a fixed point: unchanged tends to 1."""
 
     name: str
@@ -84,34 +86,34 @@ class Drift:
     length: float
 
 
-def correct_file(work: Work, progress: Progress) -> Report:
-    """Do the work. UserError where none of the rows can be corrected, or a server is gone: run again, it goes on."""
-    journal_file = Path(f"{work.output}.journal")
-    if Path(work.output).is_file() and not journal_file.exists():
-        raise UserError(f"{work.output}: is already there. Name another output, or remove it to correct anew.")
-    items = read_items(work.input, work.upstream is not None)
+def correct_file(job: CorrectionJob, progress: Progress) -> CorrectionSummary:
+    """Run the job. UserError where no row can be corrected, or a server is gone: the same job, run again, continues."""
+    journal_file = Path(f"{job.output}.journal")
+    if Path(job.output).is_file() and not journal_file.exists():
+        raise UserError(f"{job.output}: is already there. Name another output, or remove it to correct anew.")
+    items = read_items(job.input, job.upstream is not None)
     if all(item.fault for item in items):
-        raise next((item.fault for item in items if item.fault), UserError(f"{work.input}: has no rows."))
-    about = {"input": sha256_of(work.input), "rounds": work.rounds, "feedback": work.feedback, **work.about}
+        raise next((item.fault for item in items if item.fault), UserError(f"{job.input}: has no rows."))
+    about = {"input": sha256_of(job.input), "rounds": job.rounds, "feedback": job.feedback, **job.about}
     journal = Journal(journal_file, about)
     try:
-        asked = _ask(work.upstream, items, journal, progress) if work.upstream else 0
-        passes = work.rounds * len(work.stack)
-        if len(work.stack) == 1:  # the same in every round: opened once
-            work = replace(work, stack=[replace(work.stack[0], open=functools.cache(work.stack[0].open))])
+        upstream_answers = _ask(job.upstream, items, journal, progress) if job.upstream else 0
+        passes = job.rounds * len(job.stack)
+        if len(job.stack) == 1:  # the same in every round: opened once
+            job = replace(job, stack=[replace(job.stack[0], open=functools.cache(job.stack[0].open))])
         for number in range(passes):
-            _pass(work, number, items, journal, progress)
-        report = _report(work, items, journal, asked, passes)
-        write_lines(work.output, (_output(item, row, journal, passes) for row, item in enumerate(items)))
+            _pass(job, number, items, journal, progress)
+        summary = _summary(job, items, journal, upstream_answers, passes)
+        write_lines(job.output, (_output(item, row, journal, passes) for row, item in enumerate(items)))
     except BaseException:
         journal.close()
         raise
     journal.close(remove=True)
-    return report
+    return summary
 
 
 def read_items(path: str, may_ask: bool) -> list[Item]:
-    """The rows of a file; those that cannot be used know why. Without an answer is all right where one can be asked for."""
+    """The rows of a file; unusable ones with their fault. `may_ask`: a row may lack an answer, which the upstream then gives."""
     items = []
     for row in read_rows(path):
         if isinstance(row, DataError):
@@ -147,8 +149,8 @@ def _is_missing(text: Any) -> bool:
     return text is None or (isinstance(text, str) and not text.strip())
 
 
-def _ask(upstream: Upstream, items: Sequence[Item], journal: Journal, progress: Progress) -> int:
-    """Ask for the missing answers and put all of them into their rows. Returns how many were asked for, now or before."""
+def _ask(upstream: UpstreamModel, items: Sequence[Item], journal: Journal, progress: Progress) -> int:
+    """Let the upstream answer where an answer is missing. Returns the number of such rows, those of earlier runs included."""
     missing = [row for row, item in enumerate(items) if not item.fault and _is_missing(item.fields.get("answer"))]
     left = [row for row in missing if ("answer", row) not in journal.done]
     if left:
@@ -157,15 +159,15 @@ def _ask(upstream: Upstream, items: Sequence[Item], journal: Journal, progress: 
             refused = {"refused": str(answer)}
             journal.add("answer", left[place], refused if isinstance(answer, UserError) else answer._asdict())
     for row in missing:
-        if not _refused(items[row], said := journal.done["answer", row]):
-            items[row].fields["answer"] = said["text"]
-            if not said.get("finished", True):
+        if not _refused(items[row], answer := journal.done["answer", row]):
+            items[row].fields["answer"] = answer["text"]
+            if not answer.get("finished", True):
                 items[row].fields["answer_finished"] = False
     return len(missing)
 
 
 def _refused(item: Item, outcome: dict[str, Any]) -> bool:
-    """Whether a row ended here: what was refused once is not asked for again."""
+    """Whether a row ends here: a request that was refused once is not sent again."""
     if "refused" in outcome:
         item.fault = DataError(*item.origin, outcome["refused"].rstrip("."), "The other rows went on")
     return item.fault is not None
@@ -175,25 +177,25 @@ def _kind(number: int) -> str:
     return f"pass {number + 1}"
 
 
-def _pass(work: Work, number: int, items: Sequence[Item], journal: Journal, progress: Progress) -> None:
-    """One Aligner over all rows. An input that it has had before, in an earlier round, has the same correction."""
-    stage, kind = work.stack[number % len(work.stack)], _kind(number)
+def _pass(job: CorrectionJob, number: int, items: Sequence[Item], journal: Journal, progress: Progress) -> None:
+    """One Aligner over all rows. An input that it already corrected in an earlier round is not corrected again."""
+    member, kind = job.stack[number % len(job.stack)], _kind(number)
     left = []
     for row, item in enumerate(items):
         if item.fault or (kind, row) in journal.done:
             continue
-        known = _known(work, number, row, item, journal)
+        known = _known(job, number, row, item, journal)
         if known is None:
             left.append(row)
         else:
             journal.add(kind, row, known)
     if left:
-        aligner = stage.open()
+        aligner = member.open()
         requests = [
-            Request(item.fields["question"], _input(number, row, item, journal), _feedback(work, stage, item))
+            CorrectionRequest(item.fields["question"], _input(number, row, item, journal), _feedback(job, member, item))
             for row, item in ((row, items[row]) for row in left)
         ]
-        name = "correcting" if work.rounds * len(work.stack) == 1 else f"{kind}, {stage.name}"
+        name = "correcting" if job.rounds * len(job.stack) == 1 else f"{kind}, {member.name}"
         for place, outcome in progress(aligner.stream(requests), total=len(left), desc=name):
             refused = {"refused": str(outcome)}
             journal.add(kind, left[place], asdict(outcome) if isinstance(outcome, Corrected) else refused)
@@ -202,9 +204,9 @@ def _pass(work: Work, number: int, items: Sequence[Item], journal: Journal, prog
             _refused(item, journal.done[kind, row])
 
 
-def _feedback(work: Work, stage: Stage, item: Item) -> str:
-    """What this Aligner is asked to mind: the row's own feedback, else the one for all, if its prompt has a slot for it."""
-    given = (item.fields.get("feedback") or work.feedback or "") if stage.takes_feedback else ""
+def _feedback(job: CorrectionJob, member: StackedAligner, item: Item) -> str:
+    """The feedback for this Aligner: the row's own, else the one for all rows, if its prompt has a slot for it."""
+    given = (item.fields.get("feedback") or job.feedback or "") if member.takes_feedback else ""
     return FEEDBACKS.get(given, given)
 
 
@@ -213,11 +215,11 @@ def _input(number: int, row: int, item: Item, journal: Journal) -> str:
     return text
 
 
-def _known(work: Work, number: int, row: int, item: Item, journal: Journal) -> Any:
-    """What the same Aligner made of the same text in an earlier round, if decoding is greedy; else None."""
+def _known(job: CorrectionJob, number: int, row: int, item: Item, journal: Journal) -> Any:
+    """The same Aligner's correction of the same text in an earlier round, if decoding is greedy; else None."""
     text = _input(number, row, item, journal)
-    for earlier in range(number % len(work.stack), number, len(work.stack)):
-        if _input(earlier, row, item, journal) == text and "sampling" not in work.about:
+    for earlier in range(number % len(job.stack), number, len(job.stack)):
+        if _input(earlier, row, item, journal) == text and "sampling" not in job.about:
             return journal.done[_kind(earlier), row]
     return None
 
@@ -226,15 +228,17 @@ def _output(item: Item, row: int, journal: Journal, passes: int) -> dict[str, An
     """A row of the output: its own fields, and the last correction with its figures against the answer."""
     if item.fault:
         return {**item.fields, "corrected": None, "error": str(item.fault)}
-    made = [journal.done[_kind(number), row] for number in range(passes)]
-    corrected = made[-1]["text"]
+    corrections = [journal.done[_kind(number), row] for number in range(passes)]
+    corrected = corrections[-1]["text"]
     figures = asdict(edits(item.fields["answer"], corrected))
-    more = {"passes": [each["text"] for each in made]} if passes > 1 else {}
+    more = {"passes": [each["text"] for each in corrections]} if passes > 1 else {}
     rounded = {name: value if isinstance(value, bool) else round(value, 4) for name, value in figures.items()}
-    return {**item.fields, "corrected": corrected, "finished": made[-1]["finished"], "edits": rounded, **more}
+    return {**item.fields, "corrected": corrected, "finished": corrections[-1]["finished"], "edits": rounded, **more}
 
 
-def _report(work: Work, items: Sequence[Item], journal: Journal, asked: int, passes: int) -> Report:
+def _summary(
+    job: CorrectionJob, items: Sequence[Item], journal: Journal, upstream_answers: int, passes: int
+) -> CorrectionSummary:
     good = [row for row, item in enumerate(items) if not item.fault]
     drift = []
     for number in range(passes):
@@ -242,23 +246,22 @@ def _report(work: Work, items: Sequence[Item], journal: Journal, asked: int, pas
         texts = [journal.done[_kind(number), row]["text"] for row in good]
         step = [edits(before, after) for before, after in zip(inputs, texts, strict=True)]
         whole = [edits(items[row].fields["answer"], text) for row, text in zip(good, texts, strict=True)]
-        drift.append(_drift(f"{_kind(number)}, {work.stack[number % len(work.stack)].name}", step, whole))
+        drift.append(_drift(f"{_kind(number)}, {job.stack[number % len(job.stack)].name}", step, whole))
     last = [journal.done[_kind(passes - 1), row] for row in good]
     faults = [item.fault for item in items if item.fault]
-    deaf = not any(stage.takes_feedback for stage in work.stack)
+    deaf = not any(member.takes_feedback for member in job.stack)
     unread = sum(bool(items[row].fields.get("feedback")) for row in good) if deaf else 0
     cut = sum("answer_finished" in items[row].fields for row in good)
-    empty, unfinished = sum(not made["text"].strip() for made in last), sum(not made["finished"] for made in last)
-    return Report(len(items), asked, cut, len(good), empty, unfinished, unread, faults, drift)
+    empty = sum(not correction["text"].strip() for correction in last)
+    unfinished = sum(not correction["finished"] for correction in last)
+    return CorrectionSummary(len(items), upstream_answers, cut, len(good), empty, unfinished, unread, faults, drift)
 
 
 def _drift(name: str, step: Sequence[Edits], whole: Sequence[Edits]) -> Drift:
-    return Drift(
-        name, _mean(e.identical for e in step), _mean(e.similarity for e in step), _mean(e.similarity for e in whole),
-        _mean(e.length_ratio for e in whole),
-    )  # fmt: skip
+    unchanged, to_input = _mean(e.identical for e in step), _mean(e.similarity for e in step)
+    return Drift(name, unchanged, to_input, _mean(e.similarity for e in whole), _mean(e.length_ratio for e in whole))
 
 
 def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return math.fsum(found) / len(found) if found else math.nan
+    numbers = list(values)
+    return math.fsum(numbers) / len(numbers) if numbers else math.nan

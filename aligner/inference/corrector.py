@@ -1,4 +1,4 @@
-"""`Corrector`: an Aligner ready to use, on this machine. What it is asked and what it gives are here too."""
+"""`Corrector`: an Aligner on this machine, with its requests and results."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from aligner.card import prompt_of
 from aligner.encoder import Encoder
-from aligner.inference.greedy import Decoder, Row, fits
+from aligner.inference.greedy import Decoder, DecoderRow, fits
 from aligner.inference.sampling import Sampling, generate
-from aligner.models import load_model, load_tokenizer, placement, positions_of
+from aligner.models import device_map_options, load_model, load_tokenizer, positions_of
 from aligner.prompts import FEEDBACKS, PromptTemplate
 from aligner.quality.edits import Edits, edits
 from aligner.records import UserError
 
 log = logging.getLogger("aligner")
 CHUNK = 64  # prompts that are tokenised together
-Made = TypeVar("Made")
+Item = TypeVar("Item")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class Request(NamedTuple):
-    """An answer to correct. `feedback`: what to mind, for a prompt with a slot for it."""
+class CorrectionRequest(NamedTuple):
+    """An answer to correct. `feedback`: an instruction for the correction, where the prompt has a slot for it."""
 
     question: str
     answer: str
@@ -54,14 +54,14 @@ Outcome = Corrected | UserError  # the error says why this one cannot be correct
 class Aligner(Protocol):
     """Whatever corrects answers: a model here, or one behind a server."""
 
-    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Outcome]]:
-        """Yield each request's place and outcome as it is known, in any order."""
+    def stream(self, requests: Sequence[CorrectionRequest]) -> Iterator[tuple[int, Outcome]]:
+        """Yield each request's place and outcome as it is finished, in any order."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How corrections are made: rows at once, tokens at most, and how tokens are drawn (greedily without `sampling`).
-    `max_prompt_tokens`: of a prompt that is read, where that is less than the model's positions."""
+    """How corrections are decoded: rows at once, tokens of a correction at most, and how tokens are drawn (greedily without
+    `sampling`). `max_prompt_tokens`: the longest prompt, where that is less than the model's positions."""
 
     batch_size: int = 8
     max_new_tokens: int = 2048
@@ -94,38 +94,43 @@ class Corrector:
     ) -> Corrector:
         """Open a folder or hub id on the GPUs there are, or on the CPU. `dtype`: bfloat16 on a GPU that has it, else float32.
 
-        UserError where it cannot be opened or nobody knows its prompt.
+        UserError where it cannot be opened or its prompt is not known.
         """
         template = prompt_of(folder, prompt_template)
         encoder = Encoder(load_tokenizer(folder, trust_remote_code))
-        model = load_model(folder, DTYPES[dtype or best_dtype()], trust_remote_code, **placement()).eval()
+        kind = DTYPES[dtype or best_dtype()]
+        where = device_map_options(folder, kind, trust_remote_code)
+        model = load_model(folder, kind, trust_remote_code, **where).eval()
         model.generation_config = (
             GenerationConfig()
-        )  # a folder's own would fill in what is not said, penalties for instance
+        )  # a folder's own would fill in what is not set, penalties for instance
         decoder = Decoder(model, encoder.eos) if fits(model) else None
         if decoder is None:
             log.warning(
-                "%s is decoded by transformers, token by token: it keeps something else than keys and values", folder
+                "%s is decoded by transformers, token by token: its cache holds something other than keys and values",
+                folder,
             )
         return cls(model, encoder, template, decoder, settings)
 
-    def correct(self, pairs: Iterable[tuple[str, str] | Request], feedback: str | None = None) -> list[Corrected]:
+    def correct(
+        self, pairs: Iterable[tuple[str, str] | CorrectionRequest], feedback: str | None = None
+    ) -> list[Corrected]:
         """The correction of each (question, answer), in order. `feedback` holds for all: a text, or a preset's name.
 
         UserError where one cannot be corrected: its prompt is longer than the model's positions.
         """
-        requests = [Request(*pair) for pair in pairs]
+        requests = [CorrectionRequest(*pair) for pair in pairs]
         if feedback:
             requests = [request._replace(feedback=FEEDBACKS.get(feedback, feedback)) for request in requests]
-        made = dict(self.stream(requests))
+        outcomes = dict(self.stream(requests))
         for index in range(len(requests)):
-            outcome = made[index]
+            outcome = outcomes[index]
             if isinstance(outcome, UserError):
                 raise UserError(f"request {index + 1}: {outcome}")
-        return [made[index] for index in range(len(requests))]  # type: ignore[misc]
+        return [outcomes[index] for index in range(len(requests))]  # type: ignore[misc]
 
-    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Outcome]]:
-        """Yield each request's place and outcome as it is known: rows that end early come early."""
+    def stream(self, requests: Sequence[CorrectionRequest]) -> Iterator[tuple[int, Outcome]]:
+        """Yield each request's place and outcome as it is finished: rows that end early come early."""
         check_feedback(self.template, requests)
         refused: list[tuple[int, UserError]] = []
         rows = self._rows(requests, refused)
@@ -133,17 +138,17 @@ class Corrector:
             yield row.index, self.corrected(row, requests[row.index].answer)
         yield from refused
 
-    def corrected(self, row: Row, answer: str) -> Corrected:
-        """What a decoded row says, and what it did to the answer."""
-        finished = row.made[-1] == self.encoder.eos
-        text = self.text(row.made[: len(row.made) - finished])
+    def corrected(self, row: DecoderRow, answer: str) -> Corrected:
+        """The text of a decoded row, compared with the answer."""
+        finished = row.output[-1] == self.encoder.eos
+        text = self.text(row.output[: len(row.output) - finished])
         return Corrected(text, finished, edits(answer, text))
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of tokens of a correction."""
         return str(self.encoder.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
-    def decoded(self, rows: Iterator[Row]) -> Iterator[Row]:
+    def decoded(self, rows: Iterator[DecoderRow]) -> Iterator[DecoderRow]:
         """Decode rows, in the order in which they end."""
         if self.decoder and not self.settings.sampling:
             yield from self.decoder.decode(rows, self.settings.batch_size)
@@ -153,24 +158,26 @@ class Corrector:
                 group = [row for row in batch if row.most == most]
                 sampling = self.settings.sampling
                 drawn = sampling and replace(sampling, seed=sampling.seed + group[0].index)  # every batch draws anew
-                made = generate(self.model, [row.prompt for row in group], [self.encoder.eos], most, drawn)
-                for row, tokens in zip(group, made, strict=True):
-                    row.made = tokens
+                outputs = generate(self.model, [row.prompt for row in group], [self.encoder.eos], most, drawn)
+                for row, tokens in zip(group, outputs, strict=True):
+                    row.output = tokens
                     yield row
 
-    def _rows(self, requests: Sequence[Request], refused: list[tuple[int, UserError]]) -> Iterator[Row]:
+    def _rows(
+        self, requests: Sequence[CorrectionRequest], refused: list[tuple[int, UserError]]
+    ) -> Iterator[DecoderRow]:
         """The requests as tokens; those without room for a correction go to `refused`."""
         for places in in_batches(range(len(requests)), CHUNK):
             chunk = [requests[place] for place in places]
             pairs = self.encoder.pairs([self.template.render(*r) for r in chunk], [r.answer for r in chunk])
             for place, (prompt, answer, _) in zip(places, pairs, strict=True):
                 row = self.row(prompt, answer, place)
-                if isinstance(row, Row):
+                if isinstance(row, DecoderRow):
                     yield row
                 else:
                     refused.append((place, row))
 
-    def row(self, prompt: list[int], answer: list[int], index: int) -> Row | UserError:
+    def row(self, prompt: list[int], answer: list[int], index: int) -> DecoderRow | UserError:
         """A row to decode, or why there is no room for its correction."""
         positions = positions_of(self.model.config) or 10**9
         if len(prompt) >= positions:
@@ -180,18 +187,18 @@ class Corrector:
         most = self.settings.max_prompt_tokens
         if most and len(prompt) > most:
             return UserError(f"its prompt has {len(prompt):,} tokens, and at most {most:,} are read: shorten it.")
-        return Row(prompt, answer, min(self.settings.max_new_tokens, positions - len(prompt)), index)
+        return DecoderRow(prompt, answer, min(self.settings.max_new_tokens, positions - len(prompt)), index)
 
 
 def best_dtype() -> str:
-    """bfloat16 on a GPU that has it, else float32."""
+    """The dtype by default: bfloat16 on a GPU that has it, else float32."""
     return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
 
 
-def memory_named(made: Iterator[Made], flags: str) -> Iterator[Made]:
-    """What is made, one by one; UserError with the flags to lower where a GPU's memory does not suffice."""
+def memory_named(items: Iterator[Item], flags: str) -> Iterator[Item]:
+    """The items one by one; UserError with the flags to lower where a GPU's memory does not suffice."""
     try:
-        yield from made
+        yield from items
     except torch.OutOfMemoryError:
         raise UserError(f"the GPU's memory is full. Lower {flags}.") from None
 
@@ -203,7 +210,7 @@ def in_batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def check_feedback(template: PromptTemplate, requests: Iterable[Request]) -> None:
+def check_feedback(template: PromptTemplate, requests: Iterable[CorrectionRequest]) -> None:
     """UserError where feedback is given and the prompt has no slot for it."""
     if not template.takes_feedback and any(request.feedback for request in requests):
         raise UserError(

@@ -22,24 +22,25 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from aligner.inference.drafts import Drafter, Guess, Habits, draft_length
+from aligner.inference.drafts import AcceptanceStats, Drafter, Guess, draft_length
 from aligner.inference.row_cache import RowCache
 from aligner.models import positions_of
 
 WIDTHS = (1, 2, 4, 8, 16, 32, 64, 128)  # tokens of the passes that are timed
+WIDTHS_OF_GPU = (*WIDTHS, 256, 512, 1024)  # where a pass takes as long for one as for a hundred
 CONTEXT = 256  # tokens before them
 NOTHING = Guess(0, 0, [])
 
 
 @dataclass
-class Row:
-    """A correction in the making."""
+class DecoderRow:
+    """A correction that is being decoded."""
 
     prompt: list[int]
     answer: list[int]  # as the correction would have it: end-of-text behind it
-    most: int  # tokens the correction may have
+    most: int  # tokens of the correction at most
     index: int = 0
-    made: list[int] = field(default_factory=list)
+    output: list[int] = field(default_factory=list)
     cached: int = 0  # tokens of prompt and correction whose keys and values are in the cache
 
     def __post_init__(self) -> None:
@@ -47,12 +48,12 @@ class Row:
 
     def has_ended(self, eos: int) -> bool:
         """Whether it ends with end-of-text, or has as many tokens as it may."""
-        return len(self.made) >= self.most or (bool(self.made) and self.made[-1] == eos)
+        return len(self.output) >= self.most or (bool(self.output) and self.output[-1] == eos)
 
     def pending(self) -> list[int]:
-        """The tokens that the model has not read: the prompt at first, later the last token made."""
+        """The tokens that the model has not read: the prompt at first, later the last generated token."""
         behind = self.cached - len(self.prompt)
-        return self.made[behind:] if behind >= 0 else self.prompt[self.cached :] + self.made
+        return self.output[behind:] if behind >= 0 else self.prompt[self.cached :] + self.output
 
 
 @dataclass
@@ -69,26 +70,26 @@ class Cost:
 
 
 class Decoder:
-    """A model with what was learned about decoding with it. `passes` counts forward passes, `tokens` what they made."""
+    """A model with the statistics of decoding with it. `passes` counts forward passes, `tokens` their generated tokens."""
 
     def __init__(self, model: PreTrainedModel, eos: int, cost: Cost | None = None) -> None:
-        self.model, self.eos, self.habits = model, eos, Habits()
+        self.model, self.eos, self.acceptance = model, eos, AcceptanceStats()
         self.passes = self.tokens = 0
         self.cost = cost  # measured when it is first needed
 
-    def decode(self, rows: Iterable[Row], batch_size: int) -> Iterator[Row]:
-        """Yield the rows as they end: `made` ends with end-of-text, or has as many tokens as it may."""
+    def decode(self, rows: Iterable[DecoderRow], batch_size: int) -> Iterator[DecoderRow]:
+        """Yield the rows as they end: `output` ends with end-of-text, or has as many tokens as it may."""
         waiting = iter(rows)
         for read in self.advance(lambda most: list(islice(waiting, most)), batch_size):
             yield from (row for row in read if row.has_ended(self.eos))
 
-    def advance(self, new: Callable[[int], list[Row]], batch_size: int) -> Iterator[list[Row]]:
+    def advance(self, new: Callable[[int], list[DecoderRow]], batch_size: int) -> Iterator[list[DecoderRow]]:
         """Yield the rows of each forward pass, which have more tokens than before it. Ends when there is none left.
 
-        `new(N)` is asked before each pass for at most N more rows. A row whose `most` is lowered to what it has ends there.
+        `new(N)` is called before each pass for at most N more rows. A row whose `most` is lowered to what it has ends there.
         """
         self.cost = self.cost or self.measure()
-        active, cache = list[Row](), RowCache()
+        active, cache = list[DecoderRow](), RowCache()
         while True:
             added = new(batch_size - len(active)) if len(active) < batch_size else []
             first = len(active) if added else 0
@@ -105,23 +106,23 @@ class Decoder:
                         active[place] = last
                         cache.move(len(active), place)
 
-    def _read(self, cache: RowCache, first: int, rows: Sequence[Row], cost: Cost) -> None:
-        """One forward pass over the pending tokens and a draft of every row; each keeps what the model agrees with."""
+    def _read(self, cache: RowCache, first: int, rows: Sequence[DecoderRow], cost: Cost) -> None:
+        """One forward pass over the pending tokens and a draft of every row; each keeps the tokens that the model agrees with."""
         guesses = [row.drafter.guesses() for row in rows]
-        chosen = [self.habits.best(found) if found else NOTHING for found in guesses]
+        chosen = [self.acceptance.best(row_guesses) if row_guesses else NOTHING for row_guesses in guesses]
         pending = [row.pending() for row in rows]
-        length = draft_length([self.habits.survival(g) for g in chosen], max(map(len, pending)), cost)
-        drafts = [g.tokens[: min(length, r.most - len(r.made) - 1)] for g, r in zip(chosen, rows, strict=True)]
+        length = draft_length([self.acceptance.survival(g) for g in chosen], max(map(len, pending)), cost)
+        drafts = [g.tokens[: min(length, r.most - len(r.output) - 1)] for g, r in zip(chosen, rows, strict=True)]
         inputs = [p + d for p, d in zip(pending, drafts, strict=True)]
-        said = self._forward(cache, first, inputs, [row.cached for row in rows], 1 + max(map(len, drafts)))
-        for row, draft, answer, found, read in zip(rows, drafts, said, guesses, pending, strict=True):
-            made = accepted(draft, answer[len(answer) - 1 - len(draft) :], self.eos)
-            row.cached += len(read) + len(made) - 1
-            row.made += made
-            row.drafter.extend(made)
-            for guess in found:
-                self.habits.learn(guess, made)
-            self.tokens += len(made)
+        choices = self._forward(cache, first, inputs, [row.cached for row in rows], 1 + max(map(len, drafts)))
+        for row, draft, answer, row_guesses, read in zip(rows, drafts, choices, guesses, pending, strict=True):
+            tokens = accepted(draft, answer[len(answer) - 1 - len(draft) :], self.eos)
+            row.cached += len(read) + len(tokens) - 1
+            row.output += tokens
+            row.drafter.extend(tokens)
+            for guess in row_guesses:
+                self.acceptance.learn(guess, tokens)
+            self.tokens += len(tokens)
 
     def _forward(
         self, cache: RowCache, first: int, inputs: Sequence[Sequence[int]], starts: Sequence[int], keep: int
@@ -135,7 +136,8 @@ class Decoder:
         """Time passes over more and more tokens: the best of three each, or of fewer where they take long."""
         cache, best = RowCache(), list[float]()
         half = (positions_of(self.model.config) or 2 * CONTEXT) // 2
-        context, widths = min(CONTEXT, half), [width for width in WIDTHS if width <= half]
+        timed = WIDTHS_OF_GPU if self.model.device.type == "cuda" else WIDTHS
+        context, widths = min(CONTEXT, half), [width for width in timed if width <= half]
         self._forward(cache, 0, [[0] * context], [0], 1)
         for width in widths:
             taken = list[float]()
@@ -148,14 +150,14 @@ class Decoder:
         return Cost(widths, best)
 
 
-def accepted(draft: Sequence[int], said: Sequence[int], eos: int) -> list[int]:
-    """The tokens a row keeps: drafted ones while the model says the same, its own at the first difference, none behind
-    end-of-text. `said` has one token more than `draft`: the model's choice in its first place, ..., and behind its end."""
+def accepted(draft: Sequence[int], choices: Sequence[int], eos: int) -> list[int]:
+    """The tokens a row keeps: drafted ones while the model chooses the same, its own at the first difference, none behind
+    end-of-text. `choices` has one token more than `draft`: the model's choice in its first place, ..., and behind its end."""
     right = 0
-    while right < len(draft) and draft[right] == said[right]:
+    while right < len(draft) and draft[right] == choices[right]:
         right += 1
-    made = list(said[: right + 1])
-    return made[: made.index(eos) + 1] if eos in made else made
+    tokens = list(choices[: right + 1])
+    return tokens[: tokens.index(eos) + 1] if eos in tokens else tokens
 
 
 @torch.inference_mode()
@@ -183,14 +185,18 @@ def forward(
     positions_BQ = places_BQ.clamp(min=0)
     cache.open(first, places_BQ.to(model.device), length)
     logits_BQV: torch.Tensor = model(
-        input_ids=ids_BQ.to(model.device), attention_mask=masks(model, positions_BQ, length),
-        position_ids=positions_BQ.to(model.device), past_key_values=cache, use_cache=True, logits_to_keep=keep,
-    ).logits  # fmt: skip
+        input_ids=ids_BQ.to(model.device),
+        attention_mask=masks(model, positions_BQ, length),
+        position_ids=positions_BQ.to(model.device),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=keep,
+    ).logits
     return logits_BQV[:, -keep:]
 
 
 def masks(model: PreTrainedModel, positions_BQ: torch.Tensor, length: int) -> Any:
-    """Who sees whom: every token the places up to its own, in layers with a sliding window only the nearest of them.
+    """The attention masks: a token sees the places up to its own, in layers with a sliding window only the nearest of them.
 
     (B, 1, Q, length); for models whose layers differ one for each kind, as transformers takes them.
     """
@@ -199,19 +205,19 @@ def masks(model: PreTrainedModel, positions_BQ: torch.Tensor, length: int) -> An
     kinds = {"full_attention": places_L <= positions_BQ1}
     if window := window_of(config):
         kinds["sliding_attention"] = kinds["full_attention"] & (places_L > positions_BQ1 - window)
-    made = {}
+    masks_by_kind = {}
     for kind, seen_BQL in kinds.items():
         seen = seen_BQL[:, None]
         if model.config._attn_implementation != "sdpa":  # the others add the mask to the scores
             hidden = torch.finfo(model.dtype).min
             seen = torch.zeros_like(seen, dtype=model.dtype).masked_fill(~seen, hidden)
-        made[kind] = seen
-    present = set(getattr(config, "layer_types", None) or [list(made)[-1]])
-    return made if len(present) > 1 else made[present.pop()]
+        masks_by_kind[kind] = seen
+    present = set(getattr(config, "layer_types", None) or [list(masks_by_kind)[-1]])
+    return masks_by_kind if len(present) > 1 else masks_by_kind[present.pop()]
 
 
 def window_of(config: Any) -> int | None:
-    """How far back layers with a sliding window look; None where no layer has one."""
+    """The width of the sliding window in tokens; None where no layer has one."""
     layers = getattr(config, "layer_types", None)
     slides = "sliding_attention" in layers if layers else getattr(config, "use_sliding_window", True)
     return getattr(config, "sliding_window", None) if slides else None
@@ -232,11 +238,11 @@ def fits(model: PreTrainedModel) -> bool:
     try:
         cache = RowCache()
         forward(model, cache, 0, [row[:-3] for row in rows], [0, 0], 1)
-        found = forward(model, cache, 0, [row[-3:] for row in rows], [len(row) - 3 for row in rows], 3).float()
+        cached = forward(model, cache, 0, [row[-3:] for row in rows], [len(row) - 3 for row in rows], 3).float()
         plain = [model(input_ids=torch.tensor([row], device=model.device)).logits[0, -3:].float() for row in rows]
     except torch.OutOfMemoryError:
         raise
     except (TypeError, ValueError, AttributeError, IndexError, KeyError, RuntimeError):
         return False
-    expected = torch.stack([logits.to(found.device) for logits in plain])
-    return bool((found - expected).norm() < 0.05 * (expected - expected.mean(-1, keepdim=True)).norm())
+    expected = torch.stack([logits.to(cached.device) for logits in plain])
+    return bool((cached - expected).norm() < 0.05 * (expected - expected.mean(-1, keepdim=True)).norm())

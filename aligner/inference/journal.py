@@ -1,80 +1,60 @@
-"""What was done so far, line by line on the disk: work that is killed goes on without redoing or losing a row."""
+"""The finished rows of a job, line by line on the disk: a job that is killed continues without repeating or losing a row."""
 
 from __future__ import annotations
 
 import json
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from aligner.files import json_line
+from aligner.jsonl import LineLog
 from aligner.locks import take
 from aligner.records import UserError
 
 
 class Journal:
-    """A file of JSON lines: what the work is, then (kind, row, value) as each is done. `done` has what stood there.
+    """A file of JSON lines: what the job is, then (kind, row, value) of each finished row. `done` has those of earlier runs.
 
-    Raises UserError where it belongs to other work, or another process is writing it.
+    Raises UserError where the file belongs to another job, or another process is writing it.
     """
 
-    def __init__(self, file: Path, work: dict[str, Any]) -> None:
+    def __init__(self, file: Path, job: dict[str, Any]) -> None:
         self.file = file
-        self._let_go = take(
+        self._release = take(
             Path(f"{file}.lock"), f"{file}: another run is writing it. Wait for it, or name another output."
         )
         try:
-            begun, self.done = self._read()
-            if not self.done:  # nothing to lose: another model may have been named by mistake
-                begun = {}
-            if begun and (
-                different := [name for name in begun.keys() | work.keys() if begun.get(name) != work.get(name)]
-            ):
+            self._log = LineLog(file)
+            earlier, self.done = self._parse()
+            # Without a finished row there is nothing to lose: another model may have been named by mistake.
+            if self.done and (changed := [n for n in earlier.keys() | job.keys() if earlier.get(n) != job.get(n)]):
                 raise UserError(
-                    f"{file}: was begun with another {', '.join(sorted(different))}. Say the same as then to go on, or remove "
+                    f"{file}: was begun with another {', '.join(sorted(changed))}. Use the same as then to continue, or remove "
                     "it to start over."
                 )
-            self._stream = file.open("a" if begun else "w", encoding="utf-8")
-            if not begun:
-                self._write(work)
+            self._log.start(empty=not self.done)
+            if not self.done:
+                self._log.append(job)
         except BaseException:
-            self._let_go()
+            self._release()
             raise
 
-    def _read(self) -> tuple[dict[str, Any], dict[tuple[str, int], Any]]:
-        """What an earlier run was and what it did; a last line that a kill cut off is cut off for good."""
-        if not self.file.exists():
-            return {}, {}
-        text = self.file.read_bytes()
-        whole = text[: text.rfind(b"\n") + 1]
+    def _parse(self) -> tuple[dict[str, Any], dict[tuple[str, int], Any]]:
+        """The job of an earlier run and its finished rows."""
         try:
-            lines = [json.loads(line) for line in whole.splitlines()]
+            lines = [json.loads(line) for line in self._log.lines]
             done = {(line["kind"], line["row"]): line["value"] for line in lines[1:]}
-            begun = dict(lines[0]) if lines else {}
+            return dict(lines[0]) if lines else {}, done
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{self.file}: is damaged. Remove it to start over.") from None
-        if len(whole) < len(text):
-            os.truncate(self.file, len(whole))
-        return begun, done
 
     def add(self, kind: str, row: int, value: Any) -> None:
-        """Keep what was done for a row."""
+        """Keep the result of a row."""
         self.done[kind, row] = value
-        self._write({"kind": kind, "row": row, "value": value})
-
-    def _write(self, line: dict[str, Any]) -> None:
-        try:
-            self._stream.write(json_line(line) + "\n")
-            self._stream.flush()
-        except OSError as error:
-            error.filename = error.filename or str(self.file)
-            raise
+        self._log.append({"kind": kind, "row": row, "value": value})
 
     def close(self, remove: bool = False) -> None:
-        """Let go of the file; `remove` it where the work is done and its result is in its place."""
-        with suppress(OSError):  # a full disk was said when the line was written
-            self._stream.close()
+        """Release the file; `remove` it where the job is finished and its output is in its place."""
+        self._log.close()
         if remove:
             self.file.unlink()
-        self._let_go()
+        self._release()

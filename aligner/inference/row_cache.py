@@ -1,7 +1,7 @@
 """Keys and values of rows that are not equally long: each row's are written behind its own.
 
-Drafted tokens that turn out wrong need no clean-up. A row only counts its tokens as far as they were right; what lies behind
-is never looked at, and written over next time.
+Rejected drafts need no clean-up. A row counts its tokens as far as they were accepted; what lies behind is never read, and
+written over by the next pass.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ ROOM = 256  # places are taken in steps of this many
 
 
 class RowCache:
-    """Stands where transformers' models expect their cache. Rows lie in it one behind the other, 0, 1, 2, ..."""
+    """Takes the place of transformers' cache. Its rows are numbered 0, 1, 2, ..."""
 
     def __init__(self) -> None:
         self.layers: list[tuple[torch.Tensor, torch.Tensor]] = []  # keys and values, (rows, heads, places, size)
@@ -23,7 +23,7 @@ class RowCache:
         self.length = 0
 
     def open(self, first: int, places_BQ: torch.Tensor, length: int) -> None:
-        """Say where the keys and values of the coming forward pass belong: rows from `first` on, and a place per token.
+        """Set where the keys and values of the next forward pass are written: rows from `first` on, and a place per token.
 
         Places of -1 are for padding. Attention will see the first `length` places.
         """

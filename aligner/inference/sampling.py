@@ -11,8 +11,8 @@ from transformers import GenerationConfig, PreTrainedModel
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. The defaults are the paper's (table 9) but for its frequency penalty of 1.2, which is vLLM's: it
-    counts how often a token was made, and transformers has nothing that does."""
+    """How tokens are drawn. The defaults are the paper's (table 9) without its frequency penalty of 1.2, which is vLLM's: it
+    counts how often a token was generated, and transformers has no equivalent."""
 
     temperature: float = 0.3
     top_k: int = 10
@@ -24,7 +24,7 @@ class Sampling:
 def generate(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], ends: Sequence[int], most: int, sampling: Sampling | None
 ) -> list[list[int]]:
-    """What the model puts behind each prompt, up to the first of the tokens that end a text; greedily without `sampling`.
+    """The continuation of each prompt, up to the first of the tokens that end a text; greedy without `sampling`.
 
     Prompts are padded in front with the first of `ends`, and masked by their lengths.
     """
@@ -38,8 +38,8 @@ def generate(
     config = GenerationConfig(
         do_sample=sampling is not None, max_new_tokens=most, eos_token_id=list(ends), pad_token_id=eos, **drawn
     )
-    made_BM: list[list[int]] = model.generate(  # type: ignore[operator]
+    output_BM: list[list[int]] = model.generate(  # type: ignore[operator]
         input_ids=ids_BL, attention_mask=mask_BL, generation_config=config
     )[:, longest:].tolist()
-    stops = [next((place + 1 for place, token in enumerate(made) if token in ends), None) for made in made_BM]
-    return [made[:stop] for made, stop in zip(made_BM, stops, strict=True)]
+    stops = [next((place + 1 for place, token in enumerate(tokens) if token in ends), None) for tokens in output_BM]
+    return [tokens[:stop] for tokens, stop in zip(output_BM, stops, strict=True)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from aligner.encoder import Encoder
-from aligner.inference.corrector import Corrected, Outcome, Request, Settings, check_feedback
+from aligner.inference.corrector import Corrected, CorrectionRequest, Outcome, Settings, check_feedback
 from aligner.inference.servers import Client, Server
 from aligner.prompts import PromptTemplate
 from aligner.quality.edits import edits
@@ -15,14 +15,14 @@ from aligner.records import Origin, UserError, text_fault
 
 
 class Answer(NamedTuple):
-    """What an upstream said. `finished`: it ended by itself and was not cut off at a limit."""
+    """An answer of the upstream. `finished`: it ended by itself and was not cut off at a limit."""
 
     text: str
     finished: bool
 
 
 @dataclass(frozen=True)
-class Upstream:
+class UpstreamModel:
     """A model that answers questions."""
 
     server: Server
@@ -30,7 +30,7 @@ class Upstream:
     temperature: float | None = None
 
     def stream(self, questions: Sequence[str]) -> Iterator[tuple[int, Answer | UserError]]:
-        """Yield each question's place and answer as it is there."""
+        """Yield each question's place and answer as it arrives."""
         yield from self.server.each(self._ask, questions)
 
     def _ask(self, client: Client, question: str) -> Answer | UserError:
@@ -52,7 +52,7 @@ class Upstream:
 
 @dataclass(frozen=True)
 class ServedAligner:
-    """An Aligner behind a server (`vllm serve FOLDER`): the prompt is made here, and completed there.
+    """An Aligner behind a server (`vllm serve FOLDER`): the prompt is rendered here and completed there.
 
     A prompt is sent as text where the server will see the ids of training in it; one that holds a special token's string is sent
     as ids. `positions`: how many tokens the model can have in all.
@@ -64,8 +64,8 @@ class ServedAligner:
     positions: int
     settings: Settings = Settings()
 
-    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Outcome]]:
-        """Yield each request's place and outcome as it is known."""
+    def stream(self, requests: Sequence[CorrectionRequest]) -> Iterator[tuple[int, Outcome]]:
+        """Yield each request's place and outcome as it arrives."""
         check_feedback(self.template, requests)
         # All in this thread: a tokenizer must not be used by several at once.
         prompts = [(place, *self._prompt(request)) for place, request in enumerate(requests)]
@@ -76,7 +76,7 @@ class ServedAligner:
                 text, finished = outcome
                 yield place, Corrected(text, finished, edits(requests[place].answer, text))
 
-    def _prompt(self, request: Request) -> tuple[str | list[int], int]:
+    def _prompt(self, request: CorrectionRequest) -> tuple[str | list[int], int]:
         """The prompt as it is sent, and the tokens that are left for the correction."""
         text = self.template.render(*request)
         ids = self.encoder.prompts([text])[0]

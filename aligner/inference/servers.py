@@ -1,9 +1,9 @@
-"""OpenAI-compatible servers, asked through the official client by several threads.
+"""OpenAI-compatible servers, called through the official client by several threads.
 
 The client itself waits and tries again where a server is busy, fails or cannot be reached, and as long as the server asks
 (Retry-After, up to two minutes). What is left after that is of two kinds: a row that the server refuses or fails on while it
-answers others; and a server that is not there, refuses the key or does not know the model, which ends the work
-(`ServerGone`): run again, it goes on.
+answers others; and a server that is not there, refuses the key or does not know the model, which ends the job
+(`ServerGone`); the same job, run again, continues.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from aligner.records import UserError
 log = logging.getLogger("aligner")
 CONNECT = 15.0  # seconds until a server counts as not there
 RETRIES = 12  # with the client's waits of 0.5, 1, 2, 4, 8, 8, ... seconds: more than a minute
-SILENCE = 8.0  # seconds until it is said that a server does not answer
+SILENCE = 8.0  # seconds without an answer before the first warning
 NO_KEY = "none"  # the client insists on one
 FORBIDDEN = 403  # a key that may not, or text that a filter does not let through
 REFUSED = (400, 413, 422)  # the request itself; any other status speaks of the server
@@ -131,7 +131,7 @@ class Server:
             raise gone
 
     def _next(self, done: Queue[tuple[int, Any]]) -> tuple[int, Any]:
-        """What comes next; a long silence is said, and again when it has lasted twice as long."""
+        """The next result; a long silence is reported, and again when it has lasted twice as long."""
         patience, waited = SILENCE, 0.0
         while True:
             try:
@@ -142,17 +142,17 @@ class Server:
                 log.warning("%s has not answered for %.0f seconds: still trying", self.url, waited)
 
     def _call(self, call: Call, client: Client, item: Any, answered: bool) -> Any:
-        """The result, or what went wrong in one line. `answered`: whether the server has answered others, so that it is the row."""
+        """The result, or the error in one line. `answered`: the server has answered other rows, so that the fault is this row's."""
         try:
             return call(client, item)
         except openai.APIStatusError as error:
-            said = f"status {error.status_code}: {_line(error.message)}"
+            status = f"status {error.status_code}: {_line(error.message)}"
             if error.status_code in REFUSED or (error.status_code == FORBIDDEN and answered):
-                return UserError(f"{self.url} refuses it ({said}).")
+                return UserError(f"{self.url} refuses it ({status}).")
             if error.status_code >= 500 and self._answers(client):
-                return UserError(f"{self.url} fails on it ({said}).")
+                return UserError(f"{self.url} fails on it ({status}).")
             hint = f" Put a key into the variable {self.key}." if error.status_code in (401, 403) else ""
-            return ServerGone(f"{self.url} cannot be used ({said}).{hint}")
+            return ServerGone(f"{self.url} cannot be used ({status}).{hint}")
         except openai.APIConnectionError as error:
             if isinstance(error, openai.APITimeoutError) and self._answers(client):
                 return UserError(f"{self.url} does not answer it within {self.timeout:g} seconds.")
@@ -167,7 +167,7 @@ class Server:
             )
 
     def _answers(self, client: Client) -> bool:
-        """Whether the server answers something else, so that it was the row."""
+        """Whether the server answers another request, so that the fault is the row's."""
         try:
             return isinstance(client.with_options(max_retries=1, timeout=10).models.list().data, list)
         except BROKEN:

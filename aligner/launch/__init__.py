@@ -1,1 +1,1 @@
-"""A run as its user meets it: started by one command, and shown before and after."""
+"""One command for a whole run: it starts the ranks, watches them, and reports before and after."""

@@ -20,7 +20,7 @@ from aligner.launch.launch import completed_flags
 from aligner.launch.machine_checks import BAD, GOOD, SKEW, WARNING, Check, check_machine
 from aligner.records import UserError
 from aligner.training.config import RunConfig
-from aligner.training.distributed.hosts import forwarded, is_here, launcher_words, read_hostfile, remote_words
+from aligner.training.distributed.hosts import forwarded_variables, is_here, launcher_words, read_hostfile, remote_words
 from aligner.training.flags import ROOT
 from aligner.training.planning.memory import size_of
 from aligner.training.planning.shapes import shape_of_model
@@ -67,7 +67,7 @@ def ask_hosts(config: RunConfig, flags: Sequence[str]) -> list[Report]:
     words = [sys.executable, "-m", "aligner", "doctor", "--json", "--this_host", *without_hostfile(flags)]
     if config.launch.hostfile:
         hosts = [host.name for host in read_hostfile(config.launch.hostfile) if not is_here(host.name)]
-        variables = {**forwarded(os.environ), "PYTHONPATH": str(ROOT)}
+        variables = {**forwarded_variables(os.environ), "PYTHONPATH": str(ROOT)}
         remote = remote_words(
             [*(["cd", str(Path.cwd()), "&&", "env"]), *(f"{k}={v}" for k, v in variables.items()), *words]
         )

@@ -20,10 +20,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     folder = Path(given[0]).absolute()
     os.environ["HF_HOME"] = str(folder / HUB)  # before the libraries that read it
-    from aligner.console import speak
+    from aligner.console import setup_logging
     from aligner.records import UserError, system_error
 
-    speak()
+    setup_logging()
     try:
         prepare(folder, given[1:])
     except (UserError, OSError) as error:

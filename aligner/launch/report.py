@@ -12,13 +12,12 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from aligner.inference.corrector import Corrector, Request, Settings
 from aligner.quality.edits import diff, show
 from aligner.records import Correction, UserError
 from aligner.training.datasets.mixture import normalised
 from aligner.training.datasets.supervised import Tokens
-from aligner.training.finetune.metrics import read_log
 from aligner.training.stages import Stage, StageData
+from aligner.training.train_log import read_log
 
 WIDTH = 100
 LONGEST = 160  # tokens of a correction that is generated to be looked at
@@ -43,17 +42,17 @@ def show_examples(tokens: Sequence[Tokens], tokenizer: Any, count: int = 3) -> N
 
 def held_out_losses(stages: Sequence[Stage]) -> list[tuple[str, float]]:
     """The held-out loss before, after the warm-up if there was one, and after the correction; empty if never evaluated."""
-    found: list[tuple[str, float]] = []
+    losses: list[tuple[str, float]] = []
     for stage in stages:
         values = [line["eval_loss"] for line in read_log(stage.folder) if "eval_loss" in line]
         if values:
-            found += [] if found else [("before", values[0])]
-            found.append(("after the warm-up" if stage.name == "identity" else "after the correction", values[-1]))
-    return found
+            losses += [] if losses else [("before", values[0])]
+            losses.append(("after the warm-up" if stage.name == "identity" else "after the correction", values[-1]))
+    return losses
 
 
 def show_result(stages: Sequence[Stage], data: StageData, corrections: int, trust_remote_code: bool) -> None:
-    """What was learned, where it lies, and the next command, ready to paste."""
+    """The losses, the folder, and the next command, ready to paste."""
     screen, folder, held_out = console(), stages[-1].folder, data.held_out
     if losses := held_out_losses(stages):
         screen.print(f"\nLoss on {len(held_out)} held-out corrections (nats per token)")
@@ -66,26 +65,33 @@ def show_result(stages: Sequence[Stage], data: StageData, corrections: int, trus
         except UserError as error:  # the run is complete all the same
             screen.print(f"they cannot be shown: {error}")
     screen.print(f"\ncheckpoint  {folder}\npicture     {folder / 'loss.png'}")
-    next_command = [*command_line(), "correct", "--model", str(folder), "--input", example_input(data)]
-    next_command += ["--output", "corrected.jsonl", "--max_new_tokens", "256"]
+    next_command = [*command_line(), "correct", "--model", str(folder), *example_flags(data)]
     screen.print("next:", style="bold")
     print(f"  {shlex.join(next_command)}")
 
 
-def example_input(data: StageData) -> str:
-    """A file that can be corrected: the evaluation's or training's if its rows have question and answer, else a name."""
-    plain = [s.path for s in (*data.eval_sources, *data.train_sources) if s.dataset.startswith("correction-json ")]
-    return plain[0] if plain else "qa.jsonl"
+def example_flags(data: StageData) -> list[str]:
+    """What can be corrected here and now: a file of the data whose rows have question and answer, else a record."""
+    sources = [s.path for s in (*data.eval_sources, *data.train_sources) if s.dataset.startswith("correction-json ")]
+    if files := [path for path in sources if Path(path).is_file()]:
+        return ["--input", files[0], "--output", "corrected.jsonl", "--max_new_tokens", "256"]
+    record = (data.held_out or data.train)[0]
+    return ["--question", record.question, "--answer", record.answer]
 
 
 def show_corrections(screen: Console, folder: Path, records: Sequence[Correction], trust_remote_code: bool) -> None:
     """Generate corrections of held-out answers and show each as a diff against its answer."""
+    # Not at the top: that would be half of this file's import time, also where nothing is generated.
+    from aligner.inference.corrector import CorrectionRequest, Corrector, Settings
+
     screen.print("\ncorrecting a few held-out answers ...", style="dim")
     settings = Settings(batch_size=len(records), max_new_tokens=LONGEST)
     corrector = Corrector.load(str(folder), settings=settings, trust_remote_code=trust_remote_code)
-    made = corrector.correct([Request(record.question, record.answer, record.feedback) for record in records])
+    corrected_answers = corrector.correct(
+        [CorrectionRequest(record.question, record.answer, record.feedback) for record in records]
+    )
     screen.print("Held-out answers as the new Aligner corrects them (taken out, put in)")
-    for record, corrected in zip(records, made, strict=True):
+    for record, corrected in zip(records, corrected_answers, strict=True):
         ended = "" if corrected.finished else f"; cut off at {LONGEST} tokens"
         screen.print(Text(f"\n{record.question}", style="bold"))
         screen.print(show(diff(record.answer, corrected.text), screen.is_terminal))

@@ -1,4 +1,4 @@
-"""The data doctor: which rows cannot be used and why, what is usable but suspicious, what a tokenizer makes of it."""
+"""Checking a data set: unusable rows with their faults, suspicious rows, and lengths in tokens."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ from aligner.training.datasets.options import NO_OPTIONS, Options
 from aligner.training.datasets.registry import Spec, check_options, parse_spec, records_of
 from aligner.training.datasets.supervised import Tally, Tokens, tokenise
 
-SAMPLE = 20_000  # rows that are tokenised where there are more
-LISTED = 50  # unusable rows that are told one by one; of more, each finding with its first rows
+LISTED = 50  # unusable rows that are listed one by one; of more, each finding with its first rows
 
 
 @dataclass
-class Report:
-    """What was found in all rows: how many are usable, the ones left out, the unusable ones, the suspicions.
+class DataReport:
+    """The findings over all rows: how many are usable, the ones left out, the unusable ones, the suspicions.
 
     records: the usable ones, or a seeded sample of them. templates: the prompts that the data recommend.
     """
@@ -35,7 +34,7 @@ class Report:
     skipped: Counter[str] = field(default_factory=Counter)
     faults: list[DataError] = field(default_factory=list)
     evaluation_faults: list[DataError] = field(default_factory=list)
-    found: dict[str, Finding] = field(default_factory=dict)
+    findings: dict[str, Finding] = field(default_factory=dict)
     records: list[Correction] = field(default_factory=list)
     templates: frozenset[str] = frozenset()
     written: str | None = None
@@ -53,7 +52,7 @@ class Report:
             yield f"{count:,} left out: {reason}"
         if self.written:
             yield f"{self.usable:,} rows written to {self.written}, {total - self.usable:,} left out"
-        for kind, finding in self.found.items():
+        for kind, finding in self.findings.items():
             if finding.count:
                 yield f"{kind}: {finding.count:,} {KINDS[kind]}"
                 yield from (f"    {example}" for example in finding.examples)
@@ -62,11 +61,16 @@ class Report:
         """The report for a program, with every unusable row."""
         names = ("file", "row", "problem", "remedy")
         faults, others = (
-            [{name: getattr(fault, name) for name in names} for fault in found]
-            for found in (self.faults, self.evaluation_faults)
+            [{name: getattr(fault, name) for name in names} for fault in group]
+            for group in (self.faults, self.evaluation_faults)
         )
-        return {"usable": self.usable, "unusable": faults, "evaluation_unusable": others, "left_out": dict(self.skipped),
-                "suspicious": {kind: asdict(finding) for kind, finding in self.found.items()}}  # fmt: skip
+        return {
+            "usable": self.usable,
+            "unusable": faults,
+            "evaluation_unusable": others,
+            "left_out": dict(self.skipped),
+            "suspicious": {kind: asdict(finding) for kind, finding in self.findings.items()},
+        }
 
 
 def _told(faults: Sequence[DataError]) -> Iterator[str]:
@@ -93,7 +97,7 @@ def examine(
     keep: int | None = None,
     output: str | None = None,
     progress: Any = iter,
-) -> Report:
+) -> DataReport:
     """Read every row of the specs' data sets once (proportions do not matter here).
 
     keep: how many records to keep, by a seeded choice; None keeps all. output: a file for the usable rows.
@@ -104,7 +108,7 @@ def examine(
     suspicions, draw = Suspicions(row.question for row in others if isinstance(row, Correction)), random.Random(0)
     templates = frozenset(spec.dataset.template for spec in parsed if spec.dataset.template)
     broken = [row for row in others if isinstance(row, DataError)]
-    report = Report(found=suspicions.found, templates=templates, written=output, evaluation_faults=broken)
+    report = DataReport(findings=suspicions.findings, templates=templates, written=output, evaluation_faults=broken)
     with ExitStack() as stack:
         write = stack.enter_context(line_writer(output)) if output else None
         for row in progress(row for spec in parsed for row in _rows(spec, options)):
@@ -135,7 +139,7 @@ def _rows(spec: Spec, options: Options) -> Iterator[Correction | Skipped | DataE
             yield DataError(spec.path, None, "has no rows", "Check the path")
 
 
-def _take(record: Correction, report: Report, keep: int | None, draw: random.Random) -> None:
+def _take(record: Correction, report: DataReport, keep: int | None, draw: random.Random) -> None:
     """Count a usable record and keep it, or let it take the place of another (reservoir sampling)."""
     report.usable += 1
     if keep is None or len(report.records) < keep:
@@ -145,9 +149,13 @@ def _take(record: Correction, report: Report, keep: int | None, draw: random.Ran
 
 
 def examine_tokens(
-    records: Sequence[Correction], template: PromptTemplate, encoder: Encoder, max_length: int, dump: str | None,
+    records: Sequence[Correction],
+    template: PromptTemplate,
+    encoder: Encoder,
+    max_length: int,
+    dump: str | None,
     progress: Any = iter,
-) -> tuple[list[str], Tally]:  # fmt: skip
+) -> tuple[list[str], Tally]:
     """Lengths, the tally as training would see it, and that tally. `dump` gets the ids and labels of every kept row."""
     tokens, tally = tokenise(records, template, encoder, max_length, progress=progress)
     if dump:
@@ -163,5 +171,7 @@ def dumped(row: Tokens) -> dict[str, Any]:
 
 def percentiles(values: Sequence[int]) -> str:
     """A few percentiles in one line."""
-    found = np.percentile(values, [0, 50, 90, 99, 100]).astype(int)
-    return ", ".join(f"{name} {v:,}" for name, v in zip(("min", "median", "90 %", "99 %", "max"), found, strict=True))
+    quantiles = np.percentile(values, [0, 50, 90, 99, 100]).astype(int)
+    return ", ".join(
+        f"{name} {v:,}" for name, v in zip(("min", "median", "90 %", "99 %", "max"), quantiles, strict=True)
+    )

@@ -1,4 +1,4 @@
-"""How much of an answer was copied and how much changed, and a diff to look at."""
+"""How much of an answer was copied and how much changed, and a diff."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def words(text: str) -> list[str]:
 
 
 def diff(answer: str, corrected: str) -> list[Segment]:
-    """The way from the answer to the corrected one, word by word."""
+    """The diff from the answer to the corrected one, word by word."""
     before, after = words(answer), words(corrected)
     segments: list[Segment] = []
     for kind, i, j, k, end in _opcodes(before, after):
@@ -45,7 +45,7 @@ def diff(answer: str, corrected: str) -> list[Segment]:
 
 
 def _opcodes(before: list[str], after: list[str]) -> Iterable[tuple[str, int, int, int, int]]:
-    """difflib's, which read well, unless one word is in so many places of both that they take minutes."""
+    """difflib's opcodes, which read well; those of `_kept` where repeated words would make difflib take minutes."""
     here, there = Counter(before), Counter(after)
     if sum(count * there[word] for word, count in here.items()) < MATCHES:
         return difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
@@ -58,8 +58,8 @@ def _kept(before: list[str], after: list[str]) -> Iterable[tuple[str, int, int, 
         head = _alike(before, after)
         tail = _alike(before[head:][::-1], after[head:][::-1])
         i, j = len(before) - tail, len(after) - tail
-        found = ("equal", 0, head, 0, head), ("replace", head, i, head, j), ("equal", i, len(before), j, len(after))
-        return [each for each in found if each[1] < each[2] or each[3] < each[4]]
+        opcodes = ("equal", 0, head, 0, head), ("replace", head, i, head, j), ("equal", i, len(before), j, len(after))
+        return [each for each in opcodes if each[1] < each[2] or each[3] < each[4]]
     return [(o.tag, o.src_start, o.src_end, o.dest_start, o.dest_end) for o in LCSseq.opcodes(before, after)]
 
 
@@ -71,7 +71,7 @@ def _alike(before: list[str], after: list[str]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Edits:
-    """What a correction did to an answer.
+    """The changes of a correction to an answer.
 
     `identical`: nothing. `copied`: the share of the corrected text kept from the answer, 0 to 1. `similarity`: 1 less the
     characters taken out or put in over those of both texts, 0 to 1. `length_ratio`: characters after over before.

@@ -1,4 +1,4 @@
-"""What is usable but suspicious in correction data: each kind with its test and a few examples."""
+"""Rows that are usable but suspicious: each kind with its test and a few examples."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _REFUSAL = re.compile(
 
 @dataclass
 class Finding:
-    """A kind of suspicion: how many rows, and the first ones with what was seen there."""
+    """A kind of suspicion: the number of rows, and the first ones with the text that raised it."""
 
     count: int = 0
     examples: list[str] = field(default_factory=list)
@@ -51,28 +51,28 @@ class Finding:
 
 
 class Suspicions:
-    """Looks at records one after another and keeps a few numbers for each: a million rows take some 200 MB."""
+    """Examines records one after another and keeps a few numbers for each: a million rows take some 200 MB."""
 
     def __init__(self, evaluation: Iterable[str] = ()) -> None:
-        self.found = {kind: Finding() for kind in KINDS}
+        self.findings = {kind: Finding() for kind in KINDS}
         self._files: list[str] = []
         self._rows: dict[int, int] = {}  # a whole row -> where it stands first: its file's number and its own
         self._pairs: dict[int, int] = {}  # question and answer -> the first row that has them
-        self._evaluation = Questions(evaluation)
+        self._evaluation = QuestionIndex(evaluation)
 
     def look(self, record: Correction) -> None:
-        """Take one record into account."""
+        """Examine one record."""
         place = str(record.origin)
         self._repetition(record, place)
         if record.answer == record.correction:
-            self.found["equal"].add(place)
+            self.findings["equal"].add(place)
         for kind, pattern in (("marker", _MARKER), ("special", _SPECIAL)):
             for name in ("question", "answer", "correction"):
                 if seen := pattern.search(getattr(record, name)):
-                    self.found[kind].add(f"{place}: '{seen[0]}' in the {name}")
+                    self.findings[kind].add(f"{place}: '{seen[0]}' in the {name}")
                     break
         if seen := _REFUSAL.search(record.correction[:300].replace("\u2019", "'")):
-            self.found["refusal"].add(f"{place}: {_short(seen[0])}")
+            self.findings["refusal"].add(f"{place}: {_short(seen[0])}")
         if self._evaluation.exact:
             self._overlap(record.question, place)
 
@@ -83,9 +83,9 @@ class Suspicions:
             self._files.append(record.origin.file)
         here = (len(self._files) - 1) * ROWS + record.origin.row
         if whole in self._rows:
-            self.found["duplicate"].add(f"{place} repeats {self._place(self._rows[whole])}")
+            self.findings["duplicate"].add(f"{place} repeats {self._place(self._rows[whole])}")
         elif pair in self._pairs:
-            self.found["conflict"].add(f"{place} and {self._place(self._pairs[pair])}")
+            self.findings["conflict"].add(f"{place} and {self._place(self._pairs[pair])}")
         self._rows.setdefault(whole, here)
         self._pairs.setdefault(pair, here)
 
@@ -96,12 +96,12 @@ class Suspicions:
     def _overlap(self, question: str, place: str) -> None:
         same, near = self._evaluation.like(question)
         if same:
-            self.found["overlap"].add(f"{place}: {_short(question)}")
+            self.findings["overlap"].add(f"{place}: {_short(question)}")
         elif near:
-            self.found["near-overlap"].add(f"{place}: {_short(question)} ~ {_short(near)}")
+            self.findings["near-overlap"].add(f"{place}: {_short(question)} ~ {_short(near)}")
 
 
-class Questions:
+class QuestionIndex:
     """Questions to be recognised, also when a few words of them differ (three quarters of their word triples in common)."""
 
     ALIKE = 0.75
@@ -123,7 +123,7 @@ class Questions:
             self._triples.append(triples)
 
     def like(self, question: str) -> tuple[bool, str | None]:
-        """Whether the question is among them but for case, punctuation and spacing; else one that is nearly the same."""
+        """Whether the question is among them, ignoring case, punctuation and spacing; else one that is nearly the same."""
         text = normalised(question)
         if text in self.exact:
             return True, None

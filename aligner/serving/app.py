@@ -1,6 +1,6 @@
-"""The layer itself: a chat request goes to the upstream, its answer through the Aligner, and back as the upstream would answer.
+"""The HTTP application: a chat request goes to the upstream, its answer through the Aligner, and back as the upstream would answer.
 
-What it refuses by itself: a wrong key, a body that is too large or no request, and more requests than it may hold at once (429).
+It refuses a wrong key, a body that is too large or no request, and more requests than it may hold at once (429).
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ CHAT = "/v1/chat/completions"
 PATIENCE = 60.0  # seconds that a request may take to arrive
 PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
 LONGEST_DIFF = 20_000  # characters of a text that the page may ask to compare
-GONE = 499  # a status nobody sees: the client has left
+GONE = 499  # the client has disconnected and never sees the status
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the layer takes on. `key`: what callers must send, or None. `largest`: bytes of a request; `most`: requests at once."""
+    """The limits of the server. `key`: what callers must send, or None. `largest`: bytes of a request; `most`: requests at once."""
 
     key: str | None = None
     largest: int = 1_000_000
@@ -55,12 +55,19 @@ def application(exchange: Exchange, limits: Limits) -> Starlette:
     bound = Bounded(limits.most)
     layer = Layer(exchange, limits, bound)
     routes = [
-        Route("/", layer.page), Route("/health", layer.health), Route("/diff", layer.compare, methods=["POST"]),
-        Route("/v1/models", layer.models), Route(CHAT, layer.chat, methods=["POST"]),
-    ]  # fmt: skip
+        Route("/", layer.page),
+        Route("/health", layer.health),
+        Route("/diff", layer.compare, methods=["POST"]),
+        Route("/v1/models", layer.models),
+        Route(CHAT, layer.chat, methods=["POST"]),
+    ]
     handlers: dict[Any, Any] = {
-        Refused: _refused, ClientDisconnect: _gone, 404: _unknown, 405: _unknown, Exception: _broken,
-    }  # fmt: skip
+        Refused: _refused,
+        ClientDisconnect: _gone,
+        404: _unknown,
+        405: _unknown,
+        Exception: _broken,
+    }
     return Starlette(
         routes=routes, lifespan=lifespan, exception_handlers=handlers, middleware=[Middleware(bound.around)]
     )
@@ -68,7 +75,7 @@ def application(exchange: Exchange, limits: Limits) -> Starlette:
 
 @dataclass(frozen=True)
 class Layer:
-    """What is answered at each address."""
+    """The handlers of the routes."""
 
     exchange: Exchange
     limits: Limits
@@ -77,17 +84,17 @@ class Layer:
     async def chat(self, request: Request) -> ASGIApp:
         """A chat, whole or as a stream."""
         caller = self._admitted(request)
-        asked = parse_request(await body_of(request, self.limits.largest))
-        work = self.exchange.stream if asked.get("stream") else self.exchange.answer
-        return await unless_gone(request, work(asked, caller))
+        chat = parse_request(await body_of(request, self.limits.largest))
+        work = self.exchange.stream if chat.get("stream") else self.exchange.answer
+        return await unless_gone(request, work(chat, caller))
 
     async def models(self, request: Request) -> Response:
-        """The upstream's models: they are who is talked to."""
+        """The upstream's models, for the caller talks to one of them."""
         reply = await self.exchange.upstream.ask("/models", self._admitted(request))
         return Response(reply.content, reply.status, reply.headers)
 
     async def health(self, request: Request) -> JSONResponse:
-        """Whether it works, and counts; no key is asked for, and no text is told."""
+        """Whether the server works, and counts. It needs no key and shows no text."""
         alive, waiting = self.exchange.worker.is_alive(), self.exchange.worker.waiting()
         state = {"status": "ok" if alive else "stopping", "under_way": self.bound.under_way, "waiting": waiting}
         return JSONResponse({**state, **self.exchange.describe(), "version": __version__}, 200 if alive else 503)
@@ -104,8 +111,8 @@ class Layer:
     async def page(self, request: Request) -> HTMLResponse:
         """The page. Nothing but its own script and style can run in it."""
         nonce = secrets.token_urlsafe(16)
-        policy = (f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
-                  "form-action 'none'; frame-ancestors 'none'; base-uri 'none'")  # fmt: skip
+        allowed = f"script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'"
+        policy = f"default-src 'none'; {allowed}; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
         headers = {
             "content-security-policy": policy,
             "x-content-type-options": "nosniff",
@@ -178,7 +185,7 @@ async def body_of(request: Request, largest: int) -> bytes:
 
 
 async def unless_gone(request: Request, work: Awaitable[ASGIApp]) -> ASGIApp:
-    """What the work gives; it is cancelled when the client has left."""
+    """The result of the work, which is cancelled when the client disconnects."""
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_until_gone(request))
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)

@@ -1,57 +1,57 @@
-"""What the flags of `aligner serve` and `aligner calibrate` ask for."""
+"""`aligner serve` and `aligner calibrate`: from their settings to a running server, and to a threshold."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import socket
 from pathlib import Path
 
 import uvicorn
 
-from aligner.console import progress, speak
+from aligner.console import progress, setup_logging
 from aligner.demo import locate
+from aligner.inference.config import AlignerOptions
 from aligner.inference.correct_file import read_items
-from aligner.inference.corrector import Corrected, Corrector, Request, Settings, check_feedback
+from aligner.inference.corrector import Corrected, CorrectionRequest, Corrector, Settings, check_feedback
 from aligner.models import check_place, quiet_libraries
 from aligner.plots import draw_gate
 from aligner.prompts import FEEDBACKS
 from aligner.records import UserError
 from aligner.serving.app import Limits, application
+from aligner.serving.config import CalibrateConfig, ServeConfig
 from aligner.serving.exchange import Exchange, Policy
 from aligner.serving.gate import choose, confidence, curve, table
 from aligner.serving.shadow import ShadowLog
-from aligner.serving.upstream import Upstream
+from aligner.serving.upstream import UpstreamClient
 from aligner.serving.worker import Worker
 
 FEWEST = 20  # answers that a threshold is chosen on
 
 
-def serve(args: argparse.Namespace, key: str | None) -> None:
-    """Serve until stopped; `key` is what callers must send."""
-    with listening(args.host, args.port) as place:  # before the model is loaded: a port in use is known at once
-        limits = Limits(key, args.max_request_bytes, args.max_requests)
-        app = application(exchange_of(args), limits)
-        patience = int(args.upstream_timeout + args.aligner_timeout) + 5  # what is under way at a stop is answered
-        config = uvicorn.Config(
+def serve(config: ServeConfig) -> None:
+    """Serve until stopped. UserError where the port is in use or the Aligner cannot be opened."""
+    with listening(config.host, config.port) as place:  # before the model is loaded: a port in use is known at once
+        limits = Limits(config.caller_key, config.max_request_bytes, config.max_requests)
+        app = application(exchange_of(config), limits)
+        # Answers under way when the server is stopped are still sent.
+        patience = int(config.upstream_timeout + config.aligner_timeout) + 5
+        settings = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=patience
         )
-        print(
-            f"aligner serves at http://{args.host}:{place.getsockname()[1]}/v1 (and / to look at); Ctrl-C stops it",
-            flush=True,
-        )
-        uvicorn.Server(config).run(sockets=[place])
+        address = f"http://{config.host}:{place.getsockname()[1]}"
+        print(f"aligner serves at {address}/v1 (and / to look at); Ctrl-C stops it", flush=True)
+        uvicorn.Server(settings).run(sockets=[place])
 
 
-def exchange_of(args: argparse.Namespace) -> Exchange:
-    """The Aligner, its upstream and what is done with answers."""
-    shadow = ShadowLog(args.shadow_file) if args.shadow_file else None
-    name, corrector = opened(args, args.max_prompt_tokens)
-    feedback = FEEDBACKS.get(args.feedback, args.feedback)
-    check_feedback(corrector.template, [Request("", "", feedback)])
-    key, largest = os.environ.get(args.upstream_key), 10 * args.max_request_bytes
-    upstream = Upstream(args.upstream_url, key, args.upstream_timeout, largest)
-    policy = Policy(args.mode, args.threshold, args.on_failure, feedback, args.aligner_timeout)
+def exchange_of(config: ServeConfig) -> Exchange:
+    """The Aligner, its upstream and the policy for answers."""
+    shadow = ShadowLog(config.shadow_file) if config.shadow_file else None
+    name, corrector = load_aligner(config.model, config.options, config.max_prompt_tokens)
+    feedback = FEEDBACKS.get(config.feedback, config.feedback)
+    check_feedback(corrector.template, [CorrectionRequest("", "", feedback)])
+    key, largest = os.environ.get(config.upstream_key), 10 * config.max_request_bytes
+    upstream = UpstreamClient(config.upstream_url, key, config.upstream_timeout, largest)
+    policy = Policy(config.mode, config.threshold, config.on_failure, feedback, config.aligner_timeout)
     return Exchange(name, upstream, Worker(corrector), policy, shadow)
 
 
@@ -66,35 +66,35 @@ def listening(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def calibrate(args: argparse.Namespace) -> list[str]:
-    """Correct the answers of a file, ask for the Aligner's confidence in each, draw what every threshold would do, and choose."""
-    items = [item for item in read_items(args.input, may_ask=False) if not item.fault][: args.rows]
+def calibrate(config: CalibrateConfig) -> list[str]:
+    """Correct the answers of a file, take the Aligner's confidence in each, draw what every threshold would do, and choose."""
+    items = [item for item in read_items(config.input, may_ask=False) if not item.fault][: config.rows]
     if len(items) < FEWEST:
         raise UserError(
-            f"{args.input}: {len(items):,} usable rows, of --rows {args.rows:,} at most; a threshold needs at least {FEWEST}."
+            f"{config.input}: {len(items):,} usable rows, of --rows {config.rows:,} at most; a threshold needs at least {FEWEST}."
         )
-    _, corrector = opened(args)
-    requests = [Request(item.fields["question"], item.fields["answer"]) for item in items]
-    made = dict(progress(corrector.stream(requests), total=len(requests), desc="correcting", unit=" rows"))
-    kept = [place for place, outcome in sorted(made.items()) if isinstance(outcome, Corrected)]
+    _, corrector = load_aligner(config.model, config.options)
+    requests = [CorrectionRequest(item.fields["question"], item.fields["answer"]) for item in items]
+    outcomes = dict(progress(corrector.stream(requests), total=len(requests), desc="correcting", unit=" rows"))
+    kept = [place for place, outcome in sorted(outcomes.items()) if isinstance(outcome, Corrected)]
     prompts = [corrector.template.render(*requests[place]) for place in kept]
     pairs = corrector.encoder.pairs(prompts, [requests[place].answer for place in kept])
     values = [
         confidence(corrector.model, prompt, answer)
-        for prompt, answer, _ in progress(pairs, desc="asking for confidence", unit=" rows")
+        for prompt, answer, _ in progress(pairs, desc="computing confidence", unit=" rows")
     ]
-    points = curve(values, [not made[place].edits.identical for place in kept])
-    chosen = choose(points, args.missed)
-    draw_gate(points, chosen, args.output)
-    return [*table(points, chosen), f"picture: {args.output}"]
+    points = curve(values, [not outcomes[place].edits.identical for place in kept])
+    chosen = choose(points, config.missed)
+    draw_gate(points, chosen, config.output)
+    return [*table(points, chosen), f"picture: {config.output}"]
 
 
-def opened(args: argparse.Namespace, max_prompt_tokens: int | None = None) -> tuple[str, Corrector]:
-    """The Aligner that the flags name, and what it is called."""
+def load_aligner(model: str, options: AlignerOptions, max_prompt_tokens: int | None = None) -> tuple[str, Corrector]:
+    """The name of an Aligner, and the Aligner itself."""
     quiet_libraries()
-    speak()
-    folder = locate(args.model)
+    setup_logging()
+    folder = locate(model)
     check_place(folder)
-    settings = Settings(args.batch_size, args.max_new_tokens, max_prompt_tokens=max_prompt_tokens)
-    corrector = Corrector.load(folder, args.prompt_template, settings, args.trust_remote_code, args.dtype)
+    settings = Settings(options.batch_size, options.max_new_tokens, max_prompt_tokens=max_prompt_tokens)
+    corrector = Corrector.load(folder, options.prompt_template, settings, options.trust_remote_code, options.dtype)
     return Path(folder).resolve().name, corrector

@@ -15,9 +15,9 @@ SPEAKERS = {"user": "Human", "assistant": "Assistant"}
 
 
 @dataclass(frozen=True)
-class Questions:
+class CandidateQuestions:
     """The question with the whole dialogue, then with ever later beginnings: where the model has no room for all of it, the
-    oldest turns are left out. Each is put together when it is looked at, for together they are long.
+    oldest turns are left out. Each text is built when it is read, for together they are long.
 
     `starts`: the user's turns.
     """
@@ -33,21 +33,25 @@ class Questions:
         return turns[0][1] if len(turns) == 1 else "\n\n".join(f"{SPEAKERS[role]}: {text}" for role, text in turns)
 
 
-def questions(messages: Sequence[Mapping[str, Any]]) -> Questions:
-    """What may stand for the question of a chat, the longest first.
+def candidate_questions(messages: Sequence[Mapping[str, Any]]) -> CandidateQuestions:
+    """The candidates for the question of a chat, the longest first.
 
-    No answer goes back uncorrected for want of a question: where the assistant spoke last its turn stands in the dialogue, and
-    where no user said anything, what the other messages say is the question, or nothing.
+    No answer goes back uncorrected for lack of a question: where the last turn is the assistant's, it is part of the dialogue, and
+    without a user's turn the text of the other messages is the question, or nothing.
     """
-    turns = [(message["role"], text_of(message.get("content"))) for message in messages if message["role"] in SPEAKERS]
+    turns = [
+        (message["role"], message_text(message.get("content"))) for message in messages if message["role"] in SPEAKERS
+    ]
     turns = [turn for turn in turns if turn[1].strip()]
     starts = [place for place, (role, _) in enumerate(turns) if role == "user"]
     if not starts:
-        return Questions([("user", "\n".join(text_of(message.get("content")) for message in messages))], [0])
-    return Questions(turns, starts)
+        return CandidateQuestions(
+            [("user", "\n".join(message_text(message.get("content")) for message in messages))], [0]
+        )
+    return CandidateQuestions(turns, starts)
 
 
-def text_of(content: Any) -> str:
+def message_text(content: Any) -> str:
     """The text of a message's content: itself, or its parts of text, a line each."""
     if isinstance(content, str):
         return content

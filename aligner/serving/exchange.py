@@ -1,8 +1,8 @@
-"""One question's way: to the upstream, its answer through the Aligner as the mode says, and back, whole or as a stream.
+"""The path of a request: to the upstream, its answer through the Aligner as the mode says, and back, whole or as a stream.
 
     always  the answer is corrected
-    gate    it is left alone where the Aligner itself would have written it
-    shadow  it goes back as it is, and what the Aligner makes of it is written to a file
+    gate    it is left unchanged where the Aligner itself would have written it
+    shadow  it goes back unchanged, and the correction is written to a file
 
 A stream begins when the upstream's answer is whole, for a correction depends on all of it; what streams is the correction as it
 is decoded. In shadow mode the upstream's own stream goes through.
@@ -23,21 +23,21 @@ from aiohttp import ClientError, ClientResponse
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from aligner.serving.dialogue import Questions, questions, text_of
+from aligner.serving.dialogue import CandidateQuestions, candidate_questions, message_text
 from aligner.serving.protocol import LAST, Refused, chunk, completion, event, usage_chunk
 from aligner.serving.shadow import ShadowLog
-from aligner.serving.upstream import Upstream, returned
+from aligner.serving.upstream import UpstreamClient, returned
 from aligner.serving.worker import Done, Failed, Ticket, TooLong, Worker
 
 log = logging.getLogger("aligner")
 CHAT = "/chat/completions"
-LONGEST = 1 << 20  # bytes of a line of a stream that is listened to
+LONGEST = 1 << 20  # bytes of a line of a stream that is parsed
 Choice = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What is done with an answer. `mode`: always, gate, shadow. `threshold`: the gate's, in nats a token. `on_failure`: closed
+    """What happens to an answer. `mode`: always, gate, shadow. `threshold`: the gate's, in nats a token. `on_failure`: closed
     (an error) or open (the upstream's answer, flagged). `timeout`: seconds that a correction may take. `backlog`: answers that may
     wait for their shadow."""
 
@@ -53,19 +53,19 @@ class Exchange:
     """Upstream, worker and policy put together."""
 
     def __init__(
-        self, name: str, upstream: Upstream, worker: Worker, policy: Policy, shadow: ShadowLog | None = None
+        self, name: str, upstream: UpstreamClient, worker: Worker, policy: Policy, shadow: ShadowLog | None = None
     ) -> None:
         self.name, self.upstream, self.worker, self.policy, self._shadow = name, upstream, worker, policy, shadow
         self._behind = set[asyncio.Task[None]]()  # shadows under way
         self.counts = {"corrected": 0, "unchanged": 0, "left_alone": 0, "shadow": 0, "failed": 0, "dropped": 0}
 
     def describe(self) -> dict[str, Any]:
-        """What /health says of it: no text of anybody's."""
+        """The part of /health about corrections. It holds no text of a request."""
         prompt = self.worker.corrector.template.name
         return {"mode": self.policy.mode, "model": self.name, "prompt": prompt, "answers": self.counts}
 
     async def close(self) -> None:
-        """End: shadows have as long as a correction may take, then all that waits is told."""
+        """Close: shadow corrections may take as long as any correction, then waiting requests fail."""
         if self._behind:
             await asyncio.wait(self._behind, timeout=self.policy.timeout)
         await asyncio.to_thread(self.worker.close)
@@ -74,47 +74,45 @@ class Exchange:
         if self._shadow:
             self._shadow.close()
 
-    async def answer(self, asked: dict[str, Any], caller: Mapping[str, str]) -> Response:
+    async def answer(self, chat: dict[str, Any], caller: Mapping[str, str]) -> Response:
         """The whole completion, with its answers corrected."""
-        reply = await self.upstream.ask(CHAT, caller, {**asked, "stream": False})
+        reply = await self.upstream.ask(CHAT, caller, {**chat, "stream": False})
         if reply.status != 200:
             return Response(reply.content, reply.status, reply.headers)
         whole = completion(reply.content)
-        for error in await asyncio.gather(*(self._whole(asked, choice) for choice in whole["choices"])):
+        for error in await asyncio.gather(*(self._whole(chat, choice) for choice in whole["choices"])):
             if error:
                 raise error
         return JSONResponse(whole, headers={n: v for n, v in reply.headers.items() if n == "x-request-id"})
 
-    async def _whole(self, asked: Mapping[str, Any], choice: Choice) -> Refused | None:
-        """All pieces of a choice; an error is given back, so that the other choices are not left half-way."""
+    async def _whole(self, chat: Mapping[str, Any], choice: Choice) -> Refused | None:
+        """Run through all pieces of a choice. An error is returned, so that the other choices are finished."""
         try:
-            async for _ in self._pieces(asked, choice):
+            async for _ in self._pieces(chat, choice):
                 pass
         except Refused as error:
             return error
         return None
 
-    async def stream(self, asked: dict[str, Any], caller: Mapping[str, str]) -> ASGIApp:
+    async def stream(self, chat: dict[str, Any], caller: Mapping[str, str]) -> ASGIApp:
         """The completion as server-sent events."""
         if self.policy.mode == "shadow":
-            return await self._through(asked, caller)
-        body = {name: value for name, value in asked.items() if name != "stream_options"}
+            return await self._through(chat, caller)
+        body = {name: value for name, value in chat.items() if name != "stream_options"}
         reply = await self.upstream.ask(CHAT, caller, {**body, "stream": False})
         if reply.status != 200:
             return Response(reply.content, reply.status, reply.headers)
         whole = completion(reply.content)
-        options = asked.get("stream_options")
+        options = chat.get("stream_options")
         usage = isinstance(options, dict) and bool(options.get("include_usage"))
-        return StreamingResponse(self._events(asked, whole, usage), media_type="text/event-stream")
+        return StreamingResponse(self._events(chat, whole, usage), media_type="text/event-stream")
 
-    async def _events(
-        self, asked: Mapping[str, Any], whole: dict[str, Any], usage: bool
-    ) -> AsyncGenerator[bytes, None]:
+    async def _events(self, chat: Mapping[str, Any], whole: dict[str, Any], usage: bool) -> AsyncGenerator[bytes, None]:
         try:
             for choice in whole["choices"]:
                 index = choice.get("index", 0)
                 yield chunk(whole, index, {"role": "assistant", "content": ""})
-                async with aclosing(self._pieces(asked, choice)) as pieces:
+                async with aclosing(self._pieces(chat, choice)) as pieces:
                     async for piece in pieces:
                         yield chunk(whole, index, {"content": piece})
                 rest = {name: v for name, v in choice["message"].items() if name not in ("role", "content") and v}
@@ -127,19 +125,19 @@ class Exchange:
         except Refused as error:  # the status has been sent: an error in the stream is what is left
             yield event(error.body())
 
-    async def _pieces(self, asked: Mapping[str, Any], choice: Choice) -> AsyncGenerator[str, None]:
-        """The text of a choice as it is known; at its end the choice holds all of it. Refused (503) where the Aligner fails."""
-        original, found = text_of(choice["message"].get("content")), questions(asked["messages"])
+    async def _pieces(self, chat: Mapping[str, Any], choice: Choice) -> AsyncGenerator[str, None]:
+        """The text of a choice as it is decoded; then the choice holds all of it. Raises Refused (503) where the Aligner fails."""
+        original, questions = message_text(choice["message"].get("content")), candidate_questions(chat["messages"])
         if not original.strip():
             choice["aligner"] = self._note("no_text", original)
             return
         if self.policy.mode == "shadow":
-            self._behind_it(found, original, asked.get("model"))
+            self._behind_it(questions, original, chat.get("model"))
             choice["aligner"] = self._note("shadow", original)
             return
-        said, deadline = "", asyncio.get_running_loop().time() + self.policy.timeout
+        sent_text, deadline = "", asyncio.get_running_loop().time() + self.policy.timeout
         try:
-            async with aclosing(self._ticket(found, original).pieces()) as pieces:
+            async with aclosing(self._ticket(questions, original).pieces()) as pieces:
                 while True:
                     async with asyncio.timeout_at(deadline):  # not around the yield: it would cancel who reads
                         piece = await anext(pieces)
@@ -147,12 +145,12 @@ class Exchange:
                         self._finish(choice, original, piece)
                         return
                     if piece:
-                        said += piece
+                        sent_text += piece
                         yield piece
         except (Failed, TimeoutError) as error:
             why = str(error) or f"the Aligner did not finish within {self.policy.timeout:g} seconds."
             self.counts["failed"] += 1
-            if self.policy.on_failure == "closed" or said:  # what was sent cannot be taken back
+            if self.policy.on_failure == "closed" or sent_text:  # what was sent cannot be taken back
                 why = why[0].upper() + why[1:]
                 if isinstance(error, TooLong):  # again would be the same
                     raise Refused(400, why, "context_length_exceeded") from None
@@ -160,46 +158,49 @@ class Exchange:
             choice["aligner"] = {**self._note("failed_open", original), "error": why}
             yield original
 
-    def _ticket(self, found: Questions, original: str) -> Ticket:
+    def _ticket(self, questions: CandidateQuestions, original: str) -> Ticket:
         threshold = self.policy.threshold if self.policy.mode == "gate" else None
-        return self.worker.submit(found, original, self.policy.feedback, threshold)
+        return self.worker.submit(questions, original, self.policy.feedback, threshold)
 
     def _finish(self, choice: Choice, original: str, done: Done) -> None:
-        """Put what was made into the choice."""
-        made = done.corrected
-        action = "left_alone" if done.left_alone else "unchanged" if made.edits.identical else "corrected"
+        """Put the correction into the choice."""
+        corrected = done.corrected
+        action = "left_alone" if done.left_alone else "unchanged" if corrected.edits.identical else "corrected"
         self.counts[action] += 1
+        rounded = {name: v if isinstance(v, bool) else round(v, 4) for name, v in asdict(corrected.edits).items()}
+        seconds = {"waited": round(done.waited, 3), "took": round(done.took, 3)}
         choice["aligner"] = self._note(action, original) | {
-            "edits": {k: v if isinstance(v, bool) else round(v, 4) for k, v in asdict(made.edits).items()},
-            "tokens": done.tokens, "seconds": {"waited": round(done.waited, 3), "took": round(done.took, 3)},
-        }  # fmt: skip
+            "edits": rounded,
+            "tokens": done.tokens,
+            "seconds": seconds,
+        }
         if done.confidence is not None:
             choice["aligner"] |= {"confidence": round(done.confidence, 4), "threshold": self.policy.threshold}
         if not done.left_alone:
-            choice["message"]["content"] = made.text
-            if choice.get("finish_reason") in (None, "stop", "length"):  # other reasons speak of more than the text
+            choice["message"]["content"] = corrected.text
+            if choice.get("finish_reason") in (None, "stop", "length"):  # other reasons concern more than the text
                 # Cut off by the Aligner's limit, or by the upstream's.
-                cut = not made.finished or choice.get("finish_reason") == "length"
+                cut = not corrected.finished or choice.get("finish_reason") == "length"
                 choice["finish_reason"] = "length" if cut else "stop"
-            if choice.get("logprobs"):  # they speak of the upstream's tokens
+            if choice.get("logprobs"):  # they belong to the upstream's tokens
                 choice["logprobs"] = None
 
     def _note(self, action: str, original: Any) -> dict[str, Any]:
         prompt = self.worker.corrector.template.name
         return {"action": action, "original": original, "model": self.name, "prompt": prompt, "mode": self.policy.mode}
 
-    async def _through(self, asked: dict[str, Any], caller: Mapping[str, str]) -> ASGIApp:
-        """The upstream's own stream, as it comes; what it said goes to the shadow. It is waited for here, where a client that
-        leaves is noticed."""
+    async def _through(self, chat: dict[str, Any], caller: Mapping[str, str]) -> ASGIApp:
+        """The upstream's own stream, unchanged; its text goes to the shadow file. The upstream is awaited here, where a client
+        that disconnects is noticed."""
         async with AsyncExitStack() as opening:
-            response = await opening.enter_async_context(self.upstream.open(CHAT, caller, asked))
+            response = await opening.enter_async_context(self.upstream.open(CHAT, caller, chat))
             opened = opening.pop_all()
 
         async def parts(response: ClientResponse) -> AsyncGenerator[bytes, None]:
-            heard = Heard()
+            streamed = StreamedText()
             try:
                 async for part in response.content.iter_any():
-                    heard.feed(part)
+                    streamed.feed(part)
                     yield part
             except (
                 ClientError,
@@ -207,8 +208,8 @@ class Exchange:
             ) as error:  # the status has been sent: an error in the stream is what is left
                 yield event(Refused(502, f"The upstream broke off ({type(error).__name__}).").body())
                 return
-            for text in heard.texts():
-                self._behind_it(questions(asked["messages"]), text, asked.get("model"))
+            for text in streamed.texts():
+                self._behind_it(candidate_questions(chat["messages"]), text, chat.get("model"))
 
         async def respond(scope: Scope, receive: Receive, send: Send) -> None:
             async with opened:
@@ -220,28 +221,30 @@ class Exchange:
                 else:  # it does not stream: its answer as it is, if it is one
                     whole = completion(await self.upstream.read(response))
                     for choice in whole["choices"]:
-                        await self._whole(asked, choice)
+                        await self._whole(chat, choice)
                     answer = JSONResponse(whole)
                 await answer(scope, receive, send)
 
         return respond
 
-    def _behind_it(self, found: Questions, original: str, model: Any) -> None:
-        """Correct an answer that has already gone back."""
+    def _behind_it(self, questions: CandidateQuestions, original: str, model: Any) -> None:
+        """Queue the correction of an answer that was already sent back."""
         if len(self._behind) >= self.policy.backlog:
             self.counts["dropped"] += 1
             if self.counts["dropped"] == 1:
                 log.warning("more answers come than the Aligner corrects: some are not written to the shadow file")
             return
-        task = asyncio.create_task(self._log(found, original, model))
+        task = asyncio.create_task(self._log(questions, original, model))
         self._behind.add(task)
         task.add_done_callback(self._behind.discard)
 
-    async def _log(self, found: Questions, original: str, model: Any) -> None:
+    async def _log(self, questions: CandidateQuestions, original: str, model: Any) -> None:
         assert self._shadow
         try:
-            done = await self.worker.submit(found, original, self.policy.feedback).done()
-            self._shadow.add(found[0], original, done.corrected.text, upstream=model, finished=done.corrected.finished)
+            done = await self.worker.submit(questions, original, self.policy.feedback).done()
+            self._shadow.add(
+                questions[0], original, done.corrected.text, upstream=model, finished=done.corrected.finished
+            )
             self.counts["shadow"] += 1
         except Failed:
             self.counts["failed"] += 1
@@ -250,25 +253,25 @@ class Exchange:
             log.warning("%s: a row cannot be written (%s)", Path(self._shadow.file), error.strerror)
 
 
-class Heard:
-    """What a stream of chunks says, by choice."""
+class StreamedText:
+    """The text of a stream of chunks, by choice."""
 
     def __init__(self) -> None:
-        self._said: dict[int, str] = {}
+        self._texts: dict[int, str] = {}
         self._begun = b""  # of a line
 
     def feed(self, part: bytes) -> None:
-        """Take in some bytes of server-sent events; what is no chunk is not looked at."""
+        """Add some bytes of server-sent events; lines that are no chunk are ignored."""
         *whole, begun = (self._begun + part).split(b"\n")
         self._begun = begun if len(begun) < LONGEST else b""
         for line in whole:
             try:
                 for choice in json.loads(line.removeprefix(b"data:"))["choices"]:
                     index = choice.get("index", 0)
-                    self._said[index] = self._said.get(index, "") + (choice["delta"].get("content") or "")
+                    self._texts[index] = self._texts.get(index, "") + (choice["delta"].get("content") or "")
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 continue
 
     def texts(self) -> list[str]:
-        """The texts that were said."""
-        return [text for text in self._said.values() if text.strip()]
+        """The texts of all choices that are not empty."""
+        return [text for text in self._texts.values() if text.strip()]

@@ -1,4 +1,4 @@
-"""The gate: an answer that the Aligner itself would have written is left alone, and how to choose where that begins."""
+"""The gate leaves an answer unchanged that the Aligner itself would have written; and the choice of its threshold."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def choose(points: Sequence[Point], missed: float) -> Point | None:
 
 
 def table(points: Sequence[Point], chosen: Point | None) -> list[str]:
-    """What about ten thresholds do, and the one that was chosen."""
+    """A table of about ten thresholds and the chosen one."""
     lines = ["  threshold  left alone  changes missed"]
     shown = sorted({round(i) for i in np.linspace(0, len(points) - 1, min(10, len(points)))})
     for place, point in enumerate(points):

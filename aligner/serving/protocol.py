@@ -1,4 +1,4 @@
-"""The shapes of OpenAI's chat protocol: what a request must be, an error, a chunk of a stream; and what this program adds.
+"""The shapes of OpenAI's chat protocol: requests, errors, chunks of a stream; and the field that this program adds.
 
 Every choice that an answer was corrected in (or could have been) carries one more field, `aligner`:
 
@@ -20,13 +20,17 @@ from typing import Any
 from starlette.responses import JSONResponse
 
 KINDS = {  # any other: an invalid request below 500, the server's own error above
-    401: "authentication_error", 429: "rate_limit_error", 502: "upstream_error", 503: "aligner_error", 504: "upstream_error",
-}  # fmt: skip
+    401: "authentication_error",
+    429: "rate_limit_error",
+    502: "upstream_error",
+    503: "aligner_error",
+    504: "upstream_error",
+}
 LAST = b"data: [DONE]\n\n"
 
 
 class Refused(Exception):
-    """A request that ends with an error: its status, what to say, and headers that belong to it."""
+    """A request that ends with an error: its status, message and headers."""
 
     def __init__(
         self, status: int, message: str, code: str | None = None, headers: Mapping[str, str] | None = None
@@ -45,7 +49,7 @@ class Refused(Exception):
 
 
 def _loads(body: bytes) -> Any:
-    """JSON whose texts are texts. ValueError otherwise."""
+    """JSON whose strings are valid Unicode. ValueError otherwise."""
     value = json.loads(body)
     if b"\\u" in body:
         json.dumps(value, ensure_ascii=False).encode()
@@ -65,17 +69,17 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
 
 def parse_request(body: bytes) -> dict[str, Any]:
-    """A chat request, as far as this program looks at it. Refused (400) where it is none; the rest is the upstream's."""
-    asked = parse_object(body)
-    messages = asked.get("messages")
+    """A chat request; only the fields that this program uses are checked. Raises Refused (400)."""
+    chat = parse_object(body)
+    messages = chat.get("messages")
     if not isinstance(messages, list) or not messages:
         raise Refused(400, "'messages' must be a list of messages.")
     for place, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise Refused(400, f"'messages[{place}]' must be an object with a role.")
-    if not isinstance(asked.get("stream", False), bool | None):
+    if not isinstance(chat.get("stream", False), bool | None):
         raise Refused(400, "'stream' must be true or false.")
-    return asked
+    return chat
 
 
 def completion(content: bytes) -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""The upstream model's server, spoken to as the caller would: its answers and its errors come back as they are."""
+"""The upstream model's server, called as the caller would call it: its answers and its errors come back as they are.
+
+Only the upstream is called through aiohttp. httpx, under the official client of `inference/servers.py`, leaves some connections
+open when requests are cancelled while they connect or stream, as every client that disconnects causes here (httpx 0.28).
+"""
 
 from __future__ import annotations
 
@@ -11,25 +15,25 @@ import aiohttp
 
 from aligner.serving.protocol import Refused
 
-PASSED = ("authorization", "openai-organization", "openai-project")  # headers of the caller's that the upstream sees
-RETURNED = ("content-type", "retry-after", "x-request-id")  # and of the upstream's that the caller sees
-CONNECT = 10.0  # seconds until an upstream counts as not there
+PASSED = ("authorization", "openai-organization", "openai-project")  # the caller's headers that the upstream gets
+RETURNED = ("content-type", "retry-after", "x-request-id")  # the upstream's headers that the caller gets
+CONNECT = 10.0  # seconds for a connection
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What an upstream said."""
+    """A whole answer of the upstream."""
 
     status: int
     headers: dict[str, str]
     content: bytes
 
 
-class Upstream:
+class UpstreamClient:
     """An OpenAI-compatible server. `key`: sent where the caller's own is not; `timeout`: seconds for a whole answer, and between
     two pieces of a stream; `largest`: bytes of an answer.
 
-    Refused: 502 where it cannot be reached or says too much, 504 where it takes too long.
+    Raises Refused: 502 where it cannot be reached or its answer is too large, 504 where it takes too long.
     """
 
     def __init__(self, url: str, key: str | None, timeout: float, largest: int) -> None:
@@ -57,18 +61,17 @@ class Upstream:
         """An answer as it comes."""
         if (
             self._session is None
-        ):  # no cookies: what is said to one caller is no other's; as many at once as the layer holds
-            self._session = aiohttp.ClientSession(
-                cookie_jar=aiohttp.DummyCookieJar(), connector=aiohttp.TCPConnector(limit=0)
-            )
+        ):  # no cookies: those of one caller are no other's; as many connections as the layer holds
+            connector, cookies = aiohttp.TCPConnector(limit=0), aiohttp.DummyCookieJar()
+            self._session = aiohttp.ClientSession(cookie_jar=cookies, connector=connector)
         headers = {name: caller[name] for name in PASSED if name in caller}
         if self._key and "authorization" not in headers:
             headers["authorization"] = f"Bearer {self._key}"
+        method, address = "POST" if body else "GET", self.url + path
+        limit = timeout or aiohttp.ClientTimeout(None, sock_connect=CONNECT, sock_read=self.timeout)
+        options: dict[str, Any] = {"json": body, "headers": headers, "allow_redirects": False, "timeout": limit}
         try:
-            async with self._session.request(
-                "POST" if body else "GET", self.url + path, json=body, headers=headers, allow_redirects=False,
-                timeout=timeout or aiohttp.ClientTimeout(None, sock_connect=CONNECT, sock_read=self.timeout),
-            ) as response:  # fmt: skip
+            async with self._session.request(method, address, **options) as response:
                 if 300 <= response.status < 400:
                     raise Refused(502, f"The upstream redirects to {response.headers.get('location', 'nowhere')}.")
                 yield response

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
 from aligner.inference.corrector import Corrected, Corrector
-from aligner.inference.greedy import Row
+from aligner.inference.greedy import DecoderRow
 from aligner.records import UserError
-from aligner.serving.dialogue import Questions
+from aligner.serving.dialogue import CandidateQuestions
 from aligner.serving.gate import confidence
 
 log = logging.getLogger("aligner")
@@ -30,8 +30,8 @@ class TooLong(Failed):
 
 @dataclass(frozen=True)
 class Done:
-    """What became of an answer. `confidence`: its mean log-probability, where a gate asked for it; `left_alone`: and it was
-    enough. `waited` and `took`: seconds until its first forward pass, and from there."""
+    """The result for an answer. `confidence`: its mean log-probability, where there is a gate; `left_alone`: the gate let it pass
+    unchanged. `waited` and `took`: seconds until its first forward pass, and from there."""
 
     corrected: Corrected
     left_alone: bool
@@ -45,23 +45,23 @@ class Done:
 class Ticket:
     """An answer that waits for its correction. `questions`: the longest first, of which the first with room is taken."""
 
-    questions: Questions
+    questions: CandidateQuestions
     answer: str
     feedback: str
     threshold: float | None  # an answer at least as probable is left alone
-    said: asyncio.Queue[str | Done | Failed]
+    events: asyncio.Queue[str | Done | Failed]
     loop: asyncio.AbstractEventLoop
     came: float = field(default_factory=time.monotonic)
     began: float = 0.0
     confidence: float | None = None
-    told: str = ""  # the text that was said so far
+    sent_text: str = ""  # the part of the correction that was sent
     abandoned: bool = False
 
     async def pieces(self) -> AsyncGenerator[str | Done, None]:
-        """The text as it is decoded, piece by piece, and at last what became of it. Failed where there is no correction."""
+        """The text as it is decoded, piece by piece, then the result. Raises Failed where there is no correction."""
         try:
             while True:
-                event = await self.said.get()
+                event = await self.events.get()
                 if isinstance(event, Failed):
                     raise event
                 yield event
@@ -71,16 +71,16 @@ class Ticket:
             self.abandoned = True
 
     async def done(self) -> Done:
-        """What became of it. Failed where there is no correction."""
+        """The result. Raises Failed where there is no correction."""
         async for event in self.pieces():
             if isinstance(event, Done):
                 return event
         raise AssertionError("a ticket ends with Done or Failed")
 
     def say(self, event: str | Done | Failed) -> None:
-        """Tell the waiting request, from the worker's thread."""
+        """Pass an event to the waiting request, from the worker's thread."""
         if not self.abandoned and not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self.said.put_nowait, event)
+            self.loop.call_soon_threadsafe(self.events.put_nowait, event)
 
 
 class Worker:
@@ -92,11 +92,11 @@ class Worker:
         self._active: dict[int, Ticket] = {}
         self._count = 0
         self._closing = False
-        self._first: Ticket | None = None  # was waited for, and is no row yet
+        self._first: Ticket | None = None  # taken from the queue, not yet a row
         self._thread = threading.Thread(target=self._run, name="aligner", daemon=True)
 
     def start(self) -> None:
-        """Begin; passes over more and more tokens are timed first, so that no request waits for that."""
+        """Start the thread. Forward passes are timed first, so that no request waits for that."""
         if self.corrector.decoder:
             self.corrector.decoder.cost = self.corrector.decoder.measure()
         self._thread.start()
@@ -109,17 +109,19 @@ class Worker:
         """How many answers wait or are being corrected."""
         return self._waiting.qsize() + len(self._active)
 
-    def submit(self, questions: Questions, answer: str, feedback: str = "", threshold: float | None = None) -> Ticket:
-        """Ask for a correction, from the event loop."""
+    def submit(
+        self, questions: CandidateQuestions, answer: str, feedback: str = "", threshold: float | None = None
+    ) -> Ticket:
+        """Queue an answer for correction, from the event loop."""
         ticket = Ticket(questions, answer, feedback, threshold, asyncio.Queue(), asyncio.get_running_loop())
         if self.is_alive():
             self._waiting.put(ticket)
         else:
-            ticket.said.put_nowait(Failed("the Aligner is shutting down."))
+            ticket.events.put_nowait(Failed("the Aligner is shutting down."))
         return ticket
 
     def close(self) -> None:
-        """Let go: what waits is told so. Returns when the forward pass under way has ended."""
+        """Stop: waiting requests fail. Returns when the current forward pass has ended."""
         self._closing = True
         self._waiting.put(None)
         self._thread.join()
@@ -146,9 +148,9 @@ class Worker:
             for row in self.corrector.decoded(iter(rows)):
                 self._tell(row, ended=True)
 
-    def _new(self, most: int) -> list[Row]:
-        """Rows of at most so many of the waiting; those that are answered at once count, for each takes a pass of its own."""
-        rows: list[Row] = []
+    def _new(self, most: int) -> list[DecoderRow]:
+        """Rows of at most so many of the waiting; those that are answered at once count too, for each takes a pass of its own."""
+        rows: list[DecoderRow] = []
         for _ in range(most):
             if self._closing:
                 break
@@ -163,11 +165,11 @@ class Worker:
                 rows.append(row)
         return rows
 
-    def _admit(self, ticket: Ticket) -> Row | None:
+    def _admit(self, ticket: Ticket) -> DecoderRow | None:
         """A ticket's row; None where it is answered at once."""
         ticket.began = time.monotonic()
         self._count += 1
-        self._active[self._count] = ticket  # from here on it is told of whatever happens
+        self._active[self._count] = ticket  # from here on it gets a result whatever happens
         try:
             row = self._row(ticket)
         except UserError as error:
@@ -177,19 +179,21 @@ class Worker:
         if ticket.threshold is not None:
             ticket.confidence = confidence(self.corrector.model, row.prompt, row.answer)
             if ticket.confidence >= ticket.threshold:
-                row.made = list(row.answer)
+                row.output = list(row.answer)
                 self._tell(row, ended=True, left_alone=True)
                 return None
         return row
 
-    def _row(self, ticket: Ticket) -> Row:
+    def _row(self, ticket: Ticket) -> DecoderRow:
         """With the longest question that leaves the correction as much room as the answer has; all of it, or as few tries as
         finding a place in a list takes, for each is tokenised."""
-        tried: dict[int, Row | UserError] = {}
+        tried: dict[int, DecoderRow | UserError] = {}
 
         def fits(place: int) -> bool:
             row = tried[place] = self._with(ticket, ticket.questions[place])
-            return isinstance(row, Row) and row.most >= min(len(row.answer), self.corrector.settings.max_new_tokens)
+            return isinstance(row, DecoderRow) and row.most >= min(
+                len(row.answer), self.corrector.settings.max_new_tokens
+            )
 
         last = len(ticket.questions) - 1
         place = 0 if fits(0) else bisect_left(range(last), True, lo=min(1, last), key=fits)
@@ -198,16 +202,16 @@ class Worker:
             raise row
         return row
 
-    def _with(self, ticket: Ticket, question: str) -> Row | UserError:
+    def _with(self, ticket: Ticket, question: str) -> DecoderRow | UserError:
         """A ticket's row with one of its questions."""
         prompt = self.corrector.template.render(question, ticket.answer, ticket.feedback)
         [(ids, answer, _)] = self.corrector.encoder.pairs([prompt], [ticket.answer])
         return self.corrector.row(ids, answer, self._count)
 
-    def _tell(self, row: Row, ended: bool, left_alone: bool = False) -> None:
+    def _tell(self, row: DecoderRow, ended: bool, left_alone: bool = False) -> None:
         ticket = self._active[row.index]
         if ticket.abandoned or self._closing:
-            row.most = len(row.made)  # it ends here
+            row.most = len(row.output)  # the decoder drops it
             del self._active[row.index]
             ticket.say(Failed("the Aligner is shutting down."))
             return
@@ -216,24 +220,31 @@ class Worker:
             whole = self.corrector.corrected(row, ticket.answer)
             if left_alone:  # as it was written, whatever the tokenizer makes of it
                 whole = Corrected.unchanged(ticket.answer)
-            if not whole.text.strip():  # nobody is helped by an answer that is gone
+            if not whole.text.strip():  # an empty answer helps no one
                 ticket.say(Failed("the Aligner made an empty correction."))
                 return
-            ticket.say(whole.text[len(ticket.told) :])
+            ticket.say(whole.text[len(ticket.sent_text) :])
             now = time.monotonic()
             ticket.say(
                 Done(
-                    whole, left_alone, ticket.confidence, len(row.made), ticket.began - ticket.came, now - ticket.began
+                    whole,
+                    left_alone,
+                    ticket.confidence,
+                    len(row.output),
+                    ticket.began - ticket.came,
+                    now - ticket.began,
                 )
             )
             return
-        text = self.corrector.text(row.made).rstrip("\ufffd")  # a sign of several tokens is not whole yet
-        if text.startswith(ticket.told):
-            ticket.say(text[len(ticket.told) :])
-            ticket.told = text
+        text = self.corrector.text(row.output).rstrip(
+            "\ufffd"
+        )  # a character of several tokens that is not complete yet
+        if text.startswith(ticket.sent_text):
+            ticket.say(text[len(ticket.sent_text) :])
+            ticket.sent_text = text
 
     def _fail(self, why: Failed) -> None:
-        """Everyone under way is told; while closing, those who wait too."""
+        """Fail all requests in progress; while closing, those that wait too."""
         for ticket in self._active.values():
             ticket.say(why)
         self._active.clear()

@@ -1,4 +1,4 @@
-"""What a run is told: frozen dataclasses whose fields are the flags and the YAML keys.
+"""The settings of a run: frozen dataclasses whose fields are the flags and the YAML keys.
 
 Defaults are those of the original's launcher where it has the flag. flags.py reads them.
 """
@@ -12,6 +12,9 @@ from typing import Any
 from aligner.records import UserError
 
 SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
+
+# What --gradient_checkpointing stands for: which decoder layers are recomputed.
+RECOMPUTED = {"auto": "auto", "true": "all", "yes": "all", "some": "some", "false": "none", "no": "none"}
 
 NO_DEFAULT = "%(default).0s"  # keeps the parser from writing "(default: None)" behind a help
 
@@ -32,7 +35,7 @@ def flag(default: Any, text: str, *, short: str | None = None, choices: Sequence
 
 
 def switch(text: str) -> Any:
-    """An optional boolean that may stand bare (`--bf16`), with a value (`--bf16 False`), or not at all."""
+    """An optional boolean: without a value (`--bf16`), with one (`--bf16 False`), or absent."""
     return field(default=None, metadata={"help": text + NO_DEFAULT, "nargs": "?", "const": True, "metavar": "yes|no"})
 
 
@@ -112,8 +115,17 @@ class OptimizationConfig:
     bf16: bool | None = switch("train in bfloat16 (default: where the GPU or CPU has it)")
     fp16: bool = flag(False, "train in float16 with loss scaling; GPU only")
     tf32: bool | None = switch("TensorFloat-32 matrix products in fp32 parts (default: where a GPU has it)")
-    gradient_checkpointing: bool = flag(
-        True, "recompute activations in the backward pass: less memory, about a fifth slower"
+    gradient_checkpointing: str = field(
+        default="auto",
+        metadata={
+            "help": "decoder layers whose activations are recomputed in the backward pass, for less memory and up to a third more "
+            "time; True, and without a value: all, as the original's launcher does; some: every second; False: none; auto: on a "
+            "GPU the fastest of these that the plan fits in, on a CPU all",
+            "nargs": "?",
+            "const": "True",
+            "choices": [*RECOMPUTED, "True", "False"],
+            "metavar": "auto|True|some|False",
+        },
     )
     identity_proportion: float = flag(
         0.0, "share of the training records for the identity (Q-A-A) warm-up, 0 to 1; paper: 0.2"
@@ -153,6 +165,11 @@ class LaunchConfig:
     _argument_group_name = "hardware and launch"
     zero_stage: int = flag(3, "DeepSpeed ZeRO stage", choices=(0, 1, 2, 3))
     offload: str = flag("none", "what to keep in CPU memory", choices=("none", "parameter", "optimizer", "all"))
+    device: str = flag(
+        "auto",
+        "auto: the GPUs there are, and an error where torch cannot use them; cpu: the CPU",
+        choices=("auto", "cpu"),
+    )
     hostfile: str | None = flag(None, "DeepSpeed hostfile: many nodes over pdsh")
     launcher_args: str | None = flag(
         None, "further arguments of DeepSpeed's launcher in one word, as '--master_addr 10.0.0.1 --ssh_port 2222'"
@@ -175,6 +192,11 @@ class RunConfig:
     launch: LaunchConfig
 
     @property
+    def recomputed(self) -> str:
+        """Which layers are recomputed in the backward pass: auto, all, some or none."""
+        return RECOMPUTED[self.optimization.gradient_checkpointing.lower()]
+
+    @property
     def evaluates(self) -> bool:
         """Whether records are held out and evaluated on."""
         implied = bool(self.data.eval_datasets) or self.data.eval_split_ratio is not None
@@ -186,15 +208,26 @@ PARTS: Any = (ModelConfig, DataConfig, OptimizationConfig, OutputConfig, LaunchC
 
 def check(config: RunConfig) -> None:
     """UserError where values cannot be meant, alone or together."""
+    check_values(config)
+    check_combinations(config)
+
+
+def check_values(config: RunConfig) -> None:
+    """UserError where a value alone cannot be meant."""
     o, d, output = config.optimization, config.data, config.output
     positive = {
-        "max_length": config.model.max_length, "epochs": o.epochs, "eval_interval": d.eval_interval,
+        "max_length": config.model.max_length,
+        "epochs": o.epochs,
+        "eval_interval": d.eval_interval,
         "per_device_train_batch_size": o.per_device_train_batch_size,
         "per_device_eval_batch_size": d.per_device_eval_batch_size,
-        "gradient_accumulation_steps": o.gradient_accumulation_steps, "save_total_limit": output.save_total_limit,
-        "records_per_update": o.records_per_update, "tokens_per_micro_batch": o.tokens_per_micro_batch,
-        "identity_epochs": o.identity_epochs, "gpus": config.launch.gpus,
-    }  # fmt: skip
+        "gradient_accumulation_steps": o.gradient_accumulation_steps,
+        "save_total_limit": output.save_total_limit,
+        "records_per_update": o.records_per_update,
+        "tokens_per_micro_batch": o.tokens_per_micro_batch,
+        "identity_epochs": o.identity_epochs,
+        "gpus": config.launch.gpus,
+    }
     for name, number in positive.items():
         if number is not None and number < 1:
             raise UserError(f"--{name} is {number}: it must be at least 1.")
@@ -210,12 +243,17 @@ def check(config: RunConfig) -> None:
     for name, rate in {"lr": o.lr, "identity_learning_rate": o.identity_learning_rate}.items():
         if rate is not None and not 0 < rate < float("inf"):
             raise UserError(f"--{name} is {rate}: it must be above 0.")
+    if not 0 <= o.weight_decay < float("inf") or o.seed < 0:
+        raise UserError("--weight_decay and --seed must be at least 0.")
+
+
+def check_combinations(config: RunConfig) -> None:
+    """UserError where values exclude each other."""
+    o, d, output = config.optimization, config.data, config.output
     if d.eval_datasets and d.eval_split_ratio is not None:
         raise UserError("--eval_datasets and --eval_split_ratio are both given: choose one.")
     if d.need_eval and not d.eval_datasets and d.eval_split_ratio is None:
         raise UserError("--need_eval needs --eval_datasets PATH or --eval_split_ratio SHARE.")
-    if not 0 <= o.weight_decay < float("inf") or o.seed < 0:
-        raise UserError("--weight_decay and --seed must be at least 0.")
     if config.launch.stage == "identity" and not o.identity_proportion:
         raise UserError("--stage identity needs --identity_proportion SHARE.")
     if o.bf16 and o.fp16:
@@ -238,13 +276,22 @@ def check(config: RunConfig) -> None:
 
 # The ZeRO stages at which DeepSpeed honours an offload; elsewhere it would silently ignore it.
 OFFLOAD_STAGES = {"none": (0, 1, 2, 3), "optimizer": (1, 2, 3), "parameter": (3,), "all": (3,)}
-# Of the recipe, what does not decide one stage's weights: a run may be gone on with when these differ. (Records per
+# Of the recipe, what does not decide one stage's weights: a run may be resumed when these differ. (Records per
 # update do, and are kept as a number of their own.)
-NOT_DECIDING = {"identity_proportion", "identity_epochs", "identity_learning_rate", "gradient_accumulation_steps",
-                     "records_per_update", "gradient_checkpointing", "tf32", "tokens_per_micro_batch", "on_nonfinite"}  # fmt: skip
+NOT_IN_FINGERPRINT = {
+    "identity_proportion",
+    "identity_epochs",
+    "identity_learning_rate",
+    "gradient_accumulation_steps",
+    "records_per_update",
+    "gradient_checkpointing",
+    "tf32",
+    "tokens_per_micro_batch",
+    "on_nonfinite",
+}
 
 
-def deciding(config: RunConfig) -> dict[str, Any]:
+def fingerprint_fields(config: RunConfig) -> dict[str, Any]:
     """The settings that decide one stage's weights, for the card and for resuming."""
-    settings = {k: v for k, v in asdict(config.optimization).items() if k not in NOT_DECIDING}
+    settings = {k: v for k, v in asdict(config.optimization).items() if k not in NOT_IN_FINGERPRINT}
     return {**settings, "max_length": config.model.max_length, "overlength": config.data.overlength}

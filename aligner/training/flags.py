@@ -6,6 +6,7 @@ checked by the one parser.
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import shlex
 import sys
@@ -19,24 +20,25 @@ from transformers import HfArgumentParser
 
 from aligner.files import read_text
 from aligner.records import UserError
-from aligner.training.config import PARTS, RunConfig, check
+from aligner.shipped import find_config
+from aligner.training.config import NO_DEFAULT, PARTS, RunConfig, check
 
 ROOT = Path(__file__).resolve().parents[2]  # the folder that holds scripts/ and configs/
 ABOUT = (
     "Train an Aligner on Question-Answer-Correction records. Without data and model the embedded default is trained, "
     "on whatever this machine has. --dry_run shows what would be done. A flag may be written with - or _ between its "
-    "words, and may stand in a YAML file (--config); a yes|no flag may stand bare."
+    "words, and may be a key of a YAML file (--config); a yes|no flag may have no value."
 )
 
 
 def _spellings() -> dict[str, Field[Any]]:
     """Every flag's spellings without dashes, each with its field."""
-    found: dict[str, Field[Any]] = {}
+    fields_by_name: dict[str, Field[Any]] = {}
     for part in PARTS:
         for f in fields(part):
             for name in (f.name, *(alias.lstrip("-") for alias in f.metadata.get("aliases", ()))):
-                found[name] = f
-    return found
+                fields_by_name[name] = f
+    return fields_by_name
 
 
 SPELLINGS = _spellings()
@@ -48,8 +50,8 @@ def _near(name: str) -> str:
 
 
 def yaml_flags(file: str) -> list[str]:
-    """The flags that a YAML file stands for. UserError names a key that is none."""
-    text = read_text(file)
+    """The flags of a YAML file. UserError for a key that is no flag."""
+    text = read_text(find_config(file))
     try:
         value, node = yaml.safe_load(text) or {}, yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
@@ -78,11 +80,21 @@ def parser(usage: str) -> HfArgumentParser:
     """The one parser of flags. Its errors are UserErrors."""
     built = HfArgumentParser(list(PARTS), allow_abbrev=False, usage=usage, description=ABOUT)
     built.error = _stop  # type: ignore[method-assign]
+    for action in built._actions:  # argparse has no public way to list them
+        one_spelling(action)
     return built
 
 
+def one_spelling(action: argparse.Action) -> None:
+    """Show a flag in help and errors as --with_underscores alone, which the design's command lines have; both are still read.
+    The off form of a flag says that it is one (the parser gave it the help of its opposite)."""
+    action.option_strings = [text for text in action.option_strings if "-" not in text[2:]] or action.option_strings
+    if isinstance(action, argparse._StoreFalseAction):
+        action.help = f"the same as --{action.dest} False" + NO_DEFAULT
+
+
 def parse(arguments: Sequence[str], usage: str = "bash scripts/sft-correction.sh [flags]") -> RunConfig:
-    """The configuration that flags and their YAML file stand for. UserError names what is wrong and the nearest name."""
+    """The configuration from flags and their YAML file. UserError names the error and the nearest flag."""
     known = parser(usage)
     config = _parse(known, arguments)
     if file := config.launch.config:

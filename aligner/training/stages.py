@@ -18,7 +18,7 @@ from aligner.encoder import Encoder
 from aligner.models import fingerprint, load_config
 from aligner.prompts import PromptTemplate
 from aligner.records import Correction, Skipped, UserError
-from aligner.training.config import DataConfig, OptimizationConfig, RunConfig, deciding
+from aligner.training.config import DataConfig, OptimizationConfig, RunConfig, fingerprint_fields
 from aligner.training.datasets import cache
 from aligner.training.datasets.cache import Tokenised
 from aligner.training.datasets.mixture import Source, choose_template, identity, mix, split
@@ -68,6 +68,11 @@ def stages(config: RunConfig) -> list[Stage]:
     return [first, Stage("correction", folder, str(first.folder), o)]
 
 
+def stages_to_train(config: RunConfig) -> list[Stage]:
+    """The stages of this start: the one that `--stage` names, or all."""
+    return [stage for stage in stages(config) if config.launch.stage in (None, stage.name)]
+
+
 def recipes(o: OptimizationConfig) -> dict[str, OptimizationConfig]:
     """The stages of a run in order, by name: each one's recipe, with its own epochs and learning rate."""
     if not o.identity_proportion:
@@ -100,7 +105,7 @@ def stage_data(config: RunConfig, stage: str) -> StageData:
 
 
 def options_of(d: DataConfig) -> Options:
-    """What the command line says to the data sets. UserError where none of them takes it."""
+    """The flags that data sets read. UserError for one that none of them reads."""
     options = Options(tuple(d.columns), d.prefer, d.multi_turn)
     check_options([parse_spec(text) for text in (*d.train_datasets, *d.eval_datasets)], options)
     return options
@@ -114,7 +119,7 @@ def tokens_of(
         return [], Tally()
     bar = partial(progress, desc="tokenising", delay=2)
     what = records, data.template, encoder, config.model.max_length, config.data.overlength
-    tokens, tally = cache.kept(cache.name_of(*what), lambda: tokenise(*what, progress=bar))
+    tokens, tally = cache.load_or_compute(cache.name_of(*what), lambda: tokenise(*what, progress=bar))
     for row in skipped:
         tally.add(f"left out: {row.reason}", row.origin)
     tally.rows += len(skipped)
@@ -151,7 +156,11 @@ def make_card(config: RunConfig, stage: Stage, data: StageData, records_per_upda
     """The card of a stage's output folder."""
     o = config.optimization
     warmup = [o.identity_proportion, o.identity_epochs, o.identity_learning_rate] if o.identity_proportion else None
-    settings = {**deciding(replace(config, optimization=stage.optimization)), "stage": stage.name, "identity": warmup}
+    settings = {
+        **fingerprint_fields(replace(config, optimization=stage.optimization)),
+        "stage": stage.name,
+        "identity": warmup,
+    }
     base = config.model.model_name_or_path or ""
     return Card(
         prompt=data.template,

@@ -1,6 +1,6 @@
 """The acceptance run of a GPU: what a CPU cannot settle, step by step, within ten minutes on one GPU.
 
-    python -m tests.acceptance [--tiny] [--only kernel losses ...] [--output DIR]
+    bash scripts/test.sh --gpu [--tiny] [--only kernel losses ...] [--output DIR]
 
 Each step is a program of its own with its own limit (`python -m tests.acceptance.kernel`), so that one that fails or hangs ends
 alone. It prints one line, and appends one JSON object to DIR/acceptance.jsonl. --tiny rehearses every step on a CPU at sizes
@@ -23,21 +23,18 @@ LIMITS = {  # seconds; the first step decides whether the others make sense
 
 
 def run(step: str, tiny: bool, output: Path) -> dict[str, object]:
-    """Run one step. Its figures are the last line that it prints; what it said besides lies in a log of its own."""
+    """Run one step. Its figures are the lines of JSON that it prints; they and what it says besides lie in a log of its own."""
     command = [sys.executable, "-m", f"tests.acceptance.{step}", *(["--tiny"] if tiny else [])]
     began, log = time.monotonic(), output / f"{step}.log"
-    with log.open("w", encoding="utf-8") as errors:
+    with log.open("w", encoding="utf-8") as file:
         try:
-            done = subprocess.run(
-                command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True, timeout=LIMITS[step], check=False
-            )
-            printed, status = done.stdout, done.returncode
-        except subprocess.TimeoutExpired as late:
-            printed, status = (late.stdout or b"").decode(errors="replace"), 124
-        errors.write(printed)
+            done = subprocess.run(command, cwd=ROOT, stdout=file, stderr=file, timeout=LIMITS[step], check=False)
+            status = done.returncode
+        except subprocess.TimeoutExpired:
+            status = 124
     figures: dict[str, object] = {}
-    for line in printed.splitlines():  # each line adds to the figures: what a step found before it failed is kept
-        if line.startswith("{"):
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        if line.startswith("{"):  # each adds to the figures: what a step measured before it failed is kept
             figures |= json.loads(line)
     missed = figures.pop("missed", [])
     if status:

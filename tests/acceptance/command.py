@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from aligner.files import is_completed
-from aligner.training.finetune.metrics import read_log
+from aligner.training.train_log import read_log
 from tests.acceptance.common import report
 from tests.acceptance.model_folder import save_model, save_rows
 

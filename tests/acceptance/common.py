@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import GemmaConfig, LlamaConfig
+from accelerate import init_empty_weights
+from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, PreTrainedModel
 
 from aligner.records import Origin
 from aligner.training.datasets.supervised import Tokens
@@ -46,6 +47,19 @@ def llama_7b() -> LlamaConfig:
         )
     return LlamaConfig(vocab_size=32_000, hidden_size=4096, intermediate_size=11_008, num_hidden_layers=32,
                        num_attention_heads=32, max_position_embeddings=4096)  # fmt: skip
+
+
+def random_model(config: Any) -> PreTrainedModel:
+    """A model with random weights, made on the device; bf16 on a GPU."""
+    with init_empty_weights(include_buffers=False):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16 if CUDA else None)
+    torch.manual_seed(0)
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            drawn = torch.empty(parameter.shape, dtype=parameter.dtype, device=DEVICE).normal_(0, 0.02)
+            setattr(module, name, torch.nn.Parameter(drawn + 1 if drawn.dim() == 1 else drawn))
+    model.tie_weights()
+    return model.to(DEVICE)
 
 
 def published_rows(count: int, vocabulary: int, longest: int = 2048, seed: int = 0) -> list[Tokens]:

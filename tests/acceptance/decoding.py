@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
-from aligner.inference.greedy import Decoder, Row, forward
+from aligner.inference.greedy import Decoder, DecoderRow, forward
 from aligner.inference.row_cache import RowCache
-from tests.acceptance.common import CUDA, DEVICE, TINY, llama_7b, report, seconds_of, synchronise
+from tests.acceptance.common import CUDA, DEVICE, TINY, llama_7b, random_model, report, seconds_of, synchronise
 
 EOS = 2
 FASTER = 8.0  # than plain decoding, where more than 90 % is copied
@@ -79,8 +79,10 @@ def compare(model: PreTrainedModel, decoder: Decoder, plan: Planned, batch: int)
 
     def ours() -> None:
         decoder.passes = decoder.tokens = 0
-        rows = list(decoder.decode([Row(plan.prompt, plan.answer, most, index) for index in range(batch)], batch))
-        made["ours"] = rows[0].made
+        rows = list(
+            decoder.decode([DecoderRow(plan.prompt, plan.answer, most, index) for index in range(batch)], batch)
+        )
+        made["ours"] = rows[0].output
 
     handle = obey(model, plan)
     taken = {"plain": seconds(lambda: generate("plain")), "ours": seconds(ours)}
@@ -94,9 +96,7 @@ def compare(model: PreTrainedModel, decoder: Decoder, plan: Planned, batch: int)
 
 
 def main() -> None:
-    torch.manual_seed(0)
-    with DEVICE:
-        model = AutoModelForCausalLM.from_config(llama_7b(), dtype=torch.bfloat16 if CUDA else None).eval()
+    model = random_model(llama_7b()).eval()
     cache, context = RowCache(), 64 if TINY else 256
     forward(model, cache, 0, [[5] * context], [0], 1)
     passes = {

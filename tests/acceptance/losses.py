@@ -13,11 +13,11 @@ import torch
 from aligner.models import quiet_libraries
 from aligner.training.config import OFFLOAD_STAGES
 from aligner.training.distributed.hardware import resolved
-from aligner.training.distributed.launcher_variables import alone
-from aligner.training.finetune.metrics import read_log
-from aligner.training.finetune.run import run_stage
+from aligner.training.distributed.launcher_variables import single_rank
+from aligner.training.distributed.ranks import connect
+from aligner.training.finetune.run import train_run
 from aligner.training.flags import parse
-from aligner.training.stages import stages
+from aligner.training.train_log import read_log
 from tests.acceptance.common import CUDA, TINY, report
 from tests.acceptance.model_folder import rows, save_model, save_rows
 from tests.plain_loop import plain_trajectory
@@ -34,13 +34,13 @@ def train(folder: Path, data: Path, out: Path, kind: str, stage: int, offload: s
              "--offload", offload, "--save_interval", 0, "--bf16", kind == "bf16", "--tf32", False,
              "--log_type", "none"]  # fmt: skip
     config = resolved(parse([str(flag) for flag in flags]))
-    run_stage(config, stages(config)[-1])
+    train_run(config, connect(config.launch.local_rank))
     return [line for line in read_log(out) if "loss" in line]
 
 
 def main() -> None:
     quiet_libraries()
-    os.environ.update(alone())
+    os.environ.update(single_rank())
     worst, missed, settings = dict.fromkeys(CLOSE, 0.0), [], 0
     with tempfile.TemporaryDirectory() as scratch:
         folder, data = save_model(Path(scratch) / "model"), save_rows(Path(scratch) / "rows.json", UPDATES * ROWS)

@@ -10,7 +10,7 @@ import torch
 
 from aligner.records import Origin
 from aligner.training.datasets.supervised import Tokens
-from aligner.training.distributed.launcher_variables import alone
+from aligner.training.distributed.launcher_variables import single_rank
 from aligner.training.distributed.ranks import connect
 from aligner.training.flags import parse
 from aligner.training.planning.memory import LEARNED, size_of
@@ -53,7 +53,7 @@ def taken(checkpointing: bool, rows: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    os.environ.update(alone())
+    os.environ.update(single_rank())
     missed = []
     for name, checkpointing, rows in (("checkpointed", True, 4), ("plain", False, 1)):
         plan, found = planned(checkpointing, rows), taken(checkpointing, rows)

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from transformers import AttentionInterface, PreTrainedModel, TrainerCallback
 
 from aligner.training.datasets.supervised import Tokens
-from tests.acceptance.common import CUDA, TINY, report, synchronise, tokens_in
-from tests.acceptance.throughput import BEFORE, random_model, updates
+from tests.acceptance.common import CUDA, TINY, gemma_2b, random_model, report, synchronise, tokens_in
+from tests.acceptance.throughput import BEFORE, updates
 
 NAME = "peer_varlen"
 _bounds: list[Any] = [None, None, 0]  # of the batch that is being read: its position ids, starts, the longest
@@ -93,7 +93,7 @@ def train(build: Callable[[], PreTrainedModel], updates: list[list[Tokens]], bef
 
 
 def main() -> None:
-    report(trl=round(train(random_model, updates(), BEFORE, 4 if TINY else 8)))
+    report(trl=round(train(lambda: random_model(gemma_2b()), updates(), BEFORE, 4 if TINY else 8)))
 
 
 if __name__ == "__main__":

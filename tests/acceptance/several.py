@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from aligner.training.finetune.metrics import read_log
+from aligner.training.train_log import read_log
 from tests.acceptance.common import CUDA, TINY, report
 from tests.acceptance.model_folder import save_model, save_rows
 

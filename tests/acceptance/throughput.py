@@ -19,14 +19,14 @@ import deepspeed
 import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from aligner.training.config import LaunchConfig, OptimizationConfig
 from aligner.training.datasets.supervised import Tokens
-from aligner.training.distributed.launcher_variables import alone
+from aligner.training.distributed.launcher_variables import single_rank
 from aligner.training.distributed.ranks import Ranks, connect
 from aligner.training.engine.batching import Layout, MicroBatch, micro_batches, row_weights
-from aligner.training.engine.engine import Engine, load_partitioned, release_memory
+from aligner.training.engine.engine import Engine, release_memory
 from aligner.training.engine.head_loss import weighted_nll_of_hidden
 from aligner.training.engine.zero import deepspeed_config
 from aligner.training.plan import Plan
@@ -40,6 +40,7 @@ from tests.acceptance.common import (
     TINY,
     gemma_2b,
     published_rows,
+    random_model,
     report,
     seconds_of,
     synchronise,
@@ -56,25 +57,17 @@ MFU = 0.5
 
 def optimization(checkpointing: bool) -> OptimizationConfig:
     """The recipe of the paper; bf16."""
-    return OptimizationConfig(bf16=CUDA, gradient_checkpointing=checkpointing)
+    return OptimizationConfig(bf16=CUDA, gradient_checkpointing=str(checkpointing))
 
 
 def engine_of(ranks: Ranks, checkpointing: bool, stage: int = 3) -> Engine:
     """A random Gemma-2B behind an engine, as a run has it."""
     o, launch = optimization(checkpointing), LaunchConfig(zero_stage=stage)
     config = deepspeed_config(o, launch, gemma_2b())
-    model = load_partitioned(config, random_model, lambda _: None)
+    model = random_model(gemma_2b())
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return Engine(model, config, o, Plan(10**4, ROWS, MICRO, 1, 1, 0.03), True, ranks)
-
-
-def random_model() -> PreTrainedModel:
-    """Gemma-2B's shape with random weights, on the device from the start."""
-    torch.manual_seed(0)
-    with DEVICE:
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(gemma_2b(), dtype=torch.bfloat16 if CUDA else None)
-    return model
 
 
 def updates() -> list[list[Tokens]]:
@@ -176,7 +169,7 @@ def original() -> float:
     micro-batch; under the same DeepSpeed configuration."""
     o, launch = optimization(True), LaunchConfig(zero_stage=3)
     config = deepspeed_config(o, launch, gemma_2b())
-    model = load_partitioned(config, random_model, lambda _: None)
+    model = random_model(gemma_2b())
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     optimizer = torch.optim.AdamW(model.parameters(), lr=o.lr, betas=(0.9, 0.95), fused=True)
     engine = deepspeed.initialize(model=Padded(model), optimizer=optimizer, config=config, dist_init_required=False)[0]
@@ -247,7 +240,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--ways", nargs="+", default=["ceiling", "head", "plain", "checkpointed", "original", "trl"])
     ways = parser.parse_args().ways
-    os.environ.update(alone())
+    os.environ.update(single_rank())
     ranks = connect(0)
     made: dict[str, float] = {}
     if "ceiling" in ways:
@@ -275,7 +268,7 @@ def peer() -> dict[str, float]:
     """TRL's figure, from a process that is no rank; none where it is not installed or fails."""
     if importlib.util.find_spec("trl") is None:
         return {}
-    clean = {name: value for name, value in os.environ.items() if name not in alone()}
+    clean = {name: value for name, value in os.environ.items() if name not in single_rank()}
     command = [sys.executable, "-m", "tests.acceptance.peer", *(["--tiny"] if TINY else [])]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=clean, check=False)
     figures: dict[str, float] = next(
@@ -293,7 +286,7 @@ def judge(made: dict[str, float]) -> None:
     if peak and best:
         shape = Shape(gemma_2b(), None)
         length = sum(len(r.ids) ** 2 for u in updates() for r in u) / sum(tokens_in(u) for u in updates())
-        figures["mfu"] = round(best * flops_per_token(size_of(shape), shape, length, False) / peak, 3)
+        figures["mfu"] = round(best * flops_per_token(size_of(shape), shape, length, 0) / peak, 3)
         missed = [f"{name}: {ratio} of {MARKS[name]}" for name, ratio in ratios.items() if ratio < MARKS[name]]
         missed += [f"MFU {figures['mfu']} of {MFU}"] if figures["mfu"] < MFU else []
     report(**figures, missed=missed)

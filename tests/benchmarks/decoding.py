@@ -27,8 +27,8 @@ from aligner.demo import locate
 from aligner.encoder import Encoder
 from aligner.files import read_json
 from aligner.inference.corrector import DTYPES, Corrector
-from aligner.inference.drafts import Drafter, Guess, Habits, draft_length
-from aligner.inference.greedy import Cost, Row, accepted
+from aligner.inference.drafts import AcceptanceStats, Drafter, Guess, draft_length
+from aligner.inference.greedy import Cost, DecoderRow, accepted
 from aligner.models import load_tokenizer, quiet_libraries
 from aligner.prompts import DEFAULT
 from aligner.quality.edits import copied_share
@@ -60,24 +60,24 @@ class Side:
     seconds: list[float] = field(default_factory=list)
 
 
-def compare(corrector: Corrector, rows: Sequence[Row], most: int) -> dict[str, Side]:
+def compare(corrector: Corrector, rows: Sequence[DecoderRow], most: int) -> dict[str, Side]:
     """All rows by all three, one row at a time, each time another one first."""
     model, eos, decoder = corrector.model, corrector.encoder.eos, corrector.decoder
     assert decoder is not None
     count = [0]
     model.register_forward_pre_hook(lambda *_: count.__setitem__(0, count[0] + 1))
 
-    def generate(row: Row, **more: int) -> list[int]:
+    def generate(row: DecoderRow, **more: int) -> list[int]:
         ids = torch.tensor([row.prompt], device=model.device)
         config = GenerationConfig(do_sample=False, max_new_tokens=most, eos_token_id=eos, pad_token_id=eos, **more)
         made = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)  # type: ignore[operator]
         found: list[int] = made[0, len(row.prompt) :].tolist()
         return found
 
-    ways: dict[str, Callable[[Row], list[int]]] = {
+    ways: dict[str, Callable[[DecoderRow], list[int]]] = {
         "plain": generate,
         "lookup": lambda row: generate(row, prompt_lookup_num_tokens=LOOKUP),
-        "ours": lambda row: next(decoder.decode([Row(row.prompt, row.answer, most)], 1)).made,
+        "ours": lambda row: next(decoder.decode([DecoderRow(row.prompt, row.answer, most)], 1)).output,
     }
     ways["ours"](rows[0])  # the first time it measures what a pass costs
     sides = {name: Side() for name in ways}
@@ -113,7 +113,7 @@ def report(sides: dict[str, Side], shares: np.ndarray, tokens: np.ndarray) -> li
 
 
 def differences(
-    corrector: Corrector, rows: Sequence[Row], expected: Sequence[list[int]], found: Sequence[list[int]]
+    corrector: Corrector, rows: Sequence[DecoderRow], expected: Sequence[list[int]], found: Sequence[list[int]]
 ) -> list[str]:
     """The rows that differ, and at the first difference the gap between the two best logits of plain decoding."""
     lines = []
@@ -137,16 +137,16 @@ def run(args: argparse.Namespace) -> list[str]:
     values = [value for file in args.data for value in read_json(file)[-args.rows // len(args.data) :]]
     prompts = [corrector.template.render(value["question"], value["answer"]) for value in values]
     pairs = corrector.encoder.pairs(prompts, [value["answer"] for value in values])
-    rows = [Row(prompt, answer, args.max_new_tokens) for prompt, answer, _ in pairs]
+    rows = [DecoderRow(prompt, answer, args.max_new_tokens) for prompt, answer, _ in pairs]
     sides = compare(corrector, rows, args.max_new_tokens)
     texts = [corrector.encoder.tokenizer.decode(made, skip_special_tokens=True) for made in sides["plain"].made]
     shares = np.array([copied_share(value["answer"], text) for value, text in zip(values, texts, strict=True)])
     lines = report(sides, shares, np.array([len(made) for made in sides["plain"].made]))
     decoder = corrector.decoder
     assert decoder is not None
-    fresh = [Row(row.prompt, row.answer, args.max_new_tokens, place) for place, row in enumerate(rows)]
+    fresh = [DecoderRow(row.prompt, row.answer, args.max_new_tokens, place) for place, row in enumerate(rows)]
     decoder.passes, began = 0, clock()
-    made = {row.index: row.made for row in decoder.decode(fresh, 8)}
+    made = {row.index: row.output for row in decoder.decode(fresh, 8)}
     lines.append(f"eight at a time: {decoder.passes} passes, {clock() - began:.1f} s")
     for name, found in (
         ("one at a time", sides["ours"].made),
@@ -176,7 +176,9 @@ def lookup_passes(prompt: list[int], correction: list[int]) -> list[int]:
     return passes
 
 
-def our_passes(prompt: list[int], answer: list[int], correction: list[int], habits: Habits, cost: Cost) -> list[int]:
+def our_passes(
+    prompt: list[int], answer: list[int], correction: list[int], habits: AcceptanceStats, cost: Cost
+) -> list[int]:
     """The tokens of each pass that the drafts here would need."""
     drafter, passes, end = Drafter(prompt, answer), list[int](), 0
     while end < len(correction):
@@ -204,7 +206,7 @@ def replay(file: str) -> list[str]:
     looked_up = [lookup_passes(*pair) for pair in pairs]
     lines = []
     for name, cost in MEASURED_COSTS.items():
-        habits = Habits()
+        habits = AcceptanceStats()
         ours = [our_passes(p, a, c, habits, cost) for (p, c), a in zip(pairs, answers, strict=True)]
         lines.append(
             f"{name:<12}{'rows':>6}{'tokens a pass: lookup':>23}{'ours':>7}{'speed over plain: lookup':>27}{'ours':>7}"

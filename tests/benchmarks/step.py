@@ -31,7 +31,7 @@ from aligner.training.engine.batching import (
     micro_batches,
     row_weights,
 )
-from aligner.training.engine.loss import Objective
+from aligner.training.engine.objective import Objective
 from tests.benchmarks import original
 from tests.benchmarks.balance import balance_lines
 from tests.benchmarks.workloads import WORKLOADS, Workload, available, model_of, rows_of
@@ -59,14 +59,14 @@ def only_flat(model: LlamaForCausalLM, rows: Sequence[Tokens]) -> float:
     objective = Objective(model, True)
     return _with_plain_loss(rows, True, lambda batch: objective.model(
         input_ids=batch.ids_BL, position_ids=batch.positions_BL, segments=batch.segments, use_cache=False
-    ).logits.flatten(0, 1).float()[batch.places_T])  # fmt: skip
+    ).logits.flatten(0, 1).float()[batch.target_positions_T])  # fmt: skip
 
 
 def only_learned(model: LlamaForCausalLM, rows: Sequence[Tokens]) -> float:
     """The head at the learned places alone: padded rows otherwise."""
     return _with_plain_loss(rows, False, lambda batch: model.lm_head(
         model.get_decoder()(input_ids=batch.ids_BL, attention_mask=batch.attention_BL, use_cache=False)
-        .last_hidden_state.flatten(0, 1)[batch.places_T]
+        .last_hidden_state.flatten(0, 1)[batch.target_positions_T]
     ).float())  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def both_plain(model: LlamaForCausalLM, rows: Sequence[Tokens]) -> float:
     return _with_plain_loss(rows, True, lambda batch: model.lm_head(
         objective.model.get_decoder()(
             input_ids=batch.ids_BL, position_ids=batch.positions_BL, segments=batch.segments, use_cache=False
-        ).last_hidden_state[0, batch.places_T]
+        ).last_hidden_state[0, batch.target_positions_T]
     ).float())  # fmt: skip
 
 

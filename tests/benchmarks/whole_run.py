@@ -32,7 +32,7 @@ from aligner.training.distributed.ranks import Ranks, connect
 from aligner.training.engine.batching import Layout, MicroBatch
 from aligner.training.engine.engine import Engine, load_partitioned
 from aligner.training.engine.zero import deepspeed_config
-from aligner.training.finetune.loop import Parts, train
+from aligner.training.finetune.loop import TrainState, train
 from aligner.training.stages import plan_of
 from tests.benchmarks import original
 from tests.benchmarks.step import TOKENS
@@ -57,7 +57,7 @@ def original_loss(model: PreTrainedModel, batch: MicroBatch) -> torch.Tensor:
     """The loss of a padded micro-batch as the original takes it, as its share of the update's mean of means."""
     assert batch.attention_BL is not None
     labels_BL = torch.full_like(batch.ids_BL, IGNORED)
-    labels_BL.view(-1)[batch.places_T + 1] = batch.targets_T
+    labels_BL.view(-1)[batch.target_positions_T + 1] = batch.targets_T
     found = model(input_ids=batch.ids_BL, attention_mask=batch.attention_BL, labels=labels_BL, use_cache=False)
     share: torch.Tensor = batch.weights_T.sum() if len(batch.weights_T) else found.loss.new_zeros(())
     return found.loss.nan_to_num() * share
@@ -83,12 +83,12 @@ def run_side(args: argparse.Namespace) -> None:
     plan = plan_of(o, len(rows), ROWS_PER_UPDATE, ranks.count)
     engine, losses = engine_of(args.side, o, plan, args.zero_stage, ranks), Losses()
     layout = Layout(args.side == "ours", original.ROWS, TOKENS, 0, target_cost=0.2)
-    parts = Parts(
+    state = TrainState(
         engine, rows, [], plan, o, DataConfig(), layout, layout, losses, lambda update: None, 0, lambda: False
     )  # type: ignore[arg-type]
     ranks.wait()
     began, used = time.perf_counter(), time.process_time()
-    train(parts, 0)
+    train(state, 0)
     cpu = ranks.sum(torch.tensor([time.process_time() - used]))[0]
     if ranks.first:
         tokens = sum(len(row.ids) for row in rows)

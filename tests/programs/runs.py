@@ -6,9 +6,9 @@ from pathlib import Path
 
 from aligner.models import quiet_libraries
 from aligner.training.distributed.hardware import resolved
-from aligner.training.finetune.run import run_stage
+from aligner.training.distributed.ranks import connect
+from aligner.training.finetune.run import train_run
 from aligner.training.flags import parse
-from aligner.training.stages import stages
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
     arguments = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
     for flags in json.loads(Path(arguments[0]).read_text()):
         config = resolved(parse(flags))
-        run_stage(config, stages(config)[-1])
+        train_run(config, connect(config.launch.local_rank))
 
 
 if __name__ == "__main__":

@@ -19,15 +19,14 @@ from aligner.training.distributed.ranks import connect
 from aligner.training.engine.batching import Layout, collate
 from aligner.training.engine.engine import Engine, gathered, load_partitioned
 from aligner.training.engine.zero import deepspeed_config
-from aligner.training.finetune.run import run_stage
+from aligner.training.finetune.run import train_run
 from aligner.training.flags import parse
 from aligner.training.plan import Plan
-from aligner.training.stages import stages
 
 
 def run(flags, folder):
     config = resolved(parse([*flags, "--output_dir", str(folder)]))
-    run_stage(config, stages(config)[-1])
+    train_run(config, connect(config.launch.local_rank))
 
 
 def stop_after_two_updates(whole: Path, stopped: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aligner.evaluation.judges.judge import Asked, Said
+from aligner.evaluation.judges.judge import JudgeReply, JudgeRequest
 from aligner.files import read_rows, sha256_of
 from aligner.records import DataError, UserError
 
@@ -48,22 +48,22 @@ class HumanJudge:
     def outcome(self, dimension: str, question: str, before: str, after: str) -> int | None:
         """The label of a pair, also of one that was labelled the other way round; or None."""
         for name in (dimension, ""):
-            if (found := self.outcomes.get((name, question, before, after))) is not None:
-                return found
+            if (label := self.outcomes.get((name, question, before, after))) is not None:
+                return label
             if (turned := self.outcomes.get((name, question, after, before))) is not None:
                 return -turned
         return None
 
-    def prompt(self, asked: Asked) -> str:
-        """What was looked at."""
-        return repr((asked.dimension.name, asked.question, asked.first, asked.second))
+    def prompt(self, request: JudgeRequest) -> str:
+        """The pair that was labelled."""
+        return repr((request.dimension.name, request.question, request.first, request.second))
 
-    def ask(self, asked: Sequence[Asked]) -> Iterator[tuple[int, Said | UserError]]:
+    def ask(self, requests: Sequence[JudgeRequest]) -> Iterator[tuple[int, JudgeReply | UserError]]:
         """As `Judge` says; a pair without a label is an error."""
-        for place, each in enumerate(asked):
+        for place, each in enumerate(requests):
             label = self.outcome(each.dimension.name, each.question, each.first, each.second)
-            yield place, UserError("nobody has labelled it.") if label is None else Said(str(-label))
+            yield place, UserError("it has no label.") if label is None else JudgeReply(str(-label))
 
-    def read(self, asked: Asked, reply: str) -> int | None:
+    def read(self, request: JudgeRequest, reply: str) -> int | None:
         """Which of the two was better."""
         return int(reply)

@@ -1,4 +1,4 @@
-"""What a judge is asked, what it says, and what it must be able to do."""
+"""A judge's request, its reply, and the protocol of judges."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from aligner.evaluation.dimensions import Dimension
+from aligner.evaluation.judges.dimensions import Dimension
 from aligner.records import UserError
+
+JUDGES = ("none", "served", "local", "reward", "cost", "reward-cost", "human")  # the values of --judge
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class JudgeRequest:
     """Two responses to a question, in this order, to be judged in one dimension."""
 
     dimension: Dimension
@@ -21,7 +23,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class JudgeReply:
     """A judge's reply, word for word, and the tokens that it took, where that is known."""
 
     text: str
@@ -30,17 +32,17 @@ class Said:
 
 
 class Judge(Protocol):
-    """Adding one is one file with these three and a name for it in `aligner/commands/evaluate.py`."""
+    """A new judge is one file with these members, a name in JUDGES, and a line in `aligner/evaluation/command.py`."""
 
     @property
     def identity(self) -> str:
         """Everything about the judge that decides a reply: kept replies are used again where it is the same."""
 
-    def prompt(self, asked: Asked) -> str:
-        """What is put to it; with its identity, what a reply is kept under."""
+    def prompt(self, request: JudgeRequest) -> str:
+        """The prompt of a request; with the identity it is the key under which a reply is kept."""
 
-    def ask(self, asked: Sequence[Asked]) -> Iterator[tuple[int, Said | UserError]]:
-        """Yield each one's place and reply as it is there, in any order; an error where there is none."""
+    def ask(self, requests: Sequence[JudgeRequest]) -> Iterator[tuple[int, JudgeReply | UserError]]:
+        """Yield each request's place and reply as it arrives, in any order; an error where there is none."""
 
-    def read(self, asked: Asked, reply: str) -> int | None:
+    def read(self, request: JudgeRequest, reply: str) -> int | None:
         """1 where the first response is the better one, -1 the second, 0 neither; None where that cannot be read."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from aligner.evaluation.judges.judge import Asked, Said
+from aligner.evaluation.judges.judge import JudgeReply, JudgeRequest
 from aligner.evaluation.judges.scores import ScoreJudge
 from aligner.records import UserError
 
@@ -32,18 +32,18 @@ class RewardAndCost:
         """Both."""
         return f"{self.helpfulness.identity}, {self.harmlessness.identity}"
 
-    def _of(self, asked: Asked) -> ScoreJudge:
-        return self.helpfulness if asked.dimension.name == "helpful" else self.harmlessness
+    def _of(self, request: JudgeRequest) -> ScoreJudge:
+        return self.helpfulness if request.dimension.name == "helpful" else self.harmlessness
 
-    def prompt(self, asked: Asked) -> str:
+    def prompt(self, request: JudgeRequest) -> str:
         """What is scored, and by which of the two."""
-        return f"{self._of(asked).identity} {self._of(asked).prompt(asked)}"
+        return f"{self._of(request).identity} {self._of(request).prompt(request)}"
 
-    def ask(self, asked: Sequence[Asked]) -> Iterator[tuple[int, Said | UserError]]:
+    def ask(self, requests: Sequence[JudgeRequest]) -> Iterator[tuple[int, JudgeReply | UserError]]:
         """As `Judge` says."""
-        for place, each in enumerate(asked):
-            yield from ((place, said) for _, said in self._of(each).ask([each]))
+        for place, each in enumerate(requests):
+            yield from ((place, reply) for _, reply in self._of(each).ask([each]))
 
-    def read(self, asked: Asked, reply: str) -> int | None:
+    def read(self, request: JudgeRequest, reply: str) -> int | None:
         """By the scores of the dimension's model."""
-        return self._of(asked).read(asked, reply)
+        return self._of(request).read(request, reply)

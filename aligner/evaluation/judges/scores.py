@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from aligner.evaluation.judges.judge import Asked, Said
-from aligner.models import fingerprint, load_config, load_tokenizer, placement, positions_of
+from aligner.evaluation.judges.judge import JudgeReply, JudgeRequest
+from aligner.models import device_map_options, fingerprint, load_config, load_tokenizer, positions_of
 from aligner.records import UserError
 
 SAFE_RLHF = "BEGINNING OF CONVERSATION: USER: {question} ASSISTANT:{response}"  # and end-of-text
@@ -49,19 +49,19 @@ class ScoreJudge:
 
     @property
     def identity(self) -> str:
-        """The model's fingerprint and which way it points."""
+        """The model's fingerprint, and whether its score is a reward or a cost."""
         return f"{self.name} {'cost' if self.costs else 'reward'}"
 
-    def prompt(self, asked: Asked) -> str:
+    def prompt(self, request: JudgeRequest) -> str:
         """What is scored: the question and both responses. The dimension is the model's own."""
-        return json.dumps([asked.question, asked.first, asked.second])
+        return json.dumps([request.question, request.first, request.second])
 
-    def ask(self, asked: Sequence[Asked]) -> Iterator[tuple[int, Said | UserError]]:
+    def ask(self, requests: Sequence[JudgeRequest]) -> Iterator[tuple[int, JudgeReply | UserError]]:
         """As `Judge` says; the reply is the two scores."""
-        for place, each in enumerate(asked):
+        for place, each in enumerate(requests):
             try:
                 scores = [self._score(each.question, response) for response in (each.first, each.second)]
-                yield place, Said(json.dumps([round(score, 6) for score in scores]))
+                yield place, JudgeReply(json.dumps([round(score, 6) for score in scores]))
             except UserError as error:
                 yield place, error
 
@@ -87,7 +87,7 @@ class ScoreJudge:
         text = before + question + after.replace("{response}", "") + response
         return [*self.tokenizer(text)["input_ids"], int(self.tokenizer.eos_token_id)]
 
-    def read(self, asked: Asked, reply: str) -> int | None:
+    def read(self, request: JudgeRequest, reply: str) -> int | None:
         """By the scores; None where they are none."""
         try:
             first, second = json.loads(reply)
@@ -102,13 +102,16 @@ class ScoreJudge:
 @torch.inference_mode()
 def _evaluate(model: torch.nn.Module, ids: list[int]) -> torch.Tensor:
     device = next(model.parameters()).device
-    found: torch.Tensor = model(input_ids=torch.tensor([ids], device=device))[0]
-    return found
+    output: torch.Tensor = model(input_ids=torch.tensor([ids], device=device))[0]
+    return output
 
 
 def _on_device(kind: Any, folder: str, trust_remote_code: bool) -> Any:
     model, info = kind.from_pretrained(
-        folder, trust_remote_code=trust_remote_code, output_loading_info=True, **placement()
+        folder,
+        trust_remote_code=trust_remote_code,
+        output_loading_info=True,
+        **device_map_options(folder, torch.float32, trust_remote_code),
     )
     if missing := sorted(info["missing_keys"]):
         raise UserError(f"{folder}: has no trained {missing[0]}, so it is no model that scores.")
@@ -143,8 +146,8 @@ def _tensor(folder: str, name: str, required: bool = True) -> torch.Tensor | Non
     for file in sorted(Path(folder).glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
             if name in opened.keys():  # noqa: SIM118 (no mapping)
-                found: torch.Tensor = opened.get_tensor(name)
-                return found
+                tensor: torch.Tensor = opened.get_tensor(name)
+                return tensor
     if required:
         raise UserError(f"{folder}: has no {name} in its safetensors files, so it is no score model of Safe-RLHF.")
     return None

@@ -27,7 +27,7 @@ Progress = Callable[..., Any]
 
 
 def export_state(state: Path, output: Path, trusted: bool, progress: Progress) -> int:
-    """Write the folder and return the state's update. The base model must still be where the run found it.
+    """Write the folder and return the state's update. The base model must still be where it was during the run.
 
     Weights are the run's own: 16 bit where it saves 16 bit, else its fp32 masters. UserError where the state is damaged or
     the output is there.
@@ -48,7 +48,7 @@ def export_state(state: Path, output: Path, trusted: bool, progress: Progress) -
     model.generation_config = greedy_settings(tokenizer)
     partial = output.with_name(f"{output.name}.partial")
     remove_folder(partial)
-    logging.getLogger("DeepSpeed").addFilter(lambda said: said.levelno >= logging.ERROR)  # save_pretrained wakes it
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)  # save_pretrained wakes it
     try:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
@@ -84,11 +84,11 @@ def _whole(
     name: str, shape: torch.Size, saved: list[tuple[Path, Piece]], opened: Callable[[Path], Any]
 ) -> torch.Tensor:
     """A parameter put together from its pieces, in fp32. ValueError where some of it is missing."""
-    whole, found = torch.empty(math.prod(shape)), 0
+    whole, copied = torch.empty(math.prod(shape)), 0
     for folder, piece in saved:
         flat = opened(folder / f"weight-{piece.flat}.safetensors").get_slice("flat")
         whole[piece.start : piece.start + piece.size] = flat[piece.offset : piece.offset + piece.size]
-        found += piece.size
-    if found != len(whole):
+        copied += piece.size
+    if copied != len(whole):
         raise ValueError(f"{name} is not whole")
     return whole.view(shape)

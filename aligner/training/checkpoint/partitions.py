@@ -18,18 +18,18 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def flat_tensors(engine: Engine) -> list[torch.Tensor]:
-    """This rank's fp32 master weights: the tensors that AdamW moves."""
+    """This rank's fp32 master weights: the tensors that AdamW updates."""
     outer = engine.deepspeed.optimizer
     if engine.stage == 3:
         return list(outer.fp32_partitioned_groups_flat)
     if engine.stage:  # in bf16 stage 1 has an optimizer of its own
-        named = getattr(outer, "fp32_groups_flat_partition", None)
-        return list(named if named is not None else outer.single_partition_of_fp32_groups)
+        partition = getattr(outer, "fp32_groups_flat_partition", None)
+        return list(partition if partition is not None else outer.single_partition_of_fp32_groups)
     return [parameter for group in outer.param_groups for parameter in group["params"]]
 
 
 def pieces(engine: Engine) -> list[Piece]:
-    """What lies where in `flat_tensors`. At stage 0 all ranks have the same."""
+    """Which numbers of which parameter are where in `flat_tensors`. At stage 0 all ranks have the same."""
     names = {id(parameter): name for name, parameter in engine.model.named_parameters()}
     find = {0: _whole, 1: _fragments, 2: _fragments, 3: _shards}[engine.stage]
     return [Piece(names[id(parameter)], *place) for parameter, *place in find(engine)]
@@ -46,8 +46,8 @@ def _fragments(engine: Engine) -> Iterator[tuple[Any, int, int, int, int]]:
     outer = engine.deepspeed.optimizer
     for flat, group in enumerate(getattr(outer, "bf16_groups", None) or outer.bit16_groups):
         for parameter in group:
-            if (found := parameter._hp_mapping) is not None:
-                own, here = found.lp_fragment_address, found.hp_fragment_address
+            if (mapping := parameter._hp_mapping) is not None:
+                own, here = mapping.lp_fragment_address, mapping.hp_fragment_address
                 yield parameter, own.start, own.numel, flat, here.start
 
 
@@ -62,7 +62,7 @@ def _shards(engine: Engine) -> Iterator[tuple[Any, int, int, int, int]]:
 
 
 def moments(engine: Engine, flat: torch.Tensor) -> dict[str, torch.Tensor]:
-    """AdamW's moments of a flat tensor; zeros where it has not moved yet."""
+    """AdamW's moments of a flat tensor; zeros before its first step."""
     state = engine.optimizer.state[flat]
     if "step" not in state:
         state["step"] = torch.zeros((), device=flat.device)
@@ -72,13 +72,13 @@ def moments(engine: Engine, flat: torch.Tensor) -> dict[str, torch.Tensor]:
     return {name: state[name] for name in MOMENTS}
 
 
-def moves(engine: Engine) -> int:
-    """How often AdamW has moved the weights."""
+def optimizer_steps(engine: Engine) -> int:
+    """AdamW's count of its steps."""
     steps = [state["step"] for state in engine.optimizer.state.values() if "step" in state]
     return int(steps[0]) if steps else 0
 
 
-def set_moves(engine: Engine, count: int) -> None:
+def set_optimizer_steps(engine: Engine, count: int) -> None:
     """Put AdamW's count back. Each tensor gets one of its own: a shared one would run ahead."""
     for flat in flat_tensors(engine):
         engine.optimizer.state[flat]["step"] = torch.tensor(float(count), device=flat.device)
@@ -88,11 +88,9 @@ def refresh_weights(engine: Engine) -> None:
     """Make the weights that the model computes with from the fp32 masters. Called by all ranks."""
     outer = engine.deepspeed.optimizer
     if engine.stage == 3:
-        outer.checkpoint_event_prologue()  # gives up the parameters that are kept whole
-        for master, shards, own in zip(
-            outer.fp32_partitioned_groups_flat, outer.fp16_partitioned_groups_flat, outer.fp16_partitioned_groups,
-            strict=True,
-        ):  # fmt: skip
+        outer.checkpoint_event_prologue()  # releases the parameters that are kept whole
+        groups = outer.fp32_partitioned_groups_flat, outer.fp16_partitioned_groups_flat, outer.fp16_partitioned_groups
+        for master, shards, own in zip(*groups, strict=True):
             shards.data.copy_(master.data)
             for shard, view in zip(own, outer.unflatten(shards, own), strict=True):
                 shard.data = view.data

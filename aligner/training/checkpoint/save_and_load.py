@@ -19,7 +19,14 @@ from aligner.file_systems import give_usual_mode, move_folder
 from aligner.files import COMPLETED, remove_folder, sync, write_json, write_text
 from aligner.models import greedy_settings, load_model
 from aligner.records import UserError
-from aligner.training.checkpoint.partitions import flat_tensors, moments, moves, pieces, refresh_weights, set_moves
+from aligner.training.checkpoint.partitions import (
+    flat_tensors,
+    moments,
+    optimizer_steps,
+    pieces,
+    refresh_weights,
+    set_optimizer_steps,
+)
 from aligner.training.checkpoint.resume import read_state, states
 from aligner.training.checkpoint.tensor_index import Piece, saved_pieces
 from aligner.training.engine.engine import Engine, full_precision, gathered, numel, shape_of
@@ -34,18 +41,22 @@ def save(engine: Engine, output: Path, state: dict[str, Any], keep: int) -> None
     """
     name = f"update-{state['update']}"
     partial = output / "checkpoints" / f"{name}.partial"
-    engine.ranks.first_decides(lambda: make_room(partial, engine))
+    engine.ranks.broadcast_from_rank0(lambda: make_room(partial, engine))
     engine.ranks.all_succeed(lambda: write_rank(engine, partial))
 
     def put_in_place() -> None:
-        own = {"moves": moves(engine), "schedule": engine.schedule.last_epoch, "scaler": engine.scaler_state()}
+        own = {
+            "moves": optimizer_steps(engine),
+            "schedule": engine.schedule.last_epoch,
+            "scaler": engine.scaler_state(),
+        }
         write_json(partial / "state.json", {**state, **own, "shapes": _shapes(engine)})
         write_text(partial / COMPLETED, "")
         remove_folder(output / "checkpoints" / name)
         move_folder(partial, output / "checkpoints" / name)
         rotate(output, keep)
 
-    engine.ranks.first_decides(put_in_place)
+    engine.ranks.broadcast_from_rank0(put_in_place)
 
 
 def make_room(partial: Path, engine: Engine) -> None:
@@ -63,7 +74,7 @@ def make_room(partial: Path, engine: Engine) -> None:
 
 
 def write_rank(engine: Engine, folder: Path) -> None:
-    """This rank's masters and moments, a file for each flat tensor, and the list of what lies where in them.
+    """This rank's masters and moments, a file for each flat tensor, and the index of what they hold.
 
     At stage 0 every rank has everything, and the first writes.
     """
@@ -101,9 +112,9 @@ def load(engine: Engine, checkpoint: Path) -> None:
                 f"{checkpoint} was saved from another model: {name} was {state['shapes'].get(name)} and is {shape}."
             )
     engine.ranks.all_succeed(lambda: _read_pieces(engine, checkpoint))
-    set_moves(engine, state["moves"])
+    set_optimizer_steps(engine, state["moves"])
     refresh_weights(engine)
-    engine.go_on(state["schedule"], state["scaler"])
+    engine.restore_schedule(state["schedule"], state["scaler"])
 
 
 def _shapes(engine: Engine) -> dict[str, list[int]]:
@@ -119,8 +130,8 @@ def _read_pieces(engine: Engine, checkpoint: Path) -> None:
             flats = flat_tensors(engine)
             for wanted in pieces(engine):
                 kinds = {"weight": flats[wanted.flat], **moments(engine, flats[wanted.flat])}
-                found = sum(_copy(kinds, wanted, *source, opened) for source in saved.get(wanted.name, []))
-                if found != wanted.size:
+                copied = sum(_copy(kinds, wanted, *source, opened) for source in saved.get(wanted.name, []))
+                if copied != wanted.size:
                     raise UserError(f"{checkpoint}: {wanted.name} is not whole in it.")
     except (OSError, SafetensorError, ValueError, TypeError, UserError) as error:
         raise UserError(f"{checkpoint} is damaged ({error}). Remove it to go on from an earlier one.") from None

@@ -1,4 +1,4 @@
-"""What a resume state holds of each parameter: pieces of it, in files of safetensors, written by however many ranks."""
+"""The index of a resume state: which pieces of each parameter it holds, in files of safetensors, written by however many ranks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from aligner.files import read_json
 
 
 class Piece(NamedTuple):
-    """`size` numbers of a parameter, from its number `start` on, lie in flat tensor `flat` from `offset` on."""
+    """`size` numbers of a parameter, from its number `start` on, are in flat tensor `flat` from `offset` on."""
 
     name: str
     start: int

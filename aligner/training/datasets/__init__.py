@@ -14,4 +14,4 @@ from aligner.training.datasets.registry import register
 
 __all__ = ["Correction", "Skipped", "register"]
 
-importlib.import_module("aligner.training.datasets.raw")  # registers what lies there; it may use the names above
+importlib.import_module("aligner.training.datasets.raw")  # registers the data sets there; they may use the names above

@@ -1,7 +1,7 @@
-"""Tokenised records, kept between runs and shared by their ranks: each record is tokenised once.
+"""Tokenised records, cached between runs and shared by their ranks: each record is tokenised once.
 
 An entry is named by all that decides it: the records, the prompt, the tokenizer, the lengths, and the code. Entries are
-whole files with a digest; one that does not open is made anew, and a folder that cannot be written costs time, not a run.
+whole files with a digest; one that does not open is computed anew, and a folder that cannot be written costs time, not a run.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def name_of(
 def _code() -> str:
     """A digest of the code that turns records into tokens, and of the packages under it."""
     digest, here = hashlib.sha256(), Path(__file__)
-    for file in (here, here.with_name("supervised.py"), *(here.parents[2] / f for f in ("encoder.py", "prompts.py"))):
+    neighbours = (here.with_name(name) for name in ("supervised.py", "tally.py"))
+    for file in (here, *neighbours, *(here.parents[2] / name for name in ("encoder.py", "prompts.py"))):
         digest.update(file.read_bytes())
     return digest.hexdigest() + version("tokenizers") + version("transformers")
 
@@ -58,8 +59,8 @@ def _code() -> str:
 CODE = _code()
 
 
-def kept(name: str, make: Callable[[], Tokenised]) -> Tokenised:
-    """An entry, made where it is missing; of several processes one makes it and the others wait."""
+def load_or_compute(name: str, compute: Callable[[], Tokenised]) -> Tokenised:
+    """An entry, computed where it is missing; of several processes one computes it and the others wait."""
     folder = cache_folder() / "tokens"
     file = folder / f"{name}.safetensors"
     try:
@@ -72,17 +73,17 @@ def kept(name: str, make: Callable[[], Tokenised]) -> Tokenised:
             lock.acquire()
     except (OSError, NotImplementedError) as error:  # a read-only home, a file system without locks
         log.info("tokens are not kept: %s. ALIGNER_CACHE names another folder", error)
-        return make()
+        return compute()
     try:
-        if (found := _read(file)) is not None:
-            return found
-        made = make()
+        if (entry := _read(file)) is not None:
+            return entry
+        computed = compute()
         try:
-            _write(file, *made)
+            _write(file, *computed)
             _tidy(folder)
         except OSError as error:
             log.info("tokens are not kept: %s. ALIGNER_CACHE names another folder", error)
-        return made
+        return computed
     finally:
         lock.release()
 

@@ -47,14 +47,14 @@ def mix(specs: Sequence[str], seed: int, options: Options = NO_OPTIONS) -> Mixtu
     parsed = [parse_spec(text) for text in specs]
     for index, spec in enumerate(parsed):
         rows, left_out = usable(records_of(spec, options), spec)
-        taken = sample(rows, spec.size(len(rows)), f"{seed}:{index}:{spec.dataset.name}")
-        if not taken:
+        sampled = sample(rows, spec.size(len(rows)), f"{seed}:{index}:{spec.dataset.name}")
+        if not sampled:
             reason = f", {len(left_out)} left out (the first: {left_out[0].reason})" if left_out else ""
             raise UserError(f"'{spec.text}' gives no records: it has {len(rows) + len(left_out)} rows{reason}.")
-        records += taken
+        records += sampled
         skipped += left_out
         count, version = len(rows) + len(left_out), spec.dataset.version(options)
-        sources.append(Source(spec.text, version, spec.path, spec.sha256(), count, len(left_out), len(taken)))
+        sources.append(Source(spec.text, version, spec.path, spec.sha256(), count, len(left_out), len(sampled)))
     templates = frozenset(spec.dataset.template for spec in parsed if spec.dataset.template)
     return Mixture(tuple(records), tuple(skipped), tuple(sources), templates)
 

@@ -1,4 +1,4 @@
-"""What a command line says to data sets that leave a choice: field names, which judgement decides, dialogues or not."""
+"""The flags that data sets read: field names, which judgement decides, dialogues or not."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QAC = Columns()
 
 @dataclass(frozen=True)
 class Options:
-    """What a command line says to the formatters that leave a choice: each takes those it has as keyword arguments.
+    """The flags that formatters read: each gets those that it has as keyword arguments.
 
     columns: `[NAME:]question=...,answer=...,correction=...`. prefer: better or safer. multi_turn: take dialogues.
     """
@@ -31,8 +31,8 @@ class Options:
     prefer: str | None = None
     multi_turn: bool = False
 
-    def given(self) -> list[str]:
-        """The options that were set."""
+    def names(self) -> list[str]:
+        """The names of the options that are set."""
         return [name for name in ("columns", "prefer", "multi_turn") if getattr(self, name)]
 
     def chosen_for(self, dataset: str, choices: Set[str]) -> dict[str, Any]:
@@ -46,13 +46,13 @@ NO_OPTIONS = Options()
 
 
 def split_columns(text: str) -> tuple[str, str]:
-    """The data set that a `--columns` value speaks of ('' for all that take it), and its pairs."""
+    """The data set that a `--columns` value names ('' for all that read it), and its pairs."""
     before, colon, pairs = text.partition(":")
     return (before, pairs) if colon and "=" not in before else ("", text)
 
 
 def parse_columns(texts: Sequence[str], name: str) -> Columns | None:
-    """The columns that the flag gives a data set; with `NAME:` in front it speaks of that one alone."""
+    """The columns that the flag gives a data set; with `NAME:` in front it is for that one alone."""
     fields: dict[str, str] = {}
     for text in texts:
         before, pairs = split_columns(text)

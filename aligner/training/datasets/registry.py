@@ -28,7 +28,7 @@ Read = Correction | Skipped | DataError
 
 @dataclass(frozen=True)
 class RawDataset:
-    """A registered data set: its formatter, where its rows lie by default, and the prompt it recommends."""
+    """A registered data set: its formatter, the default path of its rows, and the prompt it recommends."""
 
     name: str
     formatter: Formatter
@@ -43,8 +43,8 @@ class RawDataset:
     def version(self, options: Options) -> str:
         """The name, a hash of the formatter's source and its options: another formatter gives other records."""
         source = inspect.getsource(self.formatter)
-        said = [f"{name}={value}" for name, value in options.chosen_for(self.name, self.choices()).items()]
-        return " ".join([self.name, hashlib.sha256(source.encode()).hexdigest()[:12], *said])
+        chosen = [f"{name}={value}" for name, value in options.chosen_for(self.name, self.choices()).items()]
+        return " ".join([self.name, hashlib.sha256(source.encode()).hexdigest()[:12], *chosen])
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,10 @@ def register(name: str, path: str | None = None, template: str | None = None) ->
         raise UserError(f"a data set cannot be called '{name}': a name has no colon and is not empty.")
 
     def keep(formatter: Formatter) -> Formatter:
-        taken = REGISTERED.get(name)
-        if taken and taken.formatter.__code__.co_filename != formatter.__code__.co_filename:
+        earlier = REGISTERED.get(name)
+        if earlier and earlier.formatter.__code__.co_filename != formatter.__code__.co_filename:
             raise UserError(
-                f"the data set name '{name}' is already registered in {taken.formatter.__code__.co_filename}."
+                f"the data set name '{name}' is already registered in {earlier.formatter.__code__.co_filename}."
             )
         dataset = RawDataset(name, formatter, path, template)
         if unknown := dataset.choices() - set(Options.__dataclass_fields__):
@@ -158,7 +158,7 @@ def _parse_share(text: str, name: str, share: str) -> tuple[Fraction, int | None
 
 def check_options(specs: Sequence[Spec], options: Options) -> None:
     """UserError where an option was given that none of the data sets takes, or columns for one that is not there."""
-    for option in options.given():
+    for option in options.names():
         if not any(option in spec.dataset.choices() for spec in specs):
             names = ", ".join(sorted({spec.dataset.name for spec in specs}))
             takers = ", ".join(sorted(name for name, known in REGISTERED.items() if option in known.choices()))

@@ -1,1 +1,1 @@
-"""Many processes as one run: who they are, where they run, that they live, how they are told to stop."""
+"""Many processes as one run: their ranks and hosts, their heartbeats, requests to stop."""

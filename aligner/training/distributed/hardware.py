@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -14,6 +16,31 @@ from aligner.training.config import RunConfig, check
 def gpus_here() -> int:
     """GPUs that this process may use."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def nvidia_devices(root: Path = Path("/dev")) -> list[Path]:
+    """The NVIDIA GPUs that the machine has, whether torch can use them or not."""
+    return sorted(root.glob("nvidia[0-9]*"))
+
+
+def nvidia_driver(file: Path = Path("/proc/driver/nvidia/version")) -> str:
+    """The version of the NVIDIA driver, as its kernel module says it."""
+    version = re.search(r"\b\d{3}\.\d+(\.\d+)?", file.read_text(errors="replace")) if file.is_file() else None
+    return version[0] if version else "of unknown version"
+
+
+def check_gpus_are_usable(config: RunConfig) -> None:
+    """UserError where the machine has GPUs that torch cannot use, and nobody asked for the CPU: by `--device cpu`, or by an empty
+    CUDA_VISIBLE_DEVICES. An 8-GPU node would otherwise train on one CPU process."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1", "NoDevFiles")
+    if config.launch.device == "cpu" or hidden or gpus_here() or not nvidia_devices():
+        return
+    wheel = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is a CPU build"
+    raise UserError(
+        f"this machine has {len(nvidia_devices())} NVIDIA GPU(s) and torch sees none: the driver is {nvidia_driver()}, and torch "
+        f"{torch.__version__} {wheel} (CUDA 13 needs driver 580 or newer). Install a torch wheel that fits the driver, or update "
+        "the driver, or train on the CPU with --device cpu."
+    )
 
 
 def ranks_here(config: RunConfig) -> int:
@@ -46,6 +73,9 @@ def resolved(config: RunConfig) -> RunConfig:
 
     With a hostfile and no GPU here (a login node) the hosts are taken to have both, unless DS_ACCELERATOR says cpu.
     """
+    if config.launch.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks for the first time; the ranks inherit it
+    check_gpus_are_usable(config)
     gpu, remote = gpus_here() > 0, bool(config.launch.hostfile) and os.environ.get("DS_ACCELERATOR") != "cpu"
     o = config.optimization
     if remote and not gpu:

@@ -1,7 +1,7 @@
-"""Signs of life: each rank keeps a small file fresh while it lives and writes its last words into it.
+"""Heartbeats: each rank keeps a small file fresh while it lives, and writes into it why it failed.
 
-When a run fails, the launch script reads them to name the rank and the cause; a rank that ended without a word was killed
-or hangs. And a rank ends when its launch script is gone, so that nothing is orphaned.
+When a run fails, the launch script reads them to name the rank and the cause; a rank that ended without writing one was
+killed or hangs. And a rank ends when its launch script is gone, so that nothing is orphaned.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from aligner.files import write_json
 from aligner.training.distributed.stop_signals import Stopped
 
 FOLDER = "ranks"
-BEAT = 2.0  # seconds between two signs of life
-PATIENCE = 60.0  # seconds that a run may go on after the last words of one of its ranks
+INTERVAL = 2.0  # seconds between two heartbeats
+PATIENCE = 60.0  # seconds that a run may go on after one of its ranks has failed
 LAUNCHER = "ALIGNER_LAUNCHER"  # host:process of the launch script, for its ranks
-TOLD = "was told to end"
-_OTHERS = re.compile(r"gloo|nccl|ProcessGroup|TCPStore|Connection (closed|reset|refused)|Broken pipe|timed? ?out", re.I)
+TERMINATED = "received SIGTERM"
+_CONSEQUENCE = re.compile(
+    r"gloo|nccl|ProcessGroup|TCPStore|Connection (closed|reset|refused)|Broken pipe|timed? ?out", re.I
+)  # errors that a rank has because another one is gone
 
 
 def launcher_mark() -> dict[str, str]:
@@ -36,20 +38,25 @@ def launcher_mark() -> dict[str, str]:
     return {LAUNCHER: f"{socket.gethostname()}:{os.getpid()}"}
 
 
+def has_launcher() -> bool:
+    """Whether a launch script started this rank: it keeps the folder and takes the signals."""
+    return LAUNCHER in os.environ
+
+
 @contextmanager
-def sign_of_life(folder: Path, rank: int) -> Iterator[None]:
-    """Keep this rank's file fresh, and leave in it why the block ended; nothing where it ended well."""
+def heartbeat(folder: Path, rank: int) -> Iterator[None]:
+    """Keep this rank's file fresh, and leave in it why the block failed; nothing where it ended well."""
     file = folder / FOLDER / f"{rank:05}.json"
-    who = {"rank": rank, "host": socket.gethostname(), "process": os.getpid()}
-    write_json(file, {**who, "words": None})
+    identity = {"rank": rank, "host": socket.gethostname(), "process": os.getpid()}
+    write_json(file, {**identity, "error": None})
     over = threading.Event()
-    thread = threading.Thread(target=_watch, args=(file, who, over, _wakeup_pipe()), daemon=True)
+    thread = threading.Thread(target=_beat, args=(file, identity, over, _wakeup_pipe()), daemon=True)
     thread.start()
     try:
         yield
     except BaseException as error:
         if not isinstance(error, Stopped):
-            _say(file, who, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+            _write_error(file, identity, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
         raise
     else:
         file.unlink(missing_ok=True)
@@ -61,7 +68,7 @@ def sign_of_life(folder: Path, rank: int) -> Iterator[None]:
 
 def _wakeup_pipe() -> int | None:
     """Under the launch script: where SIGTERM is heard also while the rank waits for others inside a collective call."""
-    if LAUNCHER not in os.environ:
+    if not has_launcher():
         return None
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -70,14 +77,14 @@ def _wakeup_pipe() -> int | None:
     return reader
 
 
-def _watch(file: Path, who: dict[str, Any], over: threading.Event, pipe: int | None) -> None:
+def _beat(file: Path, identity: dict[str, Any], over: threading.Event, pipe: int | None) -> None:
     while not over.is_set():
         with suppress(OSError):
             os.utime(file)
         if pipe is None:
-            over.wait(BEAT)
-        elif select.select([pipe], [], [], BEAT)[0] and signal.SIGTERM in os.read(pipe, 64):
-            _say(file, who, TOLD)
+            over.wait(INTERVAL)
+        elif select.select([pipe], [], [], INTERVAL)[0] and signal.SIGTERM in os.read(pipe, 64):
+            _write_error(file, identity, TERMINATED)
             os._exit(128 + signal.SIGTERM)
         if is_orphan():
             os._exit(128 + signal.SIGHUP)
@@ -97,40 +104,41 @@ def is_orphan() -> bool:
     return False
 
 
-def _say(file: Path, who: dict[str, Any], words: str) -> None:
+def _write_error(file: Path, identity: dict[str, Any], error: str) -> None:
     with suppress(OSError):
-        write_json(file, {**who, "words": words, "time": time.time()})
+        write_json(file, {**identity, "error": error, "time": time.time()})
 
 
-def forget(folder: Path) -> None:
-    """Remove the signs of life of a stage's earlier ranks."""
+def clear_heartbeats(folder: Path) -> None:
+    """Remove the heartbeats of a run's earlier ranks."""
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
 
 
-def _records(folder: Path) -> list[dict[str, Any]]:
-    found = []
+def _read_heartbeats(folder: Path) -> list[dict[str, Any]]:
+    heartbeats = []
     for file in sorted((folder / FOLDER).glob("*.json")):
         with suppress(OSError, json.JSONDecodeError):
-            found.append({**json.loads(file.read_text(encoding="utf-8")), "seen": file.stat().st_mtime})
-    return found
+            heartbeats.append({**json.loads(file.read_text(encoding="utf-8")), "last_beat": file.stat().st_mtime})
+    return heartbeats
 
 
 def is_lost(folder: Path) -> bool:
-    """Whether a rank ended some time ago, so that the others cannot go on."""
-    return any(r["words"] and time.time() - r["time"] > PATIENCE for r in _records(folder))
+    """Whether a rank failed some time ago, so that the others cannot go on."""
+    return any(beat["error"] and time.time() - beat["time"] > PATIENCE for beat in _read_heartbeats(folder))
 
 
-def diagnosis(folder: Path) -> str | None:
+def root_cause(folder: Path) -> str | None:
     """The rank that a failed run failed by, and the cause; None where no rank left a trace."""
-    records = _records(folder)
-    spoken = sorted((r for r in records if r["words"] and r["words"] != TOLD), key=lambda r: r["time"])
-    silent = [r for r in records if not r["words"]]
-    own = [r for r in spoken if not _OTHERS.search(r["words"])]
-    if own:
-        return f"rank {own[0]['rank']} on {own[0]['host']} failed: {own[0]['words']}"
-    if silent:
-        r = min(silent, key=lambda r: r["seen"])
-        seen = time.strftime("%H:%M:%S", time.localtime(r["seen"]))
-        return (f"rank {r['rank']} (process {r['process']} on {r['host']}) gave no sign of life after {seen} and left no word: "
-                "killed (for memory?), hanging, or cut off")  # fmt: skip
-    return f"rank {spoken[0]['rank']} on {spoken[0]['host']} failed: {spoken[0]['words']}" if spoken else None
+    beats = _read_heartbeats(folder)
+    failed = sorted((b for b in beats if b["error"] and b["error"] != TERMINATED), key=lambda b: b["time"])
+    own_errors = [b for b in failed if not _CONSEQUENCE.search(b["error"])]
+    silent = [b for b in beats if not b["error"]]
+    if silent and not own_errors:
+        beat = min(silent, key=lambda b: b["last_beat"])
+        last = time.strftime("%H:%M:%S", time.localtime(beat["last_beat"]))
+        return (
+            f"rank {beat['rank']} (process {beat['process']} on {beat['host']}) gave no sign of life after {last} and left "
+            "no word: killed (for memory?), hanging, or cut off"
+        )
+    first = next(iter([*own_errors, *failed]), None)
+    return f"rank {first['rank']} on {first['host']} failed: {first['error']}" if first else None

@@ -1,4 +1,4 @@
-"""Many nodes over pdsh (`--hostfile`): who they are, what of the environment reaches them, and words their shells keep.
+"""Many nodes over pdsh (`--hostfile`): their names, the variables they receive, and words quoted for their shells.
 
 DeepSpeed hands its command to a shell on each host and quotes only words with a blank, with double quotes; pdsh itself
 reads '%'. It exports PYTHON* and, on GPUs, NCCL*; the rest of FORWARDED travels in front of the command, through `env`.
@@ -20,19 +20,17 @@ FORWARDED = re.compile(
     r"(HF_HOME|HF_ENDPOINT|HF_HUB_|HF_DATASETS_|TRANSFORMERS_|WANDB_(MODE|DIR|BASE_URL|ENTITY)|ALIGNER_|NCCL_|GLOO_|TORCH_|"
     r"DEEPSPEED_TIMEOUT|DS_ACCELERATOR|LOCAL_SIZE|OMP_|MALLOC_|TOKENIZERS_PARALLELISM|LD_LIBRARY_PATH|TMPDIR)"
 )
-SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSW")  # they would stand in every host's process list
+SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSW")  # they would show in every host's process list
 # DeepSpeed's form and OpenMPI's: `w1 slots=8`, `w1 slots = 2 max_slots=8`, `w1:2`, `w1` (a slot each time it stands there).
 _LINE = re.compile(
     r"(?P<name>[^\s:=\[\]]+)(:(?P<count>[0-9]+)|\s+slots\s*=\s*(?P<slots>[0-9]+))?(\s+max[-_]slots\s*=\s*[0-9]+)?"
 )
 _RANGE = re.compile(r"\[([0-9][0-9,-]*)\]")
-
-
 LAUNCHER_FLAGS = {"--master_addr", "--master_port", "--ssh_port", "--venv_script", "--no_ssh_check", "--launcher_args"}
 
 
 def launcher_words(text: str) -> list[str]:
-    """The words of `--launcher_args`. UserError for a flag that is not about reaching the hosts: those are ours."""
+    """The words of `--launcher_args`. UserError for a flag that is not about reaching the hosts."""
     try:
         words = shlex.split(text)
     except ValueError as error:
@@ -118,8 +116,8 @@ def is_here(name: str) -> bool:
     return True
 
 
-def forwarded(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that go to the other hosts; never one whose name speaks of a secret."""
+def forwarded_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that go to the other hosts; never one whose name is like that of a secret."""
     return {k: v for k, v in sorted(environment.items()) if FORWARDED.match(k) and not SECRET.search(k)}
 
 

@@ -17,7 +17,7 @@ def first_host(nodelist: str) -> str:
     return re.sub(r"\[([0-9]+)[^\]]*\]", r"\1", name[0])
 
 
-def alone() -> dict[str, str]:
+def single_rank() -> dict[str, str]:
     """The variables of a rank that is the only one."""
     variables = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
     return {**variables, "MASTER_PORT": str(free_port())}
@@ -48,7 +48,7 @@ def rank_variables(environment: Mapping[str, str]) -> dict[str, str] | None:
         return None
     try:
         job, step = int(environment["SLURM_JOB_ID"]), int(environment.get("SLURM_STEP_ID") or 0)
-        found = {
+        return {
             "RANK": environment["SLURM_PROCID"],
             "LOCAL_RANK": environment["SLURM_LOCALID"],
             "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
@@ -57,4 +57,3 @@ def rank_variables(environment: Mapping[str, str]) -> dict[str, str] | None:
         }
     except (KeyError, ValueError) as error:
         raise UserError(f"this looks like a Slurm step, but its environment is not whole ({error}).") from None
-    return found

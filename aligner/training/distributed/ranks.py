@@ -1,4 +1,4 @@
-"""This process among all of them: joining their group, deciding together, failing together."""
+"""This process among all ranks: joining their group, deciding together, failing together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 if not torch.cuda.is_available():  # here and nowhere else: the launcher on a login node starts ranks that have GPUs
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before the import, or each rank says that it looked for more
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before the import, or each rank logs a search for one
 
 import deepspeed
 import torch.distributed as dist
@@ -21,7 +21,7 @@ from deepspeed.accelerator import get_accelerator
 from aligner.records import UserError, system_error
 
 PATIENCE = 30  # minutes that ranks wait for each other: one may fetch the base model, or write a state, alone
-Found = TypeVar("Found")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -34,48 +34,55 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that speaks and writes."""
+        """Whether this is the rank that prints and writes."""
         return self.rank == 0
 
     def wait(self) -> None:
         """Return when all ranks have come here."""
         dist.barrier()
 
-    def first_decides(self, decide: Callable[[], Found]) -> Found:
-        """What the first rank finds, told to all; its error is raised by all. (Folders may look different to others.)"""
+    def broadcast_from_rank0(self, compute: Callable[[], Value]) -> Value:
+        """What the first rank computes, given to all; its error is raised by all. (Folders may look different to others.)"""
         box: list[Any] = [None]
         if self.first:
             try:
-                box[0] = decide()
+                box[0] = compute()
             except (UserError, OSError) as error:
                 box[0] = error if isinstance(error, UserError) else system_error(error)
         dist.broadcast_object_list(box, src=0, device=self.device)
         if isinstance(box[0], UserError):
             raise box[0]
-        found: Found = box[0]
-        return found
+        value: Value = box[0]
+        return value
 
     def all_succeed(self, act: Callable[[], None]) -> None:
-        """Each rank acts; where one fails with an error a user can mend, all raise it, named after the first that failed."""
-        found: list[UserError | None] = [None] * self.count
-        mine: UserError | None = None
+        """Each rank acts; where one raises a UserError, all raise it, with the number of the first rank that did."""
+        errors: list[UserError | None] = [None] * self.count
+        own_error: UserError | None = None
         try:
             act()
         except (UserError, OSError) as error:
-            mine = error if isinstance(error, UserError) else system_error(error)
-        dist.all_gather_object(found, mine)
-        for rank, failed in enumerate(found):
-            if failed is not None:
-                raise UserError(f"rank {rank}: {failed}" if self.count > 1 else str(failed))
+            own_error = error if isinstance(error, UserError) else system_error(error)
+        dist.all_gather_object(errors, own_error)
+        for rank, failure in enumerate(errors):
+            if failure is not None:
+                raise UserError(f"rank {rank}: {failure}" if self.count > 1 else str(failure))
 
-    def agree(self, mine: dict[str, Any]) -> None:
-        """UserError, on all, where a rank has something else than the first: files of one name may differ between hosts."""
-        found: list[Any] = [None] * self.count
-        dist.all_gather_object(found, (socket.gethostname(), mine))
-        for rank, (host, theirs) in enumerate(found):
-            if differing := sorted(name for name in theirs if theirs[name] != found[0][1].get(name)):
-                raise UserError(f"rank {rank} on {host} has another {', '.join(differing)} than rank 0 on {found[0][0]}. Give all "
-                                "hosts the same files and packages.")  # fmt: skip
+    def assert_same_on_all_ranks(self, values: dict[str, Any]) -> None:
+        """UserError, on all, where a rank has other values than the first: files of one name may differ between hosts."""
+        gathered: list[Any] = [None] * self.count
+        dist.all_gather_object(gathered, (socket.gethostname(), values))
+        first_host, first_values = gathered[0]
+        for rank, (host, theirs) in enumerate(gathered):
+            if differing := sorted(name for name in theirs if theirs[name] != first_values.get(name)):
+                raise UserError(
+                    f"rank {rank} on {host} has another {', '.join(differing)} than rank 0 on {first_host}. "
+                    "Give all hosts the same files and packages."
+                )
+
+    def any(self, value: bool) -> bool:
+        """Whether the value is true on some rank."""
+        return self.sum(torch.tensor([float(value)]))[0] > 0
 
     def sum(self, values: torch.Tensor) -> list[float]:
         """Sums over all ranks, in double precision, read once."""

@@ -18,15 +18,20 @@ from transformers import AttentionInterface
 from aligner.training.engine.batching import Segments
 
 NAME = "aligner_segments"
-GQA_IS_ASKED_FOR = (
-    "enable_gqa" in inspect.signature(varlen_attn).parameters
-)  # torch 2.11 takes fewer key heads as they are
+# torch 2.11 takes fewer key heads than query heads as they are; later versions take them with an option.
+HAS_GQA_OPTION = "enable_gqa" in inspect.signature(varlen_attn).parameters
 LARGE = ((8, 0), (9, 0), (10, 0))  # A100, H100 and H200, B200
 # Model types whose attention gets `segments` and asks for nothing that is not done here; each is compared with padded rows.
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt_neox", "opt")
 HARMLESS = {
-    "position_ids", "use_cache", "cache_position", "output_attentions", "is_causal", "position_bias", "layer_past",
-}  # fmt: skip
+    "position_ids",
+    "use_cache",
+    "cache_position",
+    "output_attentions",
+    "is_causal",
+    "position_bias",
+    "layer_past",
+}
 
 
 def supports(model: Any) -> bool:
@@ -97,15 +102,15 @@ def _one_record(
             q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped
         )
     distance = torch.arange(length, device=q.device)[:, None] - torch.arange(length, device=q.device)
-    seen = (distance >= 0) & (distance < (window or length))
+    visible = (distance >= 0) & (distance < (window or length))
     if not softcap:
         return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=seen, dropout_p=dropout, scale=scaling, enable_gqa=grouped
+            q, k, v, attn_mask=visible, dropout_p=dropout, scale=scaling, enable_gqa=grouped
         )
     if grouped:
         k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for t in (k, v))
     scores = q @ k.transpose(2, 3) * (scaling if scaling is not None else q.shape[-1] ** -0.5)
-    scores = (softcap * torch.tanh(scores / softcap)).masked_fill(~seen, torch.finfo(q.dtype).min)
+    scores = (softcap * torch.tanh(scores / softcap)).masked_fill(~visible, torch.finfo(q.dtype).min)
     shares = F.dropout(F.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype), dropout)
     return shares @ v
 
@@ -114,13 +119,13 @@ def _varlen(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, segments: Segments, scaling: float | None, window: int | None
 ) -> torch.Tensor:
     q_NHD, k_NHD, v_NHD = (t[0].transpose(0, 1) for t in (q, k, v))
-    options: dict[str, Any] = {"enable_gqa": True} if GQA_IS_ASKED_FOR and q.shape[1] != k.shape[1] else {}
-    made = varlen_attn(
-        q_NHD, k_NHD, v_NHD, segments.starts_S, segments.starts_S, segments.longest, segments.longest,
-        scale=scaling, window_size=(window - 1 if window else -1, 0), **options,
-    )  # fmt: skip
-    assert isinstance(made, torch.Tensor)
-    return made[None]
+    options: dict[str, Any] = {"scale": scaling, "window_size": (window - 1 if window else -1, 0)}
+    if HAS_GQA_OPTION and q.shape[1] != k.shape[1]:
+        options["enable_gqa"] = True
+    bounds = segments.starts_S, segments.starts_S, segments.longest, segments.longest
+    output = varlen_attn(q_NHD, k_NHD, v_NHD, *bounds, **options)
+    assert isinstance(output, torch.Tensor)
+    return output[None]
 
 
 AttentionInterface.register(NAME, segment_attention)  # without a mask function: transformers then builds no mask

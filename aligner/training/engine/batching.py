@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,12 +19,12 @@ import torch
 from aligner.training.datasets.supervised import Tokens
 from aligner.training.plan import Plan
 
-Made = TypeVar("Made")
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """Where each record lies among N flattened tokens: its first and its last place plus one, also as a tensor."""
+    """Where each record lies among N flattened tokens: its first position and its last plus one, also as a tensor."""
 
     bounds: tuple[tuple[int, int], ...]
     starts_S: torch.Tensor  # S + 1 int32 values, from 0 to N, on the tokens' device
@@ -43,28 +44,28 @@ class MicroBatch:
     """What one rank computes at once, T learned tokens in all. Flattened: B is 1 and L all its records' tokens; or B rows
     padded on the right to L tokens, with attention_BL and without segments.
 
-    places_T are the places in the flattened B x L grid whose hidden states predict the targets; weights_T what each
-    target's negative log-likelihood counts in the update's loss.
+    target_positions_T: where in the flattened B x L grid the hidden states are that predict the targets. weights_T: what
+    each target's negative log-likelihood counts in the update's loss.
     """
 
     ids_BL: torch.Tensor
     positions_BL: torch.Tensor | None
     attention_BL: torch.Tensor | None
     segments: Segments | None
-    places_T: torch.Tensor
+    target_positions_T: torch.Tensor
     targets_T: torch.Tensor
     weights_T: torch.Tensor
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on a device, copied without waiting."""
-        moved: dict[str, Any] = {}
+        on_device: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, torch.Tensor):
-                moved[field.name] = value.to(device, non_blocking=True)
+                on_device[field.name] = value.to(device, non_blocking=True)
             elif value is not None:
-                moved[field.name] = value.to(device)
-        return replace(self, **moved)
+                on_device[field.name] = value.to(device)
+        return replace(self, **on_device)
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,16 @@ class Layout:
 def rows_of_update(plan: Plan, seed: int, update: int) -> tuple[int, np.ndarray]:
     """The epoch of an update (from 0) and its records' indices in order. Each epoch is shuffled anew."""
     epoch, place = divmod(update, plan.updates_per_epoch)
-    order = np.random.default_rng([seed, epoch]).permutation(plan.records)
     start = place * plan.records_per_update
-    return epoch, order[start : start + plan.records_per_update]
+    return epoch, order_of_epoch(plan.records, seed, epoch)[start : start + plan.records_per_update]
+
+
+@lru_cache(maxsize=1)
+def order_of_epoch(records: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of an epoch's records. Kept while the epoch lasts: ten million take half a second to shuffle."""
+    order = np.random.default_rng([seed, epoch]).permutation(records)
+    order.setflags(write=False)  # all updates read the same
+    return order
 
 
 def row_weights(target_lengths: Sequence[int], micro_batch_size: int, reduction: str) -> np.ndarray:
@@ -127,8 +135,8 @@ def balanced_layout(lengths: Sequence[int], costs: Sequence[float], budget: int,
         count += 1
     bins.sort(key=lambda places: -sum(costs[p] for p in places))
     steps = [bins[s : s + ranks] for s in range(0, len(bins), ranks)]
-    turned = [step if index % 2 == 0 else step[::-1] for index, step in enumerate(steps)]
-    return [[np.array(sorted(step[rank]), dtype=np.int64) for step in turned] for rank in range(ranks)]
+    alternating = [step if index % 2 == 0 else step[::-1] for index, step in enumerate(steps)]
+    return [[np.array(sorted(step[rank]), dtype=np.int64) for step in alternating] for rank in range(ranks)]
 
 
 def _fill(costs: Sequence[float], order: np.ndarray, count: int) -> list[list[int]]:
@@ -143,29 +151,35 @@ def _fill(costs: Sequence[float], order: np.ndarray, count: int) -> list[list[in
 
 
 def collate(rows: Sequence[Tokens], weights: Sequence[float], layout: Layout) -> MicroBatch:
-    """Put rows behind each other, or pad them on the right, and name the places that are learned. All from lengths."""
+    """Put rows behind each other, or pad them on the right, and list the target positions. All from lengths."""
     longest = max(len(row.ids) for row in rows)
     starts = np.cumsum([0, *(len(row.ids) for row in rows)]) if layout.flat else np.arange(len(rows) + 1) * longest
-    places, targets, target_weights = [], [], []
+    target_positions, targets, target_weights = [], [], []
     for row, weight, start in zip(rows, weights, starts, strict=False):
         if weight:
             first = max(row.prompt_length, 1)  # the very first token has nothing before it to be predicted from
-            places.append(start + np.arange(first, len(row.ids)) - 1)
+            target_positions.append(start + np.arange(first, len(row.ids)) - 1)
             targets.append(row.ids[first:].astype(np.int64))
             target_weights.append(np.full(len(row.ids) - first, weight, dtype=np.float32))
-    learned = _joined(places, np.int64), _joined(targets, np.int64), _joined(target_weights, np.float32)
+    target_tensors = (
+        _joined(target_positions, np.int64),
+        _joined(targets, np.int64),
+        _joined(target_weights, np.float32),
+    )
     if layout.flat:
         ids = np.concatenate([row.ids for row in rows]).astype(np.int64)
         positions = np.concatenate([np.arange(len(row.ids)) for row in rows])
         bounds = tuple((int(a), int(b)) for a, b in itertools.pairwise(starts))
         segments = Segments(bounds, torch.from_numpy(starts.astype(np.int32)))
-        return MicroBatch(torch.from_numpy(ids)[None], torch.from_numpy(positions)[None], None, segments, *learned)
+        return MicroBatch(
+            torch.from_numpy(ids)[None], torch.from_numpy(positions)[None], None, segments, *target_tensors
+        )
     ids_BL = np.full((len(rows), longest), layout.pad, dtype=np.int64)
     attention_BL = np.zeros((len(rows), longest), dtype=np.int64)
     for index, row in enumerate(rows):
         ids_BL[index, : len(row.ids)] = row.ids
         attention_BL[index, : len(row.ids)] = 1
-    return MicroBatch(torch.from_numpy(ids_BL), None, torch.from_numpy(attention_BL), None, *learned)
+    return MicroBatch(torch.from_numpy(ids_BL), None, torch.from_numpy(attention_BL), None, *target_tensors)
 
 
 def _joined(parts: list[np.ndarray], kind: type) -> torch.Tensor:
@@ -193,14 +207,14 @@ def micro_batches(
     return batches
 
 
-def one_ahead(make: Callable[[int], Made], updates: Iterable[int]) -> Iterator[Made]:
-    """Yield what `make` makes of each update, the next one being made while this one is used."""
+def prefetch(make: Callable[[int], Item], numbers: Iterable[int]) -> Iterator[Item]:
+    """Yield `make(number)` for each number, the next one being computed while this one is used."""
     with ThreadPoolExecutor(1) as worker:
-        waiting: Future[Made] | None = None
-        for update in updates:
-            following = worker.submit(make, update)
-            if waiting:
-                yield waiting.result()
-            waiting = following
-        if waiting:
-            yield waiting.result()
+        current: Future[Item] | None = None
+        for number in numbers:
+            following = worker.submit(make, number)
+            if current:
+                yield current.result()
+            current = following
+        if current:
+            yield current.result()

@@ -1,8 +1,8 @@
-"""The room that knows DeepSpeed: the partitioned model, one update.
+"""DeepSpeed behind one class: the partitioned model, and whole updates of it.
 
-The plan of an update is ours (batching.py), so DeepSpeed's own accumulation is off: for each micro-batch we say whether
-it is the update's last, pass forward through the engine, and scale the loss by the number of ranks, over which DeepSpeed
-averages. Clipping then acts once per update, on the summed gradient.
+An update is planned in batching.py, so DeepSpeed's own accumulation is off: for each micro-batch this class sets whether
+it is the update's last, passes forward through the engine, and scales the loss by the number of ranks, over which
+DeepSpeed averages. Clipping then acts once per update, on the summed gradient.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from aligner.training.distributed.ranks import Ranks  # first: it tells DeepSpeed where there is no GPU
+from aligner.training.distributed.ranks import Ranks  # first: it sets the accelerator of a machine without a GPU
 
 # isort: split
 import deepspeed
@@ -28,7 +28,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from aligner.records import UserError
 from aligner.training.config import OptimizationConfig
 from aligner.training.engine.batching import MicroBatch
-from aligner.training.engine.loss import Objective
+from aligner.training.engine.objective import Objective
 from aligner.training.plan import Plan
 
 BETAS = (0.9, 0.95)  # paper, table 22
@@ -40,7 +40,7 @@ def load_partitioned(
     """Load a model, then grow it, so that under ZeRO-3 each rank keeps its share alone. AssertionError if it did not."""
     split = config["zero_optimization"]["stage"] == 3
     unset_hf_deepspeed_config()
-    partitioning = HfDeepSpeedConfig(config) if split else None  # transformers looks for it while this name lives
+    partitioning = HfDeepSpeedConfig(config) if split else None  # transformers uses it as long as this object lives
     model = load()
     whole = [name for name, parameter in model.named_parameters() if split and not hasattr(parameter, "ds_id")]
     assert not whole, f"ZeRO-3: {len(whole)} parameters were loaded whole on every rank"
@@ -52,17 +52,17 @@ def load_partitioned(
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """AdamW's groups: biases and norms are not decayed."""
-    spared: list[torch.nn.Parameter] = []
+    undecayed: list[torch.nn.Parameter] = []
     decayed: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (spared if "bias" in name or "norm" in name.lower() or "ln_" in name else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
+            (undecayed if "bias" in name or "norm" in name.lower() or "ln_" in name else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
 
 class Engine:
-    """A DeepSpeed engine that makes whole updates. Every method is called by all ranks together."""
+    """A DeepSpeed engine for whole updates. Every method is called by all ranks together."""
 
     def __init__(
         self,
@@ -88,13 +88,13 @@ class Engine:
             # In 16 bit DeepSpeed makes an empty step to allocate AdamW's state: its bias correction would run ahead.
             optimizer.state.clear()
         self.scaled = bool(o.fp16)  # fp16's loss scaler expects overflows and skips them itself
-        self._bad = torch.zeros((), device=ranks.device)
-        learned = [p for p in model.parameters() if p.requires_grad and not self.scaled]
-        self._hooks = [parameter.register_hook(self._look_at) for parameter in learned]
+        self._nonfinite = torch.zeros((), device=ranks.device)
+        trained = [p for p in model.parameters() if p.requires_grad and not self.scaled]
+        self._hooks = [parameter.register_hook(self._note_if_nonfinite) for parameter in trained]
 
-    def _look_at(self, gradient: torch.Tensor) -> None:
+    def _note_if_nonfinite(self, gradient: torch.Tensor) -> None:
         """Note, without waiting for the device, whether a gradient is finite (its sum is not, if one entry is not)."""
-        self._bad += (~torch.isfinite(gradient.sum(dtype=torch.float32))).float()
+        self._nonfinite += (~torch.isfinite(gradient.sum(dtype=torch.float32))).float()
 
     def forward(self, batch: MicroBatch) -> torch.Tensor:
         """The weighted negative log-likelihood of a micro-batch. Through the engine: under ZeRO-3 nothing else is right."""
@@ -102,29 +102,29 @@ class Engine:
         return loss
 
     def accumulate(
-        self, batches: Sequence[MicroBatch], asked: Callable[[], bool] = lambda: False
+        self, batches: Sequence[MicroBatch], stop_requested: Callable[[], bool] = lambda: False
     ) -> tuple[float, bool]:
         """Forward and backward over this rank's share of one update. Returns the update's loss over all ranks, and whether
-        any of them was `asked` to stop, until now.
+        `stop_requested` holds on any of them by now.
 
-        Raises FloatingPointError where the loss or a gradient is not finite; the weights have not moved then.
+        Raises FloatingPointError where the loss or a gradient is not finite; the weights are unchanged then.
         """
         self.deepspeed.train()
-        self._bad.zero_()
+        self._nonfinite.zero_()
         loss = torch.zeros((), device=self.ranks.device)
         for index, batch in enumerate(batches):
             self.deepspeed.set_gradient_accumulation_boundary(index == len(batches) - 1)
             part = self.forward(batch.to(self.ranks.device))
             self.deepspeed.backward(part * self.ranks.count, scale_wrt_gas=False)
             loss += part.detach()
-        told = torch.tensor(float(asked()), device=self.ranks.device)
-        total, bad, stop = self.ranks.sum(torch.stack([loss, self._bad, told]))
-        if not self.scaled and (bad or not math.isfinite(total)):
+        request = torch.tensor(float(stop_requested()), device=self.ranks.device)
+        total, nonfinite, stop = self.ranks.sum(torch.stack([loss, self._nonfinite, request]))
+        if not self.scaled and (nonfinite or not math.isfinite(total)):
             raise FloatingPointError("a gradient is not finite" if math.isfinite(total) else f"the loss is {total}")
         return total, bool(stop)
 
     def update(self) -> tuple[float, float]:
-        """Clip, move the weights, advance the schedule. Returns the learning rate used and the gradient's norm."""
+        """Clip the gradient, step the optimizer, advance the schedule. Returns the learning rate used and the gradient's norm."""
         rate = self.schedule.get_last_lr()[0]
         norm = self._own_norm() if self.stage == 0 and self.deepspeed.get_global_grad_norm() is None else None
         scaled = self.scaled and self.stage == 0  # there the norm is reported of the scaled gradient
@@ -134,22 +134,22 @@ class Engine:
         return rate, float(norm if norm is not None else reported) / scale
 
     def overflowed(self) -> bool:
-        """Whether fp16's scaler found the last gradient too large, and nothing was moved."""
+        """Whether the last gradient was too large for fp16, and the weights were not changed."""
         return self.scaled and bool(self.deepspeed.optimizer.overflow)
 
     def skip(self) -> None:
-        """Give up a gradient that is not finite: the weights and AdamW's moments stay, the schedule goes on."""
+        """Discard a gradient that is not finite: the weights and AdamW's moments stay, the schedule advances."""
         if self.stage == 0 and self.deepspeed.optimizer is self.optimizer:
             self.deepspeed.optimizer.zero_grad()
         else:
-            self.deepspeed.step()  # it looks for itself, and then clears the gradient and moves nothing
+            self.deepspeed.step()  # it checks the gradient itself, clears it, and changes no weight
             if not self.deepspeed.optimizer.overflow:
                 raise UserError("the loss is not finite and the gradient is: this update cannot be skipped.")
         self.schedule.step()
 
-    def go_on(self, moved: int, scaler: dict[str, float]) -> None:
-        """Put the schedule to where it stood after moving so often, and fp16's loss scaler to what it was."""
-        self.schedule.last_epoch = moved - 1
+    def restore_schedule(self, steps: int, scaler: dict[str, float]) -> None:
+        """Put the learning rate to where it was after so many steps, and fp16's loss scaler to what it was."""
+        self.schedule.last_epoch = steps - 1
         self.schedule.step()
         for group, rate in zip(self.deepspeed.optimizer.param_groups, self.schedule.get_last_lr(), strict=True):
             group["lr"] = rate
@@ -158,10 +158,10 @@ class Engine:
 
     def scaler_state(self) -> dict[str, float]:
         """The numbers of fp16's loss scaler."""
-        found = vars(self._scaler()).items() if self.scaled else ()
-        return {
-            name: value for name, value in found if name.startswith(("cur_", "last_")) and type(value) in (int, float)
-        }
+        if not self.scaled:
+            return {}
+        numbers = {name: value for name, value in vars(self._scaler()).items() if type(value) in (int, float)}
+        return {name: value for name, value in numbers.items() if name.startswith(("cur_", "last_"))}
 
     def _scaler(self) -> Any:
         """fp16's loss scaler: ZeRO's optimizer has it under another name than stage 0's."""
@@ -169,7 +169,7 @@ class Engine:
         return getattr(outer, "loss_scale_config", None) or outer.loss_scaler
 
     def _own_norm(self) -> float:
-        """Stage 0 in fp32 reports no norm: the gradients lie whole on every rank."""
+        """Stage 0 in fp32 reports no norm: every rank holds the whole gradients."""
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
 
@@ -181,7 +181,7 @@ class Engine:
         return self.ranks.sum(torch.stack(parts).sum(0, keepdim=True))[0]
 
     def close(self) -> None:
-        """Let go of what DeepSpeed and the hooks hold, so that another engine can follow in this process."""
+        """Release what DeepSpeed and the hooks hold, so that another engine can follow in this process."""
         for hook in self._hooks:
             hook.remove()
         self.deepspeed.destroy()

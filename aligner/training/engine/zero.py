@@ -1,4 +1,4 @@
-"""What DeepSpeed is told: its configuration, and ZeRO-3's limits from the model: what a rank may hold whole at once, and what
+"""DeepSpeed's configuration, and ZeRO-3's limits from the model: what a rank may hold whole at once, and what
 it fetches ahead."""
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from aligner.training.config import LaunchConfig, OptimizationConfig
 
 CLIP = 1.0  # the original's gradient clipping
 LIVE, PREFETCH = 1_000_000_000, 50_000_000  # DeepSpeed's defaults
+BUCKET = (
+    500_000_000  # gradients that DeepSpeed reduces at once, by default; it allocates them whatever the model's size
+)
 
 
 def deepspeed_config(optimization: OptimizationConfig, launch: LaunchConfig, model: Any) -> dict[str, Any]:
-    """DeepSpeed's configuration of a run of a model with this configuration. Batch sizes are 1: the updates are planned by us."""
+    """DeepSpeed's configuration of a run of a model with this configuration. Batch sizes are 1: batching.py plans the updates."""
     offload = launch.offload
-    zero: dict[str, Any] = {"stage": launch.zero_stage}
+    zero: dict[str, Any] = {"stage": launch.zero_stage, "reduce_bucket_size": reduce_bucket(model.get_text_config())}
     if offload in ("optimizer", "all"):
         zero["offload_optimizer"] = {"device": "cpu"}
     if offload in ("parameter", "all"):
@@ -40,16 +43,25 @@ def deepspeed_config(optimization: OptimizationConfig, launch: LaunchConfig, mod
     return config
 
 
+def layer_size(text: Any) -> int:
+    """About the parameters of a decoder layer: four attention matrices and three of the MLP."""
+    inner = getattr(text, "intermediate_size", None) or getattr(text, "ffn_dim", 4 * text.hidden_size)
+    inner = max(inner) if isinstance(inner, list | tuple) else inner  # one for each layer
+    return 4 * text.hidden_size * text.hidden_size + 3 * text.hidden_size * inner
+
+
+def reduce_bucket(text: Any) -> int:
+    """Numbers in DeepSpeed's gradient bucket: its default, or about the whole model where that is smaller."""
+    return min(BUCKET, text.num_hidden_layers * layer_size(text) + 2 * text.hidden_size * text.vocab_size)
+
+
 def zero3_limits(text: Any) -> dict[str, int]:
     """Limits for a model with this text configuration. (The original's are below one matrix of a 7B model.)
 
     Norms and biases are never split; a whole decoder layer is fetched ahead; the largest matrix and two layers may be whole
     at once.
     """
-    hidden = text.hidden_size
-    inner = getattr(text, "intermediate_size", None) or getattr(text, "ffn_dim", 4 * hidden)
-    inner = max(inner) if isinstance(inner, list | tuple) else inner  # one for each layer
-    layer = 4 * hidden * hidden + 3 * hidden * inner
+    hidden, layer = text.hidden_size, layer_size(text)
     return {
         "stage3_param_persistence_threshold": 10 * hidden,
         "stage3_prefetch_bucket_size": max(PREFETCH, layer),

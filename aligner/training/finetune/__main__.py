@@ -1,4 +1,4 @@
-"""`deepspeed --module aligner.training.finetune FLAGS` trains one stage."""
+"""`deepspeed --module aligner.training.finetune FLAGS` trains, as one of the ranks."""
 
 import sys
 
@@ -6,6 +6,6 @@ from aligner.surroundings import prepare_process
 
 if __name__ == "__main__":
     prepare_process(sys.argv)  # before the libraries that read it
-    from aligner.training.finetune.run import main
+    from aligner.training.finetune.rank import main
 
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Watching a run: one progress bar, train_log.jsonl always, wandb and tensorboard where asked. Logging never fails a run."""
+"""The log of a run: one progress bar, train_log.jsonl always, wandb and tensorboard where wanted. Logging never fails a run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import netrc
 import os
 import statistics
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,24 +19,12 @@ from tqdm import tqdm
 
 from aligner import network
 from aligner.console import NOW_AND_THEN, has_terminal, print_progress
-from aligner.files import write_lines
+from aligner.files import write_lines, write_text
 from aligner.training.config import OutputConfig
+from aligner.training.train_log import FILE, read_log
 
-FILE = "train_log.jsonl"
 RECENT = 50  # losses that a new one is compared with
 log = logging.getLogger("aligner")
-
-
-def read_log(folder: str | Path) -> list[dict[str, Any]]:
-    """The whole lines of a folder's train_log.jsonl; a line cut off by a kill is left out."""
-    file = Path(folder) / FILE
-    lines = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return lines
 
 
 def is_far_above(loss: float, recent: Sequence[float]) -> bool:
@@ -62,7 +51,7 @@ class Metrics:
         self._name, self._updates, self._start, self._done = name, updates, start, start
         self._began = self._last = time.monotonic()
         self._recent = deque((line["loss"] for line in kept if "loss" in line), maxlen=RECENT)
-        self._trackers = [t for t in (_tracker(output, folder, name, settings),) if t]
+        self._trackers = [t for t in (_tracker(output, folder, name, settings, start > 0),) if t]
 
     def record(self, values: dict[str, Any]) -> None:
         """One line of the log: an update's figures, or an evaluation's `update` and `eval_loss`."""
@@ -73,8 +62,12 @@ class Metrics:
             self._advance("")
         elif "loss" in values:
             if is_far_above(values["loss"], self._recent):
-                log.warning("update %s: the loss is %.3f, far above its recent course (%.3f); see its records if it stays",
-                            values["update"], values["loss"], statistics.median(self._recent))  # fmt: skip
+                log.warning(
+                    "update %s: the loss is %.3f, far above its recent course (%.3f); see its records if it stays",
+                    values["update"],
+                    values["loss"],
+                    statistics.median(self._recent),
+                )
             self._recent.append(values["loss"])
             self._advance(
                 f"loss {values['loss']:.3f}, lr {values['lr']:.1e}, {values['tokens_per_second']:,.0f} tokens/s"
@@ -89,7 +82,7 @@ class Metrics:
                 self._trackers.remove(tracker)
 
     def _advance(self, figures: str) -> None:
-        """Move the bar on. Where nobody reads it any more (a pipe whose reader is gone), the run goes on without."""
+        """Advance the progress bar. Where nobody reads it any more (a pipe whose reader is gone), the run goes on without."""
         self._done += 1
         with suppress(OSError):
             if figures:
@@ -116,7 +109,7 @@ class Metrics:
 Tracker = Callable[[dict[str, Any] | None], None]
 
 
-def _tracker(output: OutputConfig, folder: Path, name: str, settings: dict[str, Any]) -> Tracker | None:
+def _tracker(output: OutputConfig, folder: Path, name: str, settings: dict[str, Any], resumed: bool) -> Tracker | None:
     """A function that takes one line of figures, and None at the end. None where no tracker is wanted or works."""
     kind = output.log_type or ("wandb" if wandb_key_is_set() else "none")
     if kind == "none":
@@ -126,7 +119,7 @@ def _tracker(output: OutputConfig, folder: Path, name: str, settings: dict[str, 
         if kind == "tensorboard":
             return _tensorboard(directory / "tensorboard" / name)
         run_name = output.log_run_name or Path(output.output_dir or folder).resolve().name
-        return _wandb(directory, output.log_project, f"{run_name}-{name}", settings)
+        return _wandb(directory, output.log_project, f"{run_name}-{name}", settings, resumed)
     except Exception as error:  # a missing package, no permission, no network: the run goes on
         log.warning("no %s logging: %s", kind, error)
         return None
@@ -142,13 +135,18 @@ def wandb_key_is_set() -> bool:
         return False
 
 
-def _wandb(directory: Path, project: str, name: str, settings: dict[str, Any]) -> Tracker:
-    """Online where the network and a key allow it, offline (`wandb sync` sends it later) where not."""
+def _wandb(directory: Path, project: str, name: str, settings: dict[str, Any], resumed: bool) -> Tracker:
+    """Online where the network and a key allow it, offline (`wandb sync` sends it later) where not. One run of wandb, however
+    often this one is resumed: its id is kept beside wandb's files."""
     import wandb
 
-    directory.mkdir(parents=True, exist_ok=True)
+    identity = directory / "wandb" / f"run-id-{name}"
+    identity.parent.mkdir(parents=True, exist_ok=True)
+    if not (resumed and identity.is_file()):
+        write_text(identity, uuid.uuid4().hex)
     quiet = wandb.Settings(init_timeout=20, finish_timeout=60, silent=True, x_disable_stats=True, save_code=False)
     options: dict[str, Any] = {"project": project, "name": name, "dir": directory, "config": settings}
+    options |= {"id": identity.read_text(encoding="utf-8"), "resume": "allow"}
     wanted: Any = os.environ.get("WANDB_MODE") or ("online" if wandb_key_is_set() else "offline")
     address = os.environ.get("WANDB_BASE_URL") or network.WANDB
     if wanted == "online" and not network.is_reachable(address):
@@ -157,8 +155,12 @@ def _wandb(directory: Path, project: str, name: str, settings: dict[str, Any]) -
     try:
         run = wandb.init(**options, mode=wanted, settings=quiet)
     except Exception as error:
-        log.warning("wandb is offline (%s); 'wandb sync' sends the run later", str(error).splitlines()[0])
+        log.warning("wandb cannot be reached (%s)", str(error).splitlines()[0])
         run = wandb.init(**options, mode="offline", settings=quiet)
+    if run.offline:
+        log.info("wandb is offline; this sends the run later: wandb sync --append %s/offline-run-*", identity.parent)
+    else:
+        log.info("wandb: %s", run.url)
 
     def track(values: dict[str, Any] | None) -> None:
         if values is None:

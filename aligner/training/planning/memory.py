@@ -1,6 +1,6 @@
 """What a rank's memory holds: model states by DeepSpeed's own account, activations by watching the real code run weightless.
 
-A model is built without weights, and one forward and backward pass is made with tensors that have a shape and no content;
+A model is built without weights, and one forward and backward pass is run with tensors that have a shape and no content;
 the most bytes that live at once are counted. So the figure follows the model's and this project's code, whatever they are.
 """
 
@@ -24,12 +24,13 @@ from aligner.records import Origin
 from aligner.training.datasets.supervised import Tokens
 from aligner.training.engine.attention import supports
 from aligner.training.engine.batching import Layout, MicroBatch, collate
-from aligner.training.engine.loss import Objective
-from aligner.training.engine.zero import zero3_limits
+from aligner.training.engine.head_loss import CPU_WORKSPACE, WORKSPACE
+from aligner.training.engine.objective import Objective
+from aligner.training.engine.recompute import recompute_activations
+from aligner.training.engine.zero import reduce_bucket, zero3_limits
 from aligner.training.planning.shapes import Shape
 
 LEARNED = 0.5  # share of a row's tokens that are learned; 0.46 in 2,415 published rows (question, answer, correction)
-BUCKET = 500_000_000  # gradients that DeepSpeed reduces at once, by default
 HOST_FACTOR = 1.5  # DeepSpeed's own allowance for buffers in CPU memory
 
 
@@ -76,8 +77,8 @@ def model_states(size: Size, half: bool, stage: int, offload: str, gpus: int, no
     if stage == 3:
         split = 18 if half else 20
         kept = {"none": split, "optimizer": weight, "parameter": split - weight, "all": 0}[offload]
-        moved = (split - kept) * n // nodes if offload != "none" else 4 * size.largest_layer * (gpus // nodes)
-        return States(4 * size.largest_layer + kept * n // gpus, int(moved * HOST_FACTOR))
+        offloaded = (split - kept) * n // nodes if offload != "none" else 4 * size.largest_layer * (gpus // nodes)
+        return States(4 * size.largest_layer + kept * n // gpus, int(offloaded * HOST_FACTOR))
     if stage == 2 and offload == "optimizer":
         return States(weight * n, int(n * max(4 * gpus, 16) * HOST_FACTOR))
     whole = {0: weight + gradient + (12 if half else 8), 1: weight + gradient, 2: weight}[stage]
@@ -90,46 +91,46 @@ def model_states(size: Size, half: bool, stage: int, offload: str, gpus: int, no
 def buffers(shape: Shape, size: Size, half: bool, stage: int, gpus: int) -> int:
     """Bytes of DeepSpeed's own buffers: the reduce bucket, and at stage 3 the gathered weights."""
     width = 2 if half else 4
-    limit = zero3_limits(shape.config.get_text_config())["stage3_max_live_parameters"]
+    text = shape.config.get_text_config()
+    limit = zero3_limits(text)["stage3_max_live_parameters"]
     live = min(limit, size.parameters) if stage == 3 and gpus > 1 else 0
-    return width * ((min(BUCKET, size.parameters) if stage else 0) + live)
+    return width * ((reduce_bucket(text) if stage else 0) + live)
 
 
 class _Live(TorchDispatchMode):
-    """Counts the bytes of the tensors that operations make, while they live."""
+    """Counts the bytes of the tensors that operations allocate, while they live."""
 
-    def __init__(self, known: list[torch.Tensor]) -> None:
+    def __init__(self, counted: list[torch.Tensor]) -> None:
         super().__init__()
-        self.sizes = {tensor.untyped_storage()._cdata: 0 for tensor in known}
+        self.sizes = {tensor.untyped_storage()._cdata: 0 for tensor in counted}
         self.now = self.peak = 0
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = operation(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
+        output = operation(*args, **(kwargs or {}))
+        for tensor in tree_leaves(output):
             if isinstance(tensor, torch.Tensor):
-                self._notice(tensor.untyped_storage())
-        return made
+                self._count(tensor.untyped_storage())
+        return output
 
-    def _notice(self, storage: torch.UntypedStorage) -> None:
+    def _count(self, storage: torch.UntypedStorage) -> None:
         if storage._cdata not in self.sizes:
             self.sizes[storage._cdata] = storage.nbytes()
             self.now += storage.nbytes()
             self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._forget, storage._cdata)
+            weakref.finalize(storage, self._release, storage._cdata)
 
-    def _forget(self, key: int) -> None:
+    def _release(self, key: int) -> None:
         self.now -= self.sizes.pop(key)
 
 
 @lru_cache(maxsize=64)
-def peak_activations(shape: Shape, rows: int, length: int, checkpointing: bool, dtype: torch.dtype) -> int:
+def peak_activations(shape: Shape, rows: int, length: int, recomputed: str, dtype: torch.dtype) -> int:
     """The most bytes that a forward and backward pass over (rows x length) tokens holds besides the model states.
 
     Activations, logits, and one weight's gradient before it is handed on. Learned tokens: LEARNED of all.
     """
     model = weightless(shape, dtype)
-    if checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    recompute_activations(model, recomputed)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = model.to_empty(device="cpu").train()
         model.tie_weights()
@@ -137,15 +138,22 @@ def peak_activations(shape: Shape, rows: int, length: int, checkpointing: bool, 
             parameter.register_post_accumulate_grad_hook(_hand_on)
         flat = supports(model)
         batch = worst_batch(rows, length, flat)
-        given = [value for value in (getattr(batch, f.name) for f in fields(batch)) if isinstance(value, torch.Tensor)]
-        live = _Live([*model.parameters(), *model.buffers(), *given])
+        inputs = [value for value in (getattr(batch, f.name) for f in fields(batch)) if isinstance(value, torch.Tensor)]
+        live = _Live([*model.parameters(), *model.buffers(), *inputs])
         with live:
             Objective(model, flat)(batch).backward()
     return live.peak
 
 
+def gpu_workspace(vocabulary: int, targets: int, itemsize: int) -> int:
+    """Bytes of logits that a GPU's larger pieces of the head hold at once beyond the CPU's, which `peak_activations` sees: in
+    fp32, and twice in the type of the head."""
+    numbers = min(WORKSPACE, 4 * vocabulary * targets) // 4
+    return max(0, numbers * (4 + 2 * itemsize) - 2 * CPU_WORKSPACE)
+
+
 def worst_batch(rows: int, length: int, flat: bool) -> MicroBatch:
-    """A micro-batch of rows that all have this length, of which LEARNED is learned; its ids say nothing."""
+    """A micro-batch of rows that all have this length, of which LEARNED is learned; its ids are all 0."""
     row = Tokens(np.zeros(length, dtype=np.int32), int(length * (1 - LEARNED)), Origin("worst", 0), False, False)
     return collate([row] * rows, [1.0] * rows, Layout(flat, rows, rows * length, 0))
 

@@ -12,18 +12,30 @@ from aligner.models import load_tokenizer
 from aligner.records import UserError
 from aligner.training.config import RunConfig
 from aligner.training.datasets.mixture import identity_size
-from aligner.training.finetune.metrics import read_log
 from aligner.training.flags import parse
 from aligner.training.plan import Plan
 from aligner.training.planning.memory import Size, size_of
-from aligner.training.planning.memory_plan import GB, Hardware, fit_lines, is_half, memory_lines, need_of
+from aligner.training.planning.memory_plan import (
+    GB,
+    Hardware,
+    fit_lines,
+    is_half,
+    memory_lines,
+    need_of,
+    one_gpu_line,
+    recomputing_line,
+    settle_recomputing,
+)
 from aligner.training.planning.shapes import Shape, shape_of_model
 from aligner.training.stages import plan_of, recipes, records_per_update, sides_as_tokens, stage_data
+from aligner.training.train_log import read_log
+
+RECOMPUTED_SHARE = {"all": 1.0, "some": 0.5, "none": 0.0}  # of the layers
 
 
 @dataclass(frozen=True)
-class Request:
-    """What `aligner plan` is asked besides the flags of training; memory in GB, throughput as one of three."""
+class PlanRequest:
+    """The flags of `aligner plan` besides those of training; memory in GB, throughput as one of three."""
 
     gpu_memory: float = 80
     cpu_memory: float | None = None
@@ -36,51 +48,57 @@ class Request:
     upstream: list[float] | None = None
 
 
-def check_request(asked: Request) -> None:
+def check_request(request: PlanRequest) -> None:
     """UserError where a number cannot be meant."""
-    numbers = {name: value for name, value in asdict(asked).items() if isinstance(value, int | float)}
-    for number in asked.upstream or []:
+    numbers = {name: value for name, value in asdict(request).items() if isinstance(value, int | float)}
+    for number in request.upstream or []:
         numbers["upstream"] = min(number, numbers.get("upstream", number))
     for name, number in numbers.items():
         if not 0 < number < float("inf"):
             raise UserError(f"--{name} is {number}: it must be above 0.")
 
 
-def report(flags: Sequence[str], asked: Request) -> tuple[list[str], bool]:
+def report(flags: Sequence[str], request: PlanRequest) -> tuple[list[str], bool]:
     """`aligner plan`: its lines, and whether the run fits."""
-    check_request(asked)
+    check_request(request)
     config = parse(flags, "aligner plan [--config FILE] [flags of training] [flags below]")
     name = config.model.model_name_or_path
     if not name:
         raise UserError("--model_name_or_path is missing. Name a model, or a --config that does.")
     gpus = config.launch.gpus or 1
-    cpu = int(asked.cpu_memory * GB) if asked.cpu_memory else None
-    slots = asked.gpus_per_node
-    hardware = Hardware(gpus, min(gpus, slots), int(asked.gpu_memory * GB), cpu, slots)
+    cpu = int(request.cpu_memory * GB) if request.cpu_memory else None
+    slots = request.gpus_per_node
+    hardware = Hardware(gpus, min(gpus, slots), int(request.gpu_memory * GB), cpu, slots)
     shape = shape_of_model(name, config.model.trust_remote_code)
     size = size_of(shape)
-    where = f"{gpus} x {asked.gpu_memory:g} GB" + (f" in {hardware.nodes} nodes" if hardware.nodes > 1 else "")
+    where = f"{gpus} x {request.gpu_memory:g} GB" + (f" in {hardware.nodes} nodes" if hardware.nodes > 1 else "")
     kind = "16 bit" if is_half(config) else "32 bit"
     lines = [
         f"{name}: {size.parameters / 1e9:,.2f} billion parameters; {where}; ZeRO-{config.launch.zero_stage}, {kind}"
     ]
-    need = need_of(config, shape, size, hardware)
-    lines += [*memory_lines(need, hardware), *fit_lines(config, shape, size, hardware, need)]
-    rows, per_row = count_rows(config, asked)
+    settled = settle_recomputing(config, shape, size, hardware)
+    need = need_of(settled, shape, size, hardware)
+    lines += [
+        recomputing_line(config, settled),
+        *memory_lines(need, hardware),
+        *fit_lines(settled, shape, size, hardware, need),
+        *one_gpu_line(config, gpus),
+    ]
+    rows, per_row = count_rows(config, request)
     plans = plans_of(config, rows, gpus)
     lines += [f"{stage}: {plan.line()}" for stage, plan in plans.items()]
-    speed = throughput(config, asked, shape, size, per_row)
+    speed = throughput(settled, request, shape, size, per_row)
     ask = "time: give --tokens_per_second, --tflops or --measured DIR"
     lines.append(time_line(plans.values(), per_row, *speed) if speed else ask)
-    if asked.upstream:
-        lines += resource_claim(shape.nominal or size.parameters / 1e9, asked.upstream)
+    if request.upstream:
+        lines += resource_claim(shape.nominal or size.parameters / 1e9, request.upstream)
     return lines, need.fits(hardware)
 
 
-def count_rows(config: RunConfig, asked: Request) -> tuple[int, float]:
-    """The records that are kept and their mean tokens: of the data where they are given, else as asked."""
+def count_rows(config: RunConfig, request: PlanRequest) -> tuple[int, float]:
+    """The records that are kept and their mean tokens: of the data where they are given, else as requested."""
     if not config.data.train_datasets:
-        return asked.rows, asked.tokens_per_row or float(config.model.max_length)
+        return request.rows, request.tokens_per_row or float(config.model.max_length)
     base = locate(config.model.model_name_or_path or "")
     tokenizer = load_tokenizer(base, config.model.trust_remote_code)
     (tokens, _), _ = sides_as_tokens(config, stage_data(config, "correction"), tokenizer)
@@ -94,18 +112,20 @@ def plans_of(config: RunConfig, rows: int, gpus: int) -> dict[str, Plan]:
     return {name: plan_of(recipe, sizes[name], per_update, gpus) for name, recipe in recipes(o).items()}
 
 
-def throughput(config: RunConfig, asked: Request, shape: Shape, size: Size, per_row: float) -> tuple[float, str] | None:
-    """Tokens a second of all GPUs together, and where the figure comes from; None where nothing was said."""
-    if asked.tokens_per_second:
-        return asked.tokens_per_second, "stated"
-    if asked.tflops:
-        each = flops_per_token(size, shape, per_row, config.optimization.gradient_checkpointing)
-        return (config.launch.gpus or 1) * asked.tflops * 1e12 / each, f"stated: {asked.tflops:g} TFLOP/s a GPU"
-    if asked.measured:
-        speeds = [line["tokens_per_second"] for line in read_log(Path(asked.measured)) if "tokens_per_second" in line]
+def throughput(
+    config: RunConfig, request: PlanRequest, shape: Shape, size: Size, per_row: float
+) -> tuple[float, str] | None:
+    """Tokens a second of all GPUs together, and where the figure comes from; None where none was given."""
+    if request.tokens_per_second:
+        return request.tokens_per_second, "stated"
+    if request.tflops:
+        each = flops_per_token(size, shape, per_row, RECOMPUTED_SHARE[config.recomputed])
+        return (config.launch.gpus or 1) * request.tflops * 1e12 / each, f"stated: {request.tflops:g} TFLOP/s a GPU"
+    if request.measured:
+        speeds = [line["tokens_per_second"] for line in read_log(Path(request.measured)) if "tokens_per_second" in line]
         if not speeds:
-            raise UserError(f"{asked.measured}: has no train_log.jsonl with updates in it.")
-        return statistics.median(speeds), f"median of {len(speeds)} updates in {asked.measured}"
+            raise UserError(f"{request.measured}: has no train_log.jsonl with updates in it.")
+        return statistics.median(speeds), f"median of {len(speeds)} updates in {request.measured}"
     return None
 
 
@@ -131,10 +151,10 @@ def resource_claim(aligner: float, upstreams: list[float]) -> list[str]:
     return lines
 
 
-def flops_per_token(size: Size, shape: Shape, length: float, checkpointing: bool) -> float:
+def flops_per_token(size: Size, shape: Shape, length: float, recomputed: float) -> float:
     """Floating-point operations for training on one token: 6 per parameter and causal attention (PaLM, appendix B), a third
-    more where the forward pass is made twice."""
+    more where the forward pass runs twice."""
     text = shape.config.get_text_config()
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     attention = 6 * text.num_hidden_layers * text.num_attention_heads * head * length
-    return (6 * size.parameters + attention) * (4 / 3 if checkpointing else 1)
+    return (6 * size.parameters + attention) * (1 + recomputed / 3)

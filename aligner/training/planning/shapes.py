@@ -28,16 +28,27 @@ class Shape:
 
 def _llama(layers: int, hidden: int, inner: int, heads: int, kv_heads: int) -> Any:
     return LlamaConfig(
-        vocab_size=32000, num_hidden_layers=layers, hidden_size=hidden, intermediate_size=inner,
-        num_attention_heads=heads, num_key_value_heads=kv_heads, max_position_embeddings=4096,
-    )  # fmt: skip
+        vocab_size=32000,
+        num_hidden_layers=layers,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=4096,
+    )
 
 
 def _gemma_2b() -> Any:
     return GemmaConfig(
-        vocab_size=256000, num_hidden_layers=18, hidden_size=2048, intermediate_size=16384,
-        num_attention_heads=8, num_key_value_heads=1, head_dim=256, max_position_embeddings=8192,
-    )  # fmt: skip
+        vocab_size=256000,
+        num_hidden_layers=18,
+        hidden_size=2048,
+        intermediate_size=16384,
+        num_attention_heads=8,
+        num_key_value_heads=1,
+        head_dim=256,
+        max_position_embeddings=8192,
+    )
 
 
 PUBLISHED = {

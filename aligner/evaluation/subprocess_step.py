@@ -1,4 +1,4 @@
-"""A step of an evaluation is the command that a person would type, in a process of its own, from files to files."""
+"""A step of an evaluation: the command that a person would type, in a process of its own, from files to files."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Flags = Mapping[str, Any]
 
 
 class StepFailed(UserError):
-    """A command that could not be carried out, and has said why."""
+    """A command that could not be carried out. It has printed the reason itself."""
 
 
 def command(name: str, flags: Flags, *plain: str) -> int:
-    """Run `aligner NAME PLAIN... --flags`. Its exit status 1 (some rows failed) goes on; another one ends everything."""
+    """Run `aligner NAME PLAIN... --flags`. An exit status of 0 or 1 (some rows failed) is returned; StepFailed for another one."""
     words = [word for flag, value in flags.items() for word in _words(flag, value)]
     status = subprocess.run([sys.executable, "-m", "aligner", name, *plain, *words], check=False).returncode
     if status not in (0, 1):
-        raise StepFailed(f"aligner {name} ended with {status}: see above. The same command goes on from there.")
+        raise StepFailed(f"aligner {name} ended with {status}: see above. The same command continues from there.")
     return status
 
 
@@ -36,9 +36,9 @@ def _words(flag: str, value: Any) -> list[str]:
     return [f"--{flag}", *(map(str, value) if isinstance(value, list) else [str(value)])]
 
 
-def the_same(file: Path, settings: Flags, made: Path) -> None:
-    """Keep what `made` is made with. UserError where it is there, and was made with something else."""
-    if made.exists() and file.exists() and (before := read_json(file)) != json.loads(json.dumps(settings)):
+def the_same(file: Path, settings: Flags, product: Path) -> None:
+    """Write down the settings of `product`. UserError where it exists and has other settings."""
+    if product.exists() and file.exists() and (before := read_json(file)) != json.loads(json.dumps(settings)):
         changed = min(name for name in before.keys() | settings.keys() if before.get(name) != settings.get(name))
         raise UserError(
             f"{file.parent}: was made with another {changed} ({file.name} says which). Name another output, or remove it."

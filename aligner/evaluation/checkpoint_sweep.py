@@ -1,4 +1,4 @@
-"""Several Aligners over the same rows, such as the checkpoints of one training run: what each loses where, and what each copies.
+"""Several Aligners over the same rows, such as the checkpoints of one training run: losses by kind of token, and copying.
 
 Each one's losses are of the corrections in the rows; its copying is of corrections that it makes itself. A resume state is
 exported for the time it takes.
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from aligner.evaluation.figures import KINDS, copying
 from aligner.evaluation.judging import Progress
 from aligner.evaluation.pairs import Pair, read_pairs
-from aligner.evaluation.steps import Flags, command
+from aligner.evaluation.subprocess_step import Flags, command
 from aligner.files import Row, read_rows, remove_folder, sha256_of, write_lines
 from aligner.records import UserError
 
@@ -32,52 +32,52 @@ _UPDATE = re.compile(r"update-(\d+)")
 
 
 @dataclass(frozen=True)
-class Course:
+class CheckpointSweep:
     """The Aligners to measure, [NAME=]model folders or resume states; `flags`: of `aligner correct`, for how they decode."""
 
     models: tuple[str, ...]
     flags: Flags
 
-    def run(self, pairs: Sequence[Pair], folder: Path, progress: Progress) -> list[dict[str, Any]]:
+    def measure(self, pairs: Sequence[Pair], folder: Path, progress: Progress) -> list[dict[str, Any]]:
         """For each Aligner in order: its name, losses by upstream and kind, and copying figures by upstream.
 
-        Its corrections are kept in `folder` under what made them: run again, they are not made again.
+        Its corrections are kept in `folder`, named by a digest of all that decides them, and used again by a later run.
         """
-        from aligner.evaluation.losses import means  # torch, for which other evaluations need not wait
+        from aligner.evaluation.losses import means  # imports torch, for which other evaluations need not wait
 
         rows = folder / "rows.jsonl"
         write_lines(rows, ({"question": p.question, "answer": p.before, "upstream": p.upstream} for p in pairs))
-        for left in folder.glob(f"{EXPORTED}*"):  # by a kill
+        for left in folder.glob(f"{EXPORTED}*"):  # left by a kill
             remove_folder(left)
-        found = []
+        results = []
         for name, model in in_order(self.models):
             print(f"{name}: losses and corrections of {len(pairs):,} answers", flush=True)
-            with opened(model, folder) as place:
+            with as_model_folder(model, folder) as place:
                 corrected = folder / f"{name}-{self._digest(rows, place)}.jsonl"
                 if not corrected.exists():
                     command("correct", {"model": place, "input": rows, "output": corrected, **self.flags})
                 shares = self._losses(place, pairs, partial(progress, desc=name))
-            made, faults = read_pairs(str(corrected))
+            corrected_pairs, faults = read_pairs(str(corrected))
             cut = sum(isinstance(row, Row) and row.value.get("finished") is False for row in read_rows(corrected))
-            found.append({"model": name, "cut_off": cut, "left_out": len(pairs) - len(shares), "failed": len(faults),
-                          "loss": means(shares, pairs), "copying": copying(made)})  # fmt: skip
-        return found
+            result = {"model": name, "cut_off": cut, "left_out": len(pairs) - len(shares), "failed": len(faults)}
+            results.append({**result, "loss": means(shares, pairs), "copying": copying(corrected_pairs)})
+        return results
 
     def _trusted(self) -> bool:
         return bool(self.flags.get("trust_remote_code"))
 
     def _digest(self, rows: Path, place: str) -> str:
-        """What decides an Aligner's corrections."""
+        """A digest of all that decides an Aligner's corrections."""
         from aligner.card import prompt_of
         from aligner.models import fingerprint
 
-        said = [
+        parts = [
             sha256_of(rows),
             fingerprint(place, self._trusted()),
             prompt_of(place, self.flags.get("prompt_template")).text,
             *sorted(f"{k}={v}" for k, v in self.flags.items()),
         ]
-        return hashlib.sha256("\0".join(said).encode()).hexdigest()[:12]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
     def _losses(self, place: str, pairs: Sequence[Pair], progress: Progress) -> dict[int, Shares]:
         import torch
@@ -86,10 +86,10 @@ class Course:
         from aligner.inference.corrector import Corrector
 
         aligner = Corrector.load(place, self.flags.get("prompt_template"), trust_remote_code=self._trusted())
-        found = losses(aligner.model, aligner.encoder, aligner.template, pairs, progress)
+        shares = losses(aligner.model, aligner.encoder, aligner.template, pairs, progress)
         del aligner
         torch.cuda.empty_cache()  # the next one corrects in a process of its own, and needs the room
-        return found
+        return shares
 
 
 def in_order(models: Sequence[str]) -> list[tuple[str, str]]:
@@ -103,7 +103,7 @@ def in_order(models: Sequence[str]) -> list[tuple[str, str]]:
             raise UserError(f"{model}: is no model folder and no resume state; those are RUN/checkpoints/update-N.")
     if twice := next((name for name, _ in named if [n for n, _ in named].count(name) > 1), None):
         raise UserError(f"--models has two called '{twice}': write NAME=DIR for one of them.")
-    numbers = {name: int(found[1]) for name, _ in named if (found := _UPDATE.fullmatch(name))}
+    numbers = {name: int(match[1]) for name, _ in named if (match := _UPDATE.fullmatch(name))}
     return sorted(named, key=lambda each: (each[0] not in numbers, numbers.get(each[0], 0)))
 
 
@@ -116,7 +116,7 @@ def _named(model: str) -> tuple[str, str]:
 
 
 @contextmanager
-def opened(model: str, folder: Path) -> Iterator[str]:
+def as_model_folder(model: str, folder: Path) -> Iterator[str]:
     """A model's folder; of a resume state one under `folder` that is gone afterwards."""
     if not (Path(model) / STATE).is_file():
         yield model
@@ -126,14 +126,14 @@ def opened(model: str, folder: Path) -> Iterator[str]:
         yield str(Path(place) / "model")
 
 
-def lines(course: Sequence[dict[str, Any]]) -> list[str]:
+def sweep_lines(sweep: Sequence[dict[str, Any]]) -> list[str]:
     """The table for a terminal: over all rows, a line for each Aligner."""
-    if not course:
+    if not sweep:
         return []
-    width = max(len("Aligner"), *(len(each["model"]) for each in course))
+    width = max(len("Aligner"), *(len(each["model"]) for each in sweep))
     heads = [f"loss {kind}" for kind in KINDS] + ["identical", "copied", "similarity"]
-    made = [f"{'Aligner':<{width}}  " + "  ".join(f"{head:>11}" for head in heads)]
-    for each in course:
+    table = [f"{'Aligner':<{width}}  " + "  ".join(f"{head:>11}" for head in heads)]
+    for each in sweep:
         loss, copied = each["loss"]["all"], each["copying"]["all"]
         cells = ["-" if loss[kind]["loss"] is None else f"{loss[kind]['loss']:.3f}" for kind in KINDS]
         cells += [
@@ -141,9 +141,9 @@ def lines(course: Sequence[dict[str, Any]]) -> list[str]:
             f"{copied['copied']:.1%}",
             f"{copied['similarity']:.2f}",
         ]
-        made.append(f"{each['model']:<{width}}  " + "  ".join(f"{cell:>11}" for cell in cells))
-    if cut := max(each["cut_off"] for each in course):
-        made.append(
+        table.append(f"{each['model']:<{width}}  " + "  ".join(f"{cell:>11}" for cell in cells))
+    if cut := max(each["cut_off"] for each in sweep):
+        table.append(
             f"up to {cut:,} corrections did not end by themselves: a larger --max_new_tokens may change what was copied"
         )
-    return made
+    return table

@@ -1,0 +1,70 @@
+"""The settings of `aligner correct`, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aligner.files import refuse_overwriting
+from aligner.records import UserError, require_at_least_one
+
+
+@dataclass(frozen=True)
+class AlignerOptions:
+    """How an Aligner is opened and how it decodes: the flags that `correct`, `serve` and `calibrate` share."""
+
+    batch_size: int = 8
+    max_new_tokens: int = 2048
+    prompt_template: str | None = None
+    dtype: str | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class CorrectConfig:
+    """The settings of `aligner correct`, a field for each flag. Either `model` or `stack` is given.
+
+    UserError where the flags do not go together.
+    """
+
+    input: str
+    output: str
+    options: AlignerOptions
+    model: str | None = None
+    stack: tuple[str, ...] | None = None
+    rounds: int = 1
+    feedback: str | None = None
+    sample: bool = False
+    seed: int = 42
+    aligner_url: str | None = None
+    aligner_model: str | None = None
+    aligner_key: str = "ALIGNER_API_KEY"
+    upstream_url: str | None = None
+    upstream_model: str | None = None
+    upstream_max_tokens: int | None = None
+    upstream_temperature: float | None = None
+    upstream_key: str = "OPENAI_API_KEY"
+    concurrency: int = 8
+    timeout: float = 600
+
+    def __post_init__(self) -> None:
+        require_at_least_one(
+            batch_size=self.options.batch_size,
+            max_new_tokens=self.options.max_new_tokens,
+            rounds=self.rounds,
+            concurrency=self.concurrency,
+        )
+        refuse_overwriting(self.output, self.input)
+        for name, needs in (
+            ("upstream_url", "upstream_model"),
+            ("upstream_model", "upstream_url"),
+            ("aligner_model", "aligner_url"),
+        ):
+            if getattr(self, name) and not getattr(self, needs):
+                raise UserError(f"--{name} needs --{needs}.")
+        if self.aligner_url and self.stack:
+            raise UserError("--aligner_url serves one Aligner: give --model, and run again for the next of a stack.")
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The Aligners of the stack, or the one."""
+        return self.stack or (self.model or "",)

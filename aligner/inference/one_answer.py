@@ -1,0 +1,35 @@
+"""One answer, corrected and shown as a diff: `aligner correct --question ... --answer ...`."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+
+from aligner.demo import locate
+from aligner.inference.corrector import Corrector, Settings
+from aligner.models import check_place, quiet_libraries
+from aligner.quality.edits import diff, show
+
+
+def show_one_correction(
+    model: str,
+    question: str,
+    answer: str,
+    feedback: str | None,
+    prompt_template: str | None,
+    max_new_tokens: int,
+    dtype: str | None,
+    trust_remote_code: bool,
+) -> None:
+    """Correct an answer and print it as a diff, coloured on a terminal, with the share copied below."""
+    quiet_libraries()
+    folder = locate(model)
+    check_place(folder)
+    settings = Settings(batch_size=1, max_new_tokens=max_new_tokens)
+    corrector = Corrector.load(folder, prompt_template, settings, trust_remote_code, dtype)
+    [corrected] = corrector.correct([(question, answer)], feedback)
+    screen = Console(highlight=False, markup=False, soft_wrap=True)
+    screen.print(show(diff(answer, corrected.text), sys.stdout.isatty()))
+    ended = "" if corrected.finished else f"; cut off at {max_new_tokens:,} tokens (or the model's)"
+    screen.print(f"({corrected.edits.copied:.0%} of it copied{ended})", style="dim")

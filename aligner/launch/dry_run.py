@@ -1,0 +1,58 @@
+"""`--dry_run`: what a run would do, without doing it: its command, the arithmetic, the tally, the memory, three examples."""
+
+from __future__ import annotations
+
+import shlex
+
+from aligner.launch.command import environment, launch_command
+from aligner.launch.report import show_examples
+from aligner.models import load_tokenizer
+from aligner.training.config import RunConfig
+from aligner.training.distributed.hardware import gpu_memory
+from aligner.training.distributed.hosts import read_hostfile
+from aligner.training.planning.memory import size_of
+from aligner.training.planning.memory_plan import (
+    Hardware,
+    fit_lines,
+    memory_lines,
+    need_of,
+    one_gpu_line,
+    recomputing_line,
+    settle_recomputing,
+)
+from aligner.training.planning.shapes import shape_of_model
+from aligner.training.stages import plan_of, records_per_update, sides_as_tokens, stage_data, stages, stages_to_train
+
+
+def dry_run(config: RunConfig, ranks: int) -> None:
+    """Print it all."""
+    variables = " ".join(f"{key}={shlex.quote(value)}" for key, value in environment(config, ranks).items())
+    print(f"\n{variables} {shlex.join(launch_command(config, ranks))}")
+    tokenizer = load_tokenizer(stages(config)[0].start_from, config.model.trust_remote_code)
+    for stage in stages_to_train(config):
+        data = stage_data(config, stage.name)
+        (tokens, tally), (_, held_out_tally) = sides_as_tokens(config, data, tokenizer)
+        print(f"\n{stage.name}")
+        print(plan_of(stage.optimization, len(tokens), records_per_update(config, ranks), ranks).line())
+        for side, counted in (("training", tally), ("held out", held_out_tally)):
+            for line in counted.lines() if counted.rows else []:
+                print(f"{side}: {line.strip()}")
+        print(f"prompt: {data.template.name}")
+    print(*memory_summary(config, ranks), sep="\n")
+    show_examples(tokens, tokenizer)
+
+
+def memory_summary(config: RunConfig, ranks: int) -> list[str]:
+    """What each rank will hold, and whether this machine's GPUs can."""
+    shape = shape_of_model(config.model.model_name_or_path or "", config.model.trust_remote_code)
+    size, per_node = size_of(shape), ranks
+    if config.launch.hostfile:
+        per_node = max(host.slots for host in read_hostfile(config.launch.hostfile))
+    hardware = Hardware(ranks, per_node, gpu_memory())
+    settled = settle_recomputing(config, shape, size, hardware)
+    need = need_of(settled, shape, size, hardware)
+    lines = [f"\nmemory ({size.parameters:,} parameters; 'aligner plan' has more)", recomputing_line(config, settled)]
+    lines += memory_lines(need, hardware)
+    if not hardware.gpu_memory:
+        return lines
+    return [*lines, *fit_lines(settled, shape, size, hardware, need), *one_gpu_line(config, ranks)]

@@ -1,0 +1,110 @@
+"""The settings of `aligner serve` and `aligner calibrate`, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from aligner.files import refuse_overwriting
+from aligner.inference.config import AlignerOptions
+from aligner.records import UserError, require_at_least_one
+from aligner.serving import LOOPBACK
+
+UPSTREAM_KEY = "OPENAI_API_KEY"
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """The settings of `aligner serve`, a field for each flag. Keys are named by their environment variables.
+
+    UserError where the flags do not go together.
+    """
+
+    model: str
+    upstream_url: str
+    options: AlignerOptions
+    mode: str = "always"
+    threshold: float | None = None
+    shadow_file: str | None = None
+    on_failure: str = "closed"
+    host: str = "127.0.0.1"
+    port: int = 8080
+    api_key: str | None = None
+    upstream_key: str = UPSTREAM_KEY
+    feedback: str = ""
+    max_requests: int = 64
+    max_prompt_tokens: int = 8192
+    max_request_bytes: int = 1_000_000
+    upstream_timeout: float = 120
+    aligner_timeout: float = 60
+
+    def __post_init__(self) -> None:
+        numbers = {name: getattr(self.options, name) for name in ("batch_size", "max_new_tokens")}
+        limits = ("max_prompt_tokens", "max_requests", "max_request_bytes", "upstream_timeout", "aligner_timeout")
+        numbers |= {name: getattr(self, name) for name in limits}
+        for name, number in numbers.items():
+            if not number > 0:
+                raise UserError(f"--{name} is {number}: it must be above 0.")
+        parts = urlsplit(self.upstream_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UserError(f"--upstream_url {self.upstream_url}: write it as http://HOST:PORT/v1.")
+        if parts.username or parts.query or parts.fragment:
+            raise UserError(
+                f"--upstream_url: the address of {parts.hostname} is http://HOST:PORT/v1 and no more; a key is --upstream_key's."
+            )
+        if self.upstream_key != UPSTREAM_KEY and not os.environ.get(self.upstream_key):
+            raise UserError(f"--upstream_key: {named(self.upstream_key)} is not set.")
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise UserError(
+                f"--threshold is {self.threshold}: it is a number of nats a token, as 'aligner calibrate' chooses it."
+            )
+        if (self.mode == "gate") != (self.threshold is not None):
+            raise UserError("--mode gate and --threshold X belong together: 'aligner calibrate' chooses X.")
+        if (self.mode == "shadow") != bool(self.shadow_file):
+            raise UserError("--mode shadow and --shadow_file FILE belong together.")
+        if self.host not in LOOPBACK and not self.api_key:
+            raise UserError(
+                f"--host {self.host} can be reached from elsewhere: ask callers for a key, --api_key VARIABLE."
+            )
+        _ = self.caller_key
+
+    @property
+    def caller_key(self) -> str | None:
+        """The key that callers must send, if one is asked for."""
+        return secret(self.api_key) if self.api_key else None
+
+
+@dataclass(frozen=True)
+class CalibrateConfig:
+    """The settings of `aligner calibrate`, a field for each flag. UserError where a number is out of its range."""
+
+    model: str
+    input: str
+    options: AlignerOptions
+    output: str = "gate.png"
+    missed: float = 0.05
+    rows: int = 1000
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.missed <= 1:
+            raise UserError(f"--missed is {self.missed}: it is a share, 0 to 1.")
+        options = self.options
+        require_at_least_one(batch_size=options.batch_size, max_new_tokens=options.max_new_tokens, rows=self.rows)
+        refuse_overwriting(self.output, self.input)
+
+
+def secret(variable: str) -> str:
+    """The value of a variable that holds a key. UserError where it is not set."""
+    value = os.environ.get(variable, "").strip()
+    if not value:
+        raise UserError(f"--api_key: {named(variable)} is not set. Export it with the key that callers must send.")
+    return value
+
+
+def named(variable: str) -> str:
+    """A variable for a message. What cannot be the name of one may be the key itself, and is not repeated."""
+    if variable.isidentifier() and variable.isupper():
+        return f"the variable {variable}"
+    return "what is named is no variable: it"

@@ -1,0 +1,21 @@
+"""train_log.jsonl: one object per update, and one per evaluation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+FILE = "train_log.jsonl"
+
+
+def read_log(folder: str | Path) -> list[dict[str, Any]]:
+    """The whole lines of a folder's train_log.jsonl; a line cut off by a kill is left out."""
+    file = Path(folder) / FILE
+    lines = []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines
