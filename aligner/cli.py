@@ -9,8 +9,21 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from aligner import __version__
-from aligner.commands import calibrate, campaign, check, correct, evaluate, export, plan, reproduce, serve, train
+from aligner.commands import (
+    calibrate,
+    campaign,
+    check,
+    correct,
+    doctor,
+    evaluate,
+    export,
+    plan,
+    reproduce,
+    serve,
+    train,
+)
 from aligner.records import UserError, system_error
+from aligner.surroundings import prepare_process
 
 Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
 COMMANDS: dict[str, Command] = {
@@ -25,6 +38,7 @@ COMMANDS: dict[str, Command] = {
         check.run,
     ),
     "plan": ("estimate what a run needs and how long it takes, before it costs anything", plan.add_flags, plan.run),
+    "doctor": ("look at this machine and a run's hosts before a GPU hour is spent", doctor.add_flags, doctor.run),
     "correct": ("correct the answers of a file", correct.add_flags, correct.run),
     "evaluate": (
         "measure whether corrections helped: judged in both orders, counted, shown",
@@ -61,11 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0; 1 where rows are wrong or failed; 2 for an error that the user can correct;
     70 for a fault of this program, with its traceback."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    prepare_process(given)  # before the libraries that read it
     if given[:1] == ["train"]:  # it has a parser and exit statuses of its own
         return train.run_flags(given[1:])
     commands = command_parser()
     args, rest = commands.parse_known_args(given)
-    if rest and args.command != "plan":
+    if rest and args.command not in ("plan", "doctor"):
         commands.error(f"unrecognized arguments: {' '.join(rest)}")
     args.rest = rest  # flags of training
     try:

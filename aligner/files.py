@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from aligner.file_systems import move_folder, wait_for_disk
 from aligner.readers.paths import data_files, matches
 from aligner.records import DataError, UserError
 
@@ -47,7 +48,7 @@ def whole_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any
             yield stream
             stream.flush()
             if not in_place:
-                os.fsync(stream.fileno())
+                wait_for_disk(stream.fileno())
         if not in_place:
             beside.replace(final)
     except OSError as error:  # the error of a full disk has no file name
@@ -61,7 +62,7 @@ def whole_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any
 def sync(file: Path) -> None:
     """Wait until a file's bytes are on the disk: a power failure then leaves no hole in what is renamed after."""
     with file.open("rb") as stream:
-        os.fsync(stream.fileno())
+        wait_for_disk(stream.fileno())
 
 
 def refuse_overwriting(output: str, *inputs: str) -> None:
@@ -144,8 +145,12 @@ def remove_folder(folder: Path) -> None:
     if folder.exists():
         doomed = folder.with_name(f"{folder.name}.removing")
         shutil.rmtree(doomed, ignore_errors=True)
-        folder.replace(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+        try:
+            folder.replace(doomed)
+        except OSError:  # a file system that cannot rename a folder: first its mark goes
+            doomed = folder
+            (folder / COMPLETED).unlink(missing_ok=True)
+        shutil.rmtree(doomed, ignore_errors=doomed != folder)
 
 
 @contextmanager
@@ -160,7 +165,7 @@ def whole_folder(path: Path, one_writer: bool = True) -> Iterator[Path]:
     try:
         yield beside
         remove_folder(path)
-        beside.replace(path)
+        move_folder(beside, path)
     finally:
         remove_folder(beside)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from aligner import network
 from aligner.readers.columnar import dataset_rows
 from aligner.records import DataError, Row, UserError
 
+log = logging.getLogger("aligner")
 PREFIX = "hub:"
 _ADDRESS = re.compile(
     r"hub:(?P<repo>[\w.-]+/[\w.-]+)?(?:@(?P<revision>[^#/]+))?(?:#(?P<config>[^/]+))?(?:/(?P<split>[\w.-]+))?"
@@ -55,6 +58,9 @@ def parse_address(text: str, default: str | None = None) -> HubAddress:
 
 @lru_cache(maxsize=8)
 def _builder(repo: str, revision: str, config: str | None) -> Any:
+    if not network.hub_is_offline() and not network.is_reachable(network.hub_address()):
+        log.warning("%s cannot be reached: taking what is in the cache", network.hub_address())
+        network.use_cached_hub()
     from datasets import load_dataset_builder
 
     return load_dataset_builder(repo, config, revision=revision)

@@ -4,5 +4,5 @@
 #   bash scripts/sft-correction.sh --train_datasets train.json --model_name_or_path BASE --output_dir DIR [flags]
 # --help lists the flags, --dry_run shows what would be done.
 set -eu
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" ""  # an extra: none
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/environment.sh" ""  # an extra: none
 exec "$PYTHON" -m aligner.launch "$@"

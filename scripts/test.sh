@@ -4,7 +4,7 @@
 #   bash scripts/test.sh --slow [PART] [arguments]     the slow ones, or a part of them (tests/README.md has the parts)
 #   bash scripts/test.sh --gpu [--only STEP ...]       the acceptance run of a GPU (tests/acceptance/README.md)
 set -eu
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" test
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/environment.sh" test
 cd "$root"
 if [ "${1:-}" = "--gpu" ]; then
     shift

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import kinds
 import pytest
 from warm import LAUNCHES, ROOT, environment, run_aligner
 
@@ -55,6 +56,8 @@ PARTS = {
     "browser": ("test_report_page", "test_real_layer::page"),
     "servers": ("test_real_servers", "test_real_layer"),
     "evaluation": ("test_real_judge",),
+    "environment": ("test_environment_script",),
+    "surroundings": ("test_surroundings", "test_doctor"),
     "data": ("test_check", "test_malformed"),
     "memory": ("test_plan",),
     "families": ("test_families",),
@@ -232,8 +235,26 @@ def browser() -> Iterator[Any]:
     chrome.quit()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Count the members of a kind of surroundings."""
+    report = yield
+    marker = item.get_closest_marker("kind")
+    if marker and (report.when == "call" or report.outcome == "skipped" or (report.when == "setup" and report.failed)):
+        kinds.record(marker.args[0], report.outcome)
+    return report
+
+
+def pytest_sessionfinish() -> None:
+    """Leave the counts where `tests/kinds.py` reads them."""
+    if file := os.environ.get("KINDS_OUTCOMES"):
+        Path(file).write_text(json.dumps(kinds.OUTCOMES))
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The table of faults, where tests of them ran."""
+    """The tables of surroundings and of faults, where tests of them ran."""
+    for line in kinds.lines():
+        terminalreporter.write_line(line)
     if rows := getattr(sys.modules.get("disturbed"), "TABLE", []):
         terminalreporter.write_line("| what was done | exit | what the user saw | what survived |\n|---|---|---|---|")
         for done, saw, status, survived in rows:

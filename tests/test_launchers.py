@@ -210,7 +210,11 @@ def test_a_hostfile_names_hosts_and_slots(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("worker-1\n", "line 1: 'worker-1' is not like 'worker-1 slots=8'"),
+        ("worker-1 8\n", "line 1: 'worker-1 8' is not like 'worker-1 slots=8'"),
+        ("w[1-] slots=8\n", "line 1: '1-' is not a range"),
+        ("w[a-b] slots=8\n", "line 1"),
+        ("w[1-2] slots=8\nw2 slots=8\n", "line 2: w2 stands twice"),
+        ("w1:x\n", "line 1"),
         ("worker-1 slots=8\nworker-2 slot=8\n", "line 2"),
         ("worker-1 slots=0\n", "line 1"),
         ("a slots=1\na slots=1\n", "line 2: a stands twice"),
@@ -223,6 +227,35 @@ def test_a_broken_hostfile_is_named_with_its_line(text, message, tmp_path):
     with pytest.raises(UserError) as caught:
         read_hostfile(str(file))
     assert message in str(caught.value)
+
+
+HOSTFILES = {
+    "w1\nw1\nw2\n": [("w1", 2), ("w2", 1)],
+    "w1:2\nw2:4\n": [("w1", 2), ("w2", 4)],
+    "w1 slots=2 max_slots=8\n": [("w1", 2)],
+    "w1 slots=2 max-slots=8\n": [("w1", 2)],
+    "w1 slots = 2\n": [("w1", 2)],
+    "w1 slots= 2 max_slots = 4 # ours\n": [("w1", 2)],
+    "\ufeffw1\tslots=2\r\n": [("w1", 2)],
+    "w[1-2] slots=2\n": [("w1", 2), ("w2", 2)],
+    "w[08-10]-ib slots=8\n": [("w08-ib", 8), ("w09-ib", 8), ("w10-ib", 8)],
+    "r[1-2]n[1,3] slots=4\n": [("r1n1", 4), ("r1n3", 4), ("r2n1", 4), ("r2n3", 4)],
+    "w[1-2]:2\n": [("w1", 2), ("w2", 2)],
+    "w[1-2]\n": [("w1", 1), ("w2", 1)],
+    "10.0.0.1:8\n": [("10.0.0.1", 8)],
+}
+
+
+@pytest.mark.kind("hostfile forms")
+@pytest.mark.parametrize("text", HOSTFILES, ids=repr)
+def test_openmpis_and_slurms_forms_of_a_hostfile_are_read_and_handed_on(text, tmp_path, tiny_model):
+    file = tmp_path / "hosts"
+    file.write_text(text, newline="")
+    assert [(host.name, host.slots) for host in read_hostfile(str(file))] == HOSTFILES[text]
+    from deepspeed.launcher.runner import fetch_hostfile
+
+    handed_on = placement(parse(flags(tiny_model, tmp_path / "out", "--hostfile", file)), 2)[1]
+    assert dict(fetch_hostfile(handed_on)) == dict(HOSTFILES[text])
 
 
 @pytest.mark.parametrize("text", ["'unclosed", "--num_gpus 2", "--bogus 3", "train.py", "--include a:0"])

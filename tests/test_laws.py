@@ -17,7 +17,8 @@ RAW = [f"training.datasets.raw.{f.stem}" for f in sorted((PACKAGE / "training/da
 # Each module imports only from those above it.
 ORDER = [
     "records", "shipped", "readers.paths", "readers.content", "readers.json_rows", "readers.delimited", "readers.columnar",
-    "readers.rows", "files", "jsonl", "locks", "hub", "prompts", "encoder", "card", "models", "quantised", "console", "demo",
+    "readers.rows", "file_systems", "files", "jsonl", "locks", "network", "surroundings", "relay", "packages",
+    "hub", "prompts", "encoder", "card", "models", "quantised", "console", "demo",
     "quality.edits", "quality.questions", "plots",
     "training.config", "training.flags", "training.train_log", "training.datasets.damage",
     "training.datasets.options", "training.datasets.registry",
@@ -51,8 +52,9 @@ ORDER = [
     "evaluation.measures.config", "evaluation.measures.command", "evaluation.harness",
     "launch.command", "launch.report",
     "launch.dry_run", "launch.watch", "launch.launch", "launch.__main__",
+    "launch.prepare_offline", "launch.machine_checks", "launch.doctor",
     "reproduce.experiment", "reproduce.steps", "reproduce.run",
-    "commands.pipes", "commands.shared_flags", "commands.check", "commands.reproduce",
+    "commands.pipes", "commands.shared_flags", "commands.check", "commands.reproduce", "commands.doctor",
     "commands.plan", "commands.evaluate", "commands.correct", "commands.serve", "commands.calibrate", "commands.export",
     "commands.campaign", "commands.train", "commands", "cli",
     "__main__", "",

@@ -6,7 +6,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
+from aligner.console import progress
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     from aligner.training.checkpoint.export import export_state
 
     quiet_libraries()
-    bar = partial(tqdm, desc="exporting", unit=" tensors", delay=2)
+    bar = partial(progress, desc="exporting", unit=" tensors", delay=2)
     update = export_state(Path(args.state), Path(args.output), args.trust_remote_code, bar)
     print(f"the model after update {update:,}: {args.output}")
     return 0

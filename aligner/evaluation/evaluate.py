@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from aligner.console import progress
 from aligner.evaluation.alpaca_eval import AlpacaEval, run_alpaca_eval
 from aligner.evaluation.checkpoint_sweep import CheckpointSweep, sweep_lines
 from aligner.evaluation.figures import copying, figure_lines, verdict_figures
@@ -84,7 +85,7 @@ def _figures(
     if job.systems:
         figures["elo"], figures["verdicts"] = standings(job.systems, verdicts), unpooled(figures["verdicts"])
     if job.sweep:
-        figures["course"] = job.sweep.measure(pairs, job.output / "models", partial(tqdm, delay=2))
+        figures["course"] = job.sweep.measure(pairs, job.output / "models", partial(progress, delay=2))
     if job.alpaca:
         figures["alpaca_eval"] = run_alpaca_eval(job.alpaca, pairs, job.output / "alpaca_eval")
     return figures
@@ -139,7 +140,7 @@ def _judge(job: EvaluationJob, judge: Judge, pairs: Sequence[Pair]) -> list[Verd
 def watched(replies: Iterable[Any], total: int, **bar: Any) -> Iterator[Any]:
     """The replies as they come, with a progress bar; after the first ones the time for the others is estimated."""
     began = time.monotonic()
-    for count, reply in enumerate(tqdm(replies, total=total, delay=2, **bar), 1):
+    for count, reply in enumerate(progress(replies, total=total, delay=2, **bar), 1):
         yield reply
         if count == FIRST and total >= 2 * FIRST:
             rest = (time.monotonic() - began) / FIRST * (total - FIRST)

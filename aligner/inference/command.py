@@ -9,9 +9,8 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from aligner.card import prompt_of
+from aligner.console import progress
 from aligner.demo import locate
 from aligner.encoder import Encoder
 from aligner.inference.config import CorrectConfig
@@ -30,7 +29,7 @@ def correct(config: CorrectConfig) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is handled as Ctrl-C
     job, journal = job_of(config), Path(f"{config.output}.journal")
     try:
-        summary = correct_file(job, partial(tqdm, unit=" rows"))
+        summary = correct_file(job, partial(progress, unit=" rows"))
     except (KeyboardInterrupt, OSError, ServerGone):
         if journal.exists():
             print(f"finished rows are kept in {journal}: the same command continues", file=sys.stderr)

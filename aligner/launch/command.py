@@ -13,6 +13,7 @@ from aligner.training.distributed.hardware import gpus_here, ranks_here, threads
 from aligner.training.distributed.heartbeat import launcher_mark
 from aligner.training.distributed.hosts import (
     forwarded_variables,
+    hostfile_for_deepspeed,
     is_here,
     launcher_words,
     read_hostfile,
@@ -20,6 +21,7 @@ from aligner.training.distributed.hosts import (
 )
 from aligner.training.distributed.launcher_variables import free_port
 from aligner.training.flags import ROOT, to_flags
+from aligner.training.stages import stages
 
 
 def count_ranks(config: RunConfig) -> int:
@@ -49,7 +51,7 @@ def launch_command(config: RunConfig, ranks: int) -> list[str]:
 def placement(config: RunConfig, ranks: int) -> list[str]:
     """Where DeepSpeed's launcher puts the ranks. With --num_gpus it would forget CUDA_VISIBLE_DEVICES, so those are named."""
     if config.launch.hostfile:
-        return ["--hostfile", config.launch.hostfile]
+        return ["--hostfile", hostfile_for_deepspeed(config.launch.hostfile, stages(config)[-1].folder)]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if visible and gpus_here():
         if not all(word.strip().isdigit() for word in visible.split(",")):

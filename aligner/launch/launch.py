@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aligner.console import setup_logging
+from aligner.file_systems import require_usable
 from aligner.launch.command import count_ranks, environment, launch_command
 from aligner.launch.report import show_result
 from aligner.launch.watch import launch_and_watch
 from aligner.models import quiet_libraries
 from aligner.quantised import unpacking
 from aligner.records import UserError, system_error
+from aligner.relay import outlive_readers
 from aligner.shipped import shipped
 from aligner.training.checkpoint.resume import inspect_run, log_complete, run_lock
 from aligner.training.config import RunConfig
@@ -45,7 +47,8 @@ def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
         if variables is not None:
             os.environ.update(variables)
             return be_rank(completed_flags(arguments))
-        return run(completed_flags(arguments))
+        with outlive_readers():
+            return run(completed_flags(arguments))
     except (UserError, OSError) as error:
         log.error("%s", system_error(error) if isinstance(error, OSError) else error)
         return 2
@@ -101,6 +104,7 @@ def run(config: RunConfig) -> int:
 
         dry_run(config, ranks)
         return 0
+    require_usable(stages(config)[-1].folder)
     with run_lock(stages(config)[-1].folder) as folder:
         if stop_signals.is_stop_requested(folder):
             log.warning("%s: an old request to stop is removed", folder / stop_signals.REQUEST)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 
-from tqdm import tqdm
-
+from aligner.console import progress
 from aligner.encoder import Encoder, warn_of_lost_newlines
 from aligner.files import refuse_overwriting
 from aligner.quality.check import DataReport, examine, examine_tokens
@@ -28,7 +27,7 @@ def check_data(config: CheckConfig) -> int:
             refuse_overwriting(output, *inputs, *([other] if other else []))
     options = Options(config.columns, config.prefer, config.multi_turn, config.damage, config.hold_back)
     encoder = _encoder(config.model_name_or_path) if config.model_name_or_path else None
-    bar = partial(tqdm, desc="reading", unit=" rows", delay=2)
+    bar = partial(progress, desc="reading", unit=" rows", delay=2)
     report = examine(config.data, options, config.eval_datasets, _rows_to_keep(config), config.output, bar)
     lines, tally = _tokens(config, encoder, report) if encoder and report.records else ([], None)
     if config.json:
@@ -73,7 +72,7 @@ def _tokens(config: CheckConfig, encoder: Encoder, report: DataReport) -> tuple[
     from aligner.training.datasets.mixture import choose_template
 
     template = choose_template(config.prompt_template, report.templates)
-    bar = partial(tqdm, desc="tokenising", delay=2)
+    bar = partial(progress, desc="tokenising", delay=2)
     try:
         lines, tally = examine_tokens(report.records, template, encoder, config.max_length, config.dump, bar)
     except UserError as error:  # no row has room for a target

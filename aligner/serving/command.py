@@ -7,9 +7,8 @@ import socket
 from pathlib import Path
 
 import uvicorn
-from tqdm import tqdm
 
-from aligner.console import setup_logging
+from aligner.console import progress, setup_logging
 from aligner.demo import locate
 from aligner.inference.config import AlignerOptions
 from aligner.inference.correct_file import read_items
@@ -76,13 +75,13 @@ def calibrate(config: CalibrateConfig) -> list[str]:
         )
     _, corrector = load_aligner(config.model, config.options)
     requests = [CorrectionRequest(item.fields["question"], item.fields["answer"]) for item in items]
-    outcomes = dict(tqdm(corrector.stream(requests), total=len(requests), desc="correcting", unit=" rows"))
+    outcomes = dict(progress(corrector.stream(requests), total=len(requests), desc="correcting", unit=" rows"))
     kept = [place for place, outcome in sorted(outcomes.items()) if isinstance(outcome, Corrected)]
     prompts = [corrector.template.render(*requests[place]) for place in kept]
     pairs = corrector.encoder.pairs(prompts, [requests[place].answer for place in kept])
     values = [
         confidence(corrector.model, prompt, answer)
-        for prompt, answer, _ in tqdm(pairs, desc="computing confidence", unit=" rows")
+        for prompt, answer, _ in progress(pairs, desc="computing confidence", unit=" rows")
     ]
     points = curve(values, [not outcomes[place].edits.identical for place in kept])
     chosen = choose(points, config.missed)

@@ -11,9 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from aligner.card import Card, package_versions
+from aligner.console import progress
 from aligner.demo import locate
 from aligner.encoder import Encoder, warn_of_lost_newlines
 from aligner.models import fingerprint, load_config, positions_of
@@ -118,7 +117,7 @@ def tokens_of(
     """The records of one side as tokens, and what became of all its rows."""
     if not records:
         return [], Tally()
-    bar = partial(tqdm, desc="tokenising", delay=2)
+    bar = partial(progress, desc="tokenising", delay=2)
     what = records, data.template, encoder, config.model.max_length, config.data.overlength, config.data.unspellable
     tokens, tally = cache.load_or_compute(cache.name_of(*what), lambda: tokenise(*what, progress=bar))
     for row in skipped:

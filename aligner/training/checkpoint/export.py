@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from aligner.card import card_from, write_card
 from aligner.demo import locate
+from aligner.file_systems import move_folder
 from aligner.files import COMPLETED, remove_folder
 from aligner.models import fit_embedding, load_model, load_tokenizer
 from aligner.quantised import unpacking
@@ -59,7 +60,7 @@ def export_state(state: Path, output: Path, trusted: bool, progress: Progress) -
         write_card(partial, replace(card, stage=stage, settings={**card.settings, "stage": stage}))
         if output.exists():
             output.rmdir()
-        partial.replace(output)
+        move_folder(partial, output)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{partial} cannot be written ({error}). Make room and run the same command again.") from None
     finally:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -33,6 +32,7 @@ from transformers.core_model_loading import (
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
+from aligner.file_systems import give_usual_mode
 from aligner.files import sync, write_json
 from aligner.models import greedy_settings, load_model
 from aligner.records import UserError
@@ -238,10 +238,7 @@ def write_rest(
     add_older_names(folder, trusted)
     if plan.index is not None:
         write_json(folder / "model.safetensors.index.json", plan.index)
-    readable = (folder / "config.json").stat().st_mode  # safetensors writes for its owner alone
-    for file in folder.glob("*.safetensors"):
-        with suppress(OSError):  # a file system may not know modes
-            file.chmod(readable)
+    give_usual_mode(*folder.glob("*.safetensors"))  # safetensors writes for its owner alone
 
 
 def check_reopens(folder: Path, model: PreTrainedModel, trusted: bool) -> None:

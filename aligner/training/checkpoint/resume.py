@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from aligner.card import Card, card_from, differences, read_card
+from aligner.file_systems import require_usable
 from aligner.files import COMPLETED, is_completed, read_json, remove_folder
 from aligner.locks import take
 from aligner.records import UserError
@@ -64,6 +65,9 @@ def begin_run(config: RunConfig, ranks: int) -> dict[str, RunState]:
     That is done before any stage begins, the last stage first, so that a kill leaves nothing that looks complete.
     """
     remaining = inspect_run(config, ranks)
+    for stage in stages_to_train(config):
+        if stage.name in remaining:
+            require_usable(stage.folder)
     if config.output.resume == "never":
         for stage in reversed(stages_to_train(config)):
             discard(stage.folder)

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
+from aligner.file_systems import give_usual_mode, move_folder
 from aligner.files import COMPLETED, remove_folder, sync, write_json, write_text
 from aligner.records import UserError
 from aligner.training.checkpoint.folder_writer import check_reopens, plan_folder, write_rest, write_weights
@@ -48,7 +49,7 @@ def save(engine: Engine, output: Path, state: dict[str, Any], keep: int) -> None
         write_json(partial / "state.json", {**state, **own, "shapes": _shapes(engine)})
         write_text(partial / COMPLETED, "")
         remove_folder(output / "checkpoints" / name)
-        partial.replace(output / "checkpoints" / name)
+        move_folder(partial, output / "checkpoints" / name)
         rotate(output, keep)
 
     engine.ranks.broadcast_from_rank0(put_in_place)
@@ -82,6 +83,7 @@ def write_rank(engine: Engine, folder: Path) -> None:
             for kind, tensor in {"weight": flat, **moments(engine, flat)}.items():
                 file = mine / f"{kind}-{number}.safetensors"
                 save_file({"flat": tensor.detach().flatten().cpu()}, file)
+                give_usual_mode(file)
                 sync(file)
         write_json(mine / "pieces.json", pieces(engine))
     except (OSError, SafetensorError) as error:

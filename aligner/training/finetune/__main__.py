@@ -2,7 +2,10 @@
 
 import sys
 
-from aligner.training.finetune.rank import main
+from aligner.surroundings import prepare_process
 
 if __name__ == "__main__":
+    prepare_process(sys.argv)  # before the libraries that read it
+    from aligner.training.finetune.rank import main
+
     sys.exit(main())

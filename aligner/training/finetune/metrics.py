@@ -7,6 +7,7 @@ import logging
 import netrc
 import os
 import statistics
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,6 +17,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from aligner import network
+from aligner.console import NOW_AND_THEN, has_terminal, print_progress
 from aligner.files import write_lines, write_text
 from aligner.training.config import OutputConfig
 from aligner.training.train_log import FILE, read_log
@@ -42,7 +45,11 @@ class Metrics:
         kept = [line for line in read_log(folder) if line["update"] <= start and start > 0]
         write_lines(folder / FILE, kept)
         self._file = (folder / FILE).open("a", encoding="utf-8")
-        self._bar = tqdm(total=updates, initial=start, desc=name, unit="update", dynamic_ncols=True)
+        self._bar = tqdm(
+            total=updates, initial=start, desc=name, unit="update", dynamic_ncols=True, disable=not has_terminal()
+        )
+        self._name, self._updates, self._start, self._done = name, updates, start, start
+        self._began = self._last = time.monotonic()
         self._recent = deque((line["loss"] for line in kept if "loss" in line), maxlen=RECENT)
         self._trackers = [t for t in (_tracker(output, folder, name, settings, start > 0),) if t]
 
@@ -76,10 +83,16 @@ class Metrics:
 
     def _advance(self, figures: str) -> None:
         """Advance the progress bar. Where nobody reads it any more (a pipe whose reader is gone), the run goes on without."""
+        self._done += 1
         with suppress(OSError):
             if figures:
                 self._bar.set_postfix_str(figures)
             self._bar.update()
+        now, ends = time.monotonic(), self._done in (self._start + 1, self._updates)
+        if self._bar.disable and (ends or now - self._last >= NOW_AND_THEN):  # a file: a plain line now and then
+            each = (now - self._began) / (self._done - self._start)
+            print_progress(self._name, self._done, self._updates, " updates", each, figures)
+            self._last = now
 
     def close(self) -> None:
         """Close bar and files."""
@@ -135,6 +148,10 @@ def _wandb(directory: Path, project: str, name: str, settings: dict[str, Any], r
     options: dict[str, Any] = {"project": project, "name": name, "dir": directory, "config": settings}
     options |= {"id": identity.read_text(encoding="utf-8"), "resume": "allow"}
     wanted: Any = os.environ.get("WANDB_MODE") or ("online" if wandb_key_is_set() else "offline")
+    address = os.environ.get("WANDB_BASE_URL") or network.WANDB
+    if wanted == "online" and not network.is_reachable(address):
+        log.warning("wandb is offline (%s cannot be reached); 'wandb sync' sends the run later", address)
+        wanted = "offline"
     try:
         run = wandb.init(**options, mode=wanted, settings=quiet)
     except Exception as error:

@@ -1,0 +1,49 @@
+"""What the program needs of its surroundings before anything heavy is imported: a home, and no network where none is wanted.
+
+ALIGNER_OFFLINE names a folder that scripts/prepare-offline.sh has filled: then hub, index and trackers are not asked.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+OFFLINE = "ALIGNER_OFFLINE"
+PACKAGES, MODELS, HUB = "packages", "models", "hub"  # the rooms of a prepared folder
+
+
+def prepare_process(arguments: Sequence[str]) -> None:
+    """Set what libraries read from the environment when they are imported. `arguments`: the command line, for --output_dir."""
+    if (home := missing_home(arguments)) is not None:
+        os.environ["HOME"] = str(home)
+        os.environ.setdefault("USER", f"user{os.getuid()}")
+        print(f"there is no home for user id {os.getuid()}: caches are kept in {home}", file=sys.stderr)
+    if folder := prepared_folder():
+        os.environ |= offline_variables(folder)
+        os.environ.setdefault("WANDB_MODE", "offline")
+
+
+def missing_home(arguments: Sequence[str]) -> Path | None:
+    """Where a home is made for a user without one (a container's user id): beside the output; None where there is one."""
+    try:
+        Path.home()
+        return None
+    except RuntimeError:
+        named = [value for flag, value in itertools.pairwise(arguments) if flag == "--output_dir"]
+        named += [word.partition("=")[2] for word in arguments if word.startswith("--output_dir=")]
+        return (Path(named[-1]).absolute().parent if named else Path.cwd() / "output") / "aligner-home"
+
+
+def prepared_folder() -> Path | None:
+    """The folder that ALIGNER_OFFLINE names."""
+    named = os.environ.get(OFFLINE)
+    return Path(named).absolute() if named else None
+
+
+def offline_variables(folder: Path) -> dict[str, str]:
+    """What keeps the hub's libraries from the network and leads them to a prepared folder."""
+    never = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    return {"HF_HOME": str(folder / HUB), **never}
