@@ -301,7 +301,7 @@ def flags(model: Path, out: Path, *more: object) -> list[str]:
             "--max_new_tokens", "16", *map(str, more)]  # fmt: skip
 
 
-def test_a_killed_command_goes_on_and_ends_as_if_never_killed(tiny_model, tmp_path, capfd):
+def test_a_killed_command_goes_on_and_ends_as_if_never_killed(tiny_model, tmp_path, capfd, monkeypatch):
     whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
     assert main(flags(tiny_model, whole)) == 0
     command = [sys.executable, "-m", "aligner", *flags(tiny_model, killed, "--batch_size", 1)]
@@ -314,6 +314,7 @@ def test_a_killed_command_goes_on_and_ends_as_if_never_killed(tiny_model, tmp_pa
     process.wait()
     kept = journal.read_bytes().count(b"\n") - 1
     assert 0 < kept < len(read_rows(TEMPLATE)) and not killed.exists()
+    monkeypatch.setattr("aligner.console.has_terminal", lambda: True)  # a bar is for a terminal alone
     capfd.readouterr()
     assert main(flags(tiny_model, killed, "--batch_size", 1)) == 0
     assert killed.read_bytes() == whole.read_bytes()

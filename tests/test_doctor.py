@@ -36,6 +36,7 @@ def line_of(done: subprocess.CompletedProcess[str], name: str) -> str:
     return found[0].strip()
 
 
+@pytest.mark.slow
 def test_one_screen_says_what_is_good_and_how_to_mend_the_rest(tmp_path):
     done = doctor("--output_dir", tmp_path / "out", **OFFLINE)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -47,6 +48,7 @@ def test_one_screen_says_what_is_good_and_how_to_mend_the_rest(tmp_path):
         assert line_of(done, name).endswith("offline by choice")
 
 
+@pytest.mark.slow
 def test_json_for_a_bug_report_holds_no_secret(tmp_path):
     planted = {
         "HF_TOKEN": "planted-1",
@@ -59,6 +61,7 @@ def test_json_for_a_bug_report_holds_no_secret(tmp_path):
     assert {"name", "state", "finding", "remedy"} == set(report["checks"][0])
 
 
+@pytest.mark.slow
 def test_a_network_that_is_gone_is_said_with_the_ways_without(tmp_path):
     nowhere = f"http://127.0.0.1:{closed_port()}"
     broken = {
@@ -73,6 +76,7 @@ def test_a_network_that_is_gone_is_said_with_the_ways_without(tmp_path):
     assert "prepare-offline.sh" in line_of(done, "index")
 
 
+@pytest.mark.slow
 def test_an_output_that_cannot_be_written_is_bad(tmp_path):
     (tmp_path / "image").mkdir()
     done = doctor("--output_dir", tmp_path / "image/out", prefix=in_read_only(tmp_path / "image"), **OFFLINE)
@@ -81,6 +85,7 @@ def test_an_output_that_cannot_be_written_is_bad(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_file_system_that_refuses_calls_is_described(refusing, tmp_path):  # noqa: F811
     refuse = {
         "LD_PRELOAD": str(refusing),
@@ -92,11 +97,13 @@ def test_a_file_system_that_refuses_calls_is_described(refusing, tmp_path):  # n
     assert done.returncode == 1 and "refuses rename a file over another, rename a folder, chmod" in words, words
 
 
+@pytest.mark.slow
 def test_few_open_files_and_no_gpu_by_name_are_said(tmp_path):
     done = doctor("--output_dir", tmp_path / "out", prefix=("sh", "-c", 'ulimit -n 256; exec "$@"', "sh"), **OFFLINE)
     assert line_of(done, "ulimits").startswith("warning") and "ulimit -n 4096" in line_of(done, "ulimits")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answers", [True, False])
 def test_each_host_of_a_hostfile_is_asked_as_the_launcher_would(answers, tmp_path):
     """A pdsh that runs the command here, in the host's shell; or a host that ssh does not reach."""

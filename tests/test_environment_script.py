@@ -194,6 +194,7 @@ def test_an_active_environment_that_has_everything_is_used(finished, tmp_path):
     assert not other.venv.exists()
 
 
+@pytest.mark.slow
 def test_an_extra_is_added_to_the_environment_that_is_there(finished):
     assert "tinytest is missing" in finished.works(EXTRA="test")
     assert finished.works(EXTRA="test") == ""
@@ -249,7 +250,7 @@ UNUSABLE = {
 
 
 @pytest.mark.kind("a shared environment that cannot run on this node")
-@pytest.mark.parametrize("how", UNUSABLE)
+@pytest.mark.parametrize("how", some_quick(UNUSABLE, "its Python is missing"))
 def test_a_finished_environment_is_never_removed(how, finished):
     act, word = UNUSABLE[how]
     act(finished)
@@ -259,12 +260,14 @@ def test_a_finished_environment_is_never_removed(how, finished):
 
 
 @pytest.mark.kind("a shared environment that cannot run on this node")
+@pytest.mark.slow
 def test_another_environment_stands_in_for_one_that_cannot_run_here(finished, tmp_path):
     dangling(finished)
     assert "Setting up" in finished.works(ALIGNER_VENV=str(tmp_path / "here"))
 
 
 @pytest.mark.kind("a shared environment that cannot run on this node")
+@pytest.mark.slow
 def test_another_python_on_the_path_changes_nothing(finished, tmp_path):
     old = tmp_path / "old"
     old.mkdir()
@@ -356,6 +359,7 @@ BROKEN = {
 @pytest.mark.parametrize(
     "how", some_quick(BROKEN, "ended after its Python", "a file of a package purged", "what a package needs purged")
 )
+@pytest.mark.slow
 def test_a_set_up_that_broke_is_made_whole_by_the_next_run(how, finished):
     BROKEN[how](finished)
     finished.works()
@@ -364,6 +368,7 @@ def test_a_set_up_that_broke_is_made_whole_by_the_next_run(how, finished):
 
 @pytest.mark.kind("an interrupted, raced or purged set-up")
 @pytest.mark.parametrize("name", some_quick(("SIGTERM", "SIGHUP", "SIGINT"), "SIGTERM"))
+@pytest.mark.slow
 def test_a_set_up_that_is_asked_to_end_leaves_nothing(name, project):
     process = project.start()
     while not project.strays():
@@ -377,6 +382,7 @@ def test_a_set_up_that_is_asked_to_end_leaves_nothing(name, project):
 
 @pytest.mark.kind("an interrupted, raced or purged set-up")
 @pytest.mark.parametrize("count", some_quick((2, 4), 2))
+@pytest.mark.slow
 def test_first_commands_at_once_make_one_environment(count, project):
     processes = [project.start() for _ in range(count)]
     said = [process.communicate(timeout=120) for process in processes]
@@ -393,6 +399,7 @@ def test_twenty_times_two_first_commands_at_once(project):
 
 
 @pytest.mark.kind("an interrupted, raced or purged set-up")
+@pytest.mark.slow
 def test_packages_that_cannot_be_imported_are_no_environment(tmp_path, packages):
     broken = tmp_path / "broken"
     shutil.copytree(packages, broken)
@@ -487,6 +494,7 @@ def test_a_setting_does_not_end_the_set_up(how, project):
 
 
 @pytest.mark.kind("settings of the shell, of pip and of Python")
+@pytest.mark.slow
 def test_all_settings_at_once(project):
     """The quick form of the test before: what can be set together."""
     more: dict[str, str] = {}
@@ -501,12 +509,14 @@ def test_all_settings_at_once(project):
 @pytest.mark.kind("settings of the shell, of pip and of Python")
 @pytest.mark.parametrize("name", some_quick(("a 'b\" $HOME ü %; -c", "a blank", "quo'te\"s", "dollar $HOME", "üñï", "x" * 150),
                                             "a 'b\" $HOME ü %; -c"))  # fmt: skip
+@pytest.mark.slow
 def test_a_checkout_may_have_any_name(name, tmp_path, packages):
     project = Project(tmp_path / name / "project", packages).lay()
     project.works()
 
 
 @pytest.mark.kind("settings of the shell, of pip and of Python")
+@pytest.mark.slow
 def test_a_script_may_be_called_through_a_link_and_from_anywhere(finished, tmp_path):
     link = tmp_path / "links" / "train"
     link.parent.mkdir()
@@ -516,6 +526,7 @@ def test_a_script_may_be_called_through_a_link_and_from_anywhere(finished, tmp_p
 
 @pytest.mark.skipif(not shutil.which("uv"), reason="needs uv")
 @pytest.mark.kind("settings of the shell, of pip and of Python")
+@pytest.mark.slow
 def test_an_environment_of_uv_without_pip_is_completed(project):
     subprocess.run(["uv", "venv", "--quiet", "--python", PYTHON, project.venv], check=True, env=project.variables())
     project.works(PATH=f"{Path(shutil.which('uv') or '').parent}:{project.variables()['PATH']}")
@@ -565,6 +576,7 @@ NO_NETWORK = {
 
 @pytest.mark.kind("waits without a word")
 @pytest.mark.parametrize("how", NO_NETWORK)
+@pytest.mark.slow
 def test_an_index_that_cannot_be_reached_is_said_within_seconds(how, finished):
     gone("tiny*")(finished)
     began = time.monotonic()
@@ -573,6 +585,7 @@ def test_an_index_that_cannot_be_reached_is_said_within_seconds(how, finished):
     assert time.monotonic() - began < 20
 
 
+@pytest.mark.slow
 def test_a_prepared_folder_is_all_that_a_set_up_needs(project, tmp_path):
     prepared = tmp_path / "prepared"
     shutil.copytree(project.packages, prepared / "packages")
@@ -596,6 +609,7 @@ def in_read_only(folder: Path) -> tuple[str, ...]:
 
 
 @pytest.mark.kind("a read-only checkout")
+@pytest.mark.slow
 def test_a_read_only_checkout_says_where_the_environment_may_stand(project, tmp_path):
     status, out, err = project.run(
         *in_read_only(project.root), cwd=Path("/"), script=str(project.root / "scripts/run.sh")
@@ -607,12 +621,14 @@ def test_a_read_only_checkout_says_where_the_environment_may_stand(project, tmp_
 
 
 @pytest.mark.kind("a read-only checkout")
+@pytest.mark.slow
 def test_a_read_only_checkout_with_its_environment_is_used(finished):
     said = finished.works(*in_read_only(finished.root), cwd=Path("/"), script=str(finished.root / "scripts/run.sh"))
     assert said == ""
 
 
 @pytest.mark.kind("a read-only checkout")
+@pytest.mark.slow
 def test_a_read_only_environment_that_lacks_something_is_left_alone(finished):
     words = in_read_only(finished.root)
     status, out, err = finished.run(*words, cwd=Path("/"), script=str(finished.root / "scripts/run.sh"), EXTRA="test")

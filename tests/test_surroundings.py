@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, TEMPLATE, sft
-from test_environment_script import in_read_only, silent_port, some_quick
+from test_environment_script import in_read_only, silent_port
 
 
 def flags(model: Path, folder: Path, *more: object) -> list[str]:
@@ -62,8 +62,9 @@ KINDNESS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.kind("a file system that refuses kindness")
-@pytest.mark.parametrize("how", some_quick(KINDNESS, "all of these"))
+@pytest.mark.parametrize("how", KINDNESS)
 def test_a_run_ends_well_on_a_file_system_that_refuses(how, refusing, tiny_model, tmp_path):
     out = tmp_path / "mount" / "out"
     refuse = {"LD_PRELOAD": str(refusing), "REFUSE": KINDNESS[how], "REFUSE_UNDER": str(tmp_path / "mount")}
@@ -81,8 +82,9 @@ NEEDED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.kind("a file system that refuses what is needed")
-@pytest.mark.parametrize("how", some_quick(NEEDED, "a file cannot be renamed"))
+@pytest.mark.parametrize("how", NEEDED)
 def test_what_a_run_needs_of_a_file_system_is_tried_before_it(how, refusing, tiny_model, tmp_path):
     refuse = {"LD_PRELOAD": str(refusing), "REFUSE": NEEDED[how], "REFUSE_UNDER": str(tmp_path / "mount")}
     done = sft(*flags(tiny_model, tmp_path / "mount/out", "--gpus", 1), **refuse)
@@ -92,6 +94,7 @@ def test_what_a_run_needs_of_a_file_system_is_tried_before_it(how, refusing, tin
     assert "update" not in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.kind("a read-only checkout")
 def test_an_output_that_cannot_be_written_names_the_flag(tiny_model, tmp_path):
     (tmp_path / "image").mkdir()
@@ -113,8 +116,9 @@ def test_an_output_that_cannot_be_written_names_the_flag(tiny_model, tmp_path):
 # --- one folder, several users
 
 
+@pytest.mark.slow
 @pytest.mark.kind("files for several users")
-@pytest.mark.parametrize("umask", some_quick((0o022, 0o002, 0o077), 0o022), ids=oct)
+@pytest.mark.parametrize("umask", (0o022, 0o002, 0o077), ids=oct)
 def test_what_a_run_writes_has_the_mode_of_the_umask(umask, tiny_model, tmp_path):
     script = f'umask {umask:o}; exec "$@"'
     command = [
@@ -151,8 +155,9 @@ READERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.kind("a reader that goes away")
-@pytest.mark.parametrize("how", some_quick(READERS, "nobody"))
+@pytest.mark.parametrize("how", READERS)
 def test_a_run_outlives_its_reader(how, tiny_model, tmp_path):
     words = [sys.executable, "-m", "aligner.launch", *flags(tiny_model, tmp_path / "out", "--gpus", 1)]
     reader = f"| {READERS[how]}" if READERS[how] else "2>&1 | true"
@@ -167,6 +172,7 @@ def test_a_run_outlives_its_reader(how, tiny_model, tmp_path):
 # --- no home
 
 
+@pytest.mark.slow
 @pytest.mark.kind("no home and no name")
 def test_a_user_id_without_a_home_keeps_its_caches_beside_the_output(tiny_model, tmp_path):
     nobody = ["unshare", "--user", "--map-user=54321", "--map-group=54321"]
@@ -187,6 +193,7 @@ def test_a_user_id_without_a_home_keeps_its_caches_beside_the_output(tiny_model,
 # --- a run's words in a file
 
 
+@pytest.mark.slow
 @pytest.mark.kind("log files")
 def test_words_in_a_file_are_lines(tiny_model, tmp_path):
     done = sft(*flags(tiny_model, tmp_path / "out", "--gpus", 1))
@@ -199,6 +206,7 @@ def test_words_in_a_file_are_lines(tiny_model, tmp_path):
 # --- no network
 
 
+@pytest.mark.slow
 @pytest.mark.kind("waits without a word")
 @pytest.mark.parametrize("what", ["wandb", "hub data"])
 def test_a_service_that_cannot_be_reached_is_said_within_seconds(what, tiny_model, tmp_path):
