@@ -29,6 +29,15 @@ Formatter = Callable[..., Correction | Skipped]
 Read = Correction | Skipped | DataError
 
 
+# Formatters by the hash of their source, and of the one in 0.1.0 that gives the same records: runs of then go on.
+SAME_RECORDS = {
+    "b4811b2f3b31": "a74977992ff9",  # correction-json
+    "d00b7839fd49": "d87721cb1716",  # empathy-json
+    "3db77a4115f5": "ab6beeff58e5",  # aligner-20k
+    "cec8ebdc21ed": "b260acaf7f66",  # alignertails
+}
+
+
 @dataclass(frozen=True)
 class RawDataset:
     """A registered data set: its formatter, the default path of its rows, and the prompt it recommends.
@@ -51,7 +60,8 @@ class RawDataset:
         """The name, a hash of the formatter's source and its options: another formatter gives other records."""
         source = "".join([inspect.getsource(self.formatter), *map(read_text, self.sources)])
         chosen = [f"{name}={value}" for name, value in options.chosen_for(self.name, self.choices()).items()]
-        return " ".join([self.name, hashlib.sha256(source.encode()).hexdigest()[:12], *chosen])
+        digest = hashlib.sha256(source.encode()).hexdigest()[:12]
+        return " ".join([self.name, SAME_RECORDS.get(digest, digest), *chosen])
 
 
 @dataclass(frozen=True)
