@@ -113,7 +113,10 @@ def shadow_fault(package: object, foreign: set[str]) -> str:
     """Why a package's modules that PYTHONPATH has too (a cluster's module for another Python) do not work; "" where they do."""
     import importlib
 
-    tops = {path.parts[0].removesuffix(".py") for path in package.files or []} if foreign else set()
+    if not foreign:
+        return ""
+    tops = {path.parts[0].removesuffix(".py") for path in package.files or []}
+    tops |= {*(package.read_text("top_level.txt") or "").split(), package.metadata["Name"].replace("-", "_")}
     for name in sorted(tops & foreign):
         if name.isidentifier():
             try:

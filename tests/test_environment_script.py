@@ -517,7 +517,9 @@ def test_a_script_may_be_called_through_a_link_and_from_anywhere(finished, tmp_p
 @pytest.mark.skipif(not shutil.which("uv"), reason="needs uv")
 @pytest.mark.kind("settings of the shell, of pip and of Python")
 def test_an_environment_of_uv_without_pip_is_completed(project):
-    subprocess.run(["uv", "venv", "--quiet", "--python", PYTHON, project.venv], check=True, env=project.variables())
+    subprocess.run(
+        [shutil.which("uv"), "venv", "--quiet", "--python", PYTHON, project.venv], check=True, env=project.variables()
+    )
     project.works(PATH=f"{Path(shutil.which('uv') or '').parent}:{project.variables()['PATH']}")
     assert not list(project.venv.glob("lib/python*/site-packages/pip"))
 
