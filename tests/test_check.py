@@ -17,7 +17,7 @@ from conftest import TEMPLATE
 
 from aligner import cli
 from aligner.quality.check import examine
-from aligner.quality.questions import QuestionIndex
+from aligner.questions import QuestionIndex
 
 
 def rows(file: Path, *triples: tuple[str, str, str]) -> str:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aligner.quality.questions import question_key
+from aligner.questions import question_key
 from aligner.readers.rows import read_rows
 from aligner.records import Correction, DataError, Origin, UserError
 from aligner.training.datasets import register

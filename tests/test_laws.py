@@ -16,10 +16,11 @@ RAW = [f"training.datasets.raw.{f.stem}" for f in sorted((PACKAGE / "training/da
 
 # Each module imports only from those above it.
 ORDER = [
-    "records", "shipped", "readers.paths", "readers.content", "readers.json_rows", "readers.delimited", "readers.columnar",
+    "records", "questions", "shipped",
+    "readers.paths", "readers.content", "readers.json_rows", "readers.delimited", "readers.columnar",
     "readers.rows", "file_systems", "files", "jsonl", "locks", "network", "surroundings", "relay", "packages",
     "hub", "prompts", "encoder", "card", "models", "quantised", "console", "demo",
-    "quality.edits", "quality.questions", "plots",
+    "quality.edits", "plots",
     "training.config", "training.flags", "training.train_log", "training.datasets.damage",
     "training.datasets.options", "training.datasets.registry",
     "training.datasets.preference", "training.datasets.raw", *RAW, "training.datasets", "training.datasets.mixture",

@@ -48,7 +48,9 @@ def test_the_interface_of_the_package_is_three_names():
 
 
 def room_of(parts: tuple[str, ...]) -> str:
-    """The folder of a module, with a name for the files above all folders."""
+    """The folder of a module, with a name for the files above all folders; how a file is read belongs to the ground, too."""
+    if parts[:1] == ("readers",):
+        return "(ground)"
     if len(parts) < 2:
         return TOP if parts in ((), ("cli",), ("__main__",), ("__init__",)) else "(ground)"
     return ".".join(parts if (PACKAGE.joinpath(*parts) / "__init__.py").is_file() else parts[:-1])

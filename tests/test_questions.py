@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aligner.quality.check import examine
-from aligner.quality.questions import QuestionIndex, question_key, tokens
+from aligner.questions import QuestionIndex, question_key, tokens
 from aligner.records import Correction, Origin
 from aligner.training.datasets.mixture import split
 

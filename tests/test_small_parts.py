@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from aligner.files import remove_folder, whole_file, whole_folder
 from aligner.jsonl import LineLog
 from aligner.quality.edits import copied_share, diff, show
-from aligner.quality.questions import question_key
+from aligner.questions import question_key
 
 
 def test_a_diff_by_eye():

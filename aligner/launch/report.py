@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from aligner.quality.edits import diff, show
-from aligner.quality.questions import question_key
+from aligner.questions import question_key
 from aligner.records import Correction, UserError
 from aligner.training.datasets.supervised import Tokens
 from aligner.training.stages import Stage, StageData

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from aligner.quality.questions import QuestionIndex, question_key
+from aligner.questions import QuestionIndex, question_key
 from aligner.records import Correction
 
 EXAMPLES = 3

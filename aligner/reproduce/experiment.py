@@ -17,7 +17,7 @@ import yaml
 
 from aligner.evaluation.measures.config import MEASURES
 from aligner.files import read_text
-from aligner.quality.questions import question_key
+from aligner.questions import question_key
 from aligner.readers.rows import read_rows
 from aligner.records import DataError, Row, UserError, kind_of
 from aligner.shipped import shipped

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from aligner.prompts import DEFAULT, PromptTemplate, find_template
-from aligner.quality.questions import question_key
+from aligner.questions import question_key
 from aligner.records import Correction, DataError, Skipped, UserError
 from aligner.training.datasets.options import NO_OPTIONS, Options
 from aligner.training.datasets.registry import Read, Spec, parse_spec, records_of
