@@ -28,7 +28,8 @@ from aligner.training.finetune.announce import announce
 from aligner.training.finetune.loop import TrainState, train
 from aligner.training.finetune.metrics import Metrics
 from aligner.training.flags import rerun_script
-from aligner.training.planning.here import with_settled_recomputing
+from aligner.training.planning.here import settled_recomputing
+from aligner.training.planning.memory_plan import with_flags
 from aligner.training.stages import Stage, check_positions, make_card, plan_of, sides_as_tokens, stage_data, stages
 from aligner.training.train_log import read_log
 
@@ -42,7 +43,8 @@ def train_run(config: RunConfig, ranks: Ranks, stop_requested: Callable[[], bool
     """
     if config.launch.gpus and not config.launch.hostfile and config.launch.gpus != ranks.count:
         raise UserError(f"--gpus is {config.launch.gpus} and {ranks.count} ranks were started. Leave it out.")
-    config = ranks.broadcast_from_rank0(partial(with_settled_recomputing, config, ranks.count))
+    settled = ranks.broadcast_from_rank0(partial(settled_recomputing, config, ranks.count))
+    config = with_flags(config, {"gradient_checkpointing": settled})  # this alone: other differences are to be noticed
     remaining = ranks.broadcast_from_rank0(partial(begin_run, config, ranks.count))
     for stage in stages(config):
         if stage.name in remaining:
