@@ -54,11 +54,6 @@ def word_error(reference: str, text: str) -> float:
     return Levenshtein.distance(words, text.split()) / max(len(words), 1)
 
 
-def rouge_l(one: str, other: str) -> float:
-    """ROUGE-L's F1: twice the longest common subsequence of words over both lengths; case and signs do not count."""
-    return float(Indel.normalized_similarity(_plain(one), _plain(other)))
-
-
 def _plain(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
