@@ -10,7 +10,9 @@ from aligner.records import UserError
 from aligner.training.distributed import hardware
 from aligner.training.engine.zero import reduce_bucket
 from aligner.training.flags import parse
+from aligner.training.planning import here
 from aligner.training.planning.memory_plan import one_gpu_line
+from aligner.training.planning.shapes import Shape
 
 
 @pytest.fixture
@@ -69,6 +71,26 @@ def test_a_slurm_task_that_sees_one_gpu_takes_that_one(monkeypatch):
     monkeypatch.setattr(ranks.dist, "get_world_size", lambda: 8)
     ranks.connect(3)
     assert chosen == [0] and ranks.os.environ["LOCAL_RANK"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("flags", "memory", "value"),
+    [
+        ([], None, "True"),  # a CPU
+        ([], 80e9, "False"),  # 16 million parameters
+        (["--gradient_checkpointing", "some"], 80e9, "some"),
+        (["--model_name_or_path", "/no/such/model"], 80e9, "True"),
+    ],
+)
+def test_what_is_recomputed_is_settled_by_the_machine_and_a_plan_that_fails_ends_no_run(
+    flags, memory, value, monkeypatch
+):
+    small = Shape(LlamaConfig(hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4))
+    monkeypatch.setattr(here, "gpu_memory", lambda: memory)
+    monkeypatch.setattr(here, "gpus_here", lambda: 1)
+    if "--model_name_or_path" not in flags:
+        monkeypatch.setattr(here, "shape_of_model", lambda *_: small)
+    assert here.settled_recomputing(parse([*flags, "--max_length", "64"]), 1) == value
 
 
 def test_the_plan_says_that_one_gpu_needs_no_zero_3():

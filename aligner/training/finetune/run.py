@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from aligner.card import Card, write_card
@@ -77,6 +78,7 @@ def train_stage(
     rows = min(stage.optimization.per_device_train_batch_size, plan.records)
     check_objective(engine, train_tokens, rows, tokenizer.pad_token_id)
     start = load_state(engine, run_state)
+    longest = max(len(row.ids) for row in chain(train_tokens, held_out))
     metrics = (
         Metrics(config.output, stage.folder, stage.name, plan.updates, start, card.config) if ranks.first else None
     )
@@ -87,7 +89,7 @@ def train_stage(
         plan,
         stage.optimization,
         config.data,
-        *layouts(config, engine, tokenizer.pad_token_id, max(len(row.ids) for row in (*train_tokens, *held_out))),
+        *layouts(config, engine, tokenizer.pad_token_id, longest),
         metrics,
         partial(save_state, engine, config, stage, card),
         config.output.save_interval,
