@@ -126,7 +126,7 @@ def _no_card(folder: str) -> UserError:
     if not place.is_dir():
         return UserError(
             f"'{folder}': there is no such folder, and no {FILE} of a model of that name can be fetched from the hub. Check the "
-            f"name. For a model that is on the hub without one: {remedy}"
+            f"name. If the model is on the hub and has none: {remedy[0].lower()}{remedy[1:]}"
         )
     return UserError(f"{folder} has no {FILE}, so the prompt it was trained with is unknown. {remedy}")
 
