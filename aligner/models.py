@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import warnings
 from pathlib import Path
@@ -129,6 +130,23 @@ def load_model(name: str, dtype: torch.dtype, trust_remote_code: bool = False, *
         )
     checked: PreTrainedModel = model
     return checked
+
+
+def without_memory(model: PreTrainedModel) -> PreTrainedModel:
+    """The same model with shapes and no numbers, as its own code builds it."""
+    with torch.device("meta"):
+        return type(model)(copy.deepcopy(model.config))
+
+
+def freeze_as_built(model: PreTrainedModel) -> None:
+    """Leave out of training what the model's own code does not train, such as the bias of a router's choice.
+
+    transformers makes every floating tensor that it loads trainable, but not under ZeRO-3: the stages would differ.
+    """
+    trainable = {name: parameter.requires_grad for name, parameter in without_memory(model).named_parameters()}
+    for name, parameter in model.named_parameters():
+        if not trainable.get(name, True):
+            parameter.requires_grad_(False)
 
 
 def device_map_options(name: str, dtype: torch.dtype, trust_remote_code: bool = False) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from test_correct_file import lines, write
 
 from aligner import cli
@@ -56,3 +57,18 @@ def test_a_damaged_state_is_named_and_leaves_nothing(harm, state, tmp_path, caps
     assert export(bad, tmp_path / "model") == 2
     assert f"{bad} is damaged" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["update-30"]
+
+
+def test_what_a_model_s_own_code_does_not_train_is_not_trained_at_any_stage(tmp_path):
+    """The bias of a router's choice: transformers makes it trainable when it loads the model, but not under ZeRO-3."""
+    from transformers import Ernie4_5_MoeConfig, Ernie4_5_MoeForCausalLM
+
+    from aligner.models import freeze_as_built, load_model
+
+    small = {"hidden_size": 32, "intermediate_size": 64, "moe_intermediate_size": 16, "num_hidden_layers": 2}
+    config = Ernie4_5_MoeConfig(vocab_size=97, num_attention_heads=4, num_key_value_heads=2, moe_num_experts=4, **small)
+    Ernie4_5_MoeForCausalLM(config).save_pretrained(tmp_path)
+    model = load_model(str(tmp_path), torch.float32)
+    freeze_as_built(model)
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    assert frozen == ["model.layers.1.mlp.gate.moe_statics.e_score_correction_bias"]

@@ -18,7 +18,7 @@ from aligner.card import card_from, write_card
 from aligner.demo import locate
 from aligner.file_systems import move_folder
 from aligner.files import COMPLETED, remove_folder
-from aligner.models import fit_embedding, load_model, load_tokenizer
+from aligner.models import fit_embedding, freeze_as_built, load_model, load_tokenizer
 from aligner.quantised import unpacking
 from aligner.records import UserError
 from aligner.training.checkpoint.folder_writer import plan_folder, write_rest, write_weights
@@ -46,6 +46,8 @@ def export_state(state: Path, output: Path, trusted: bool, progress: Progress) -
     base = locate(card.base_model)
     tokenizer = load_tokenizer(base, trusted)
     model = load_model(base, dtype, trusted, **unpacking(base, trusted))
+    model.to(dtype=dtype)  # type: ignore[call-arg]  # as DeepSpeed does, also to what transformers keeps in 32 bit
+    freeze_as_built(model)
     fit_embedding(model, tokenizer)
     check_shapes(model, state, read["shapes"])
     plan = plan_folder(model, master)

@@ -7,7 +7,6 @@ tensors at a time: those that one conversion needs together. Nobody holds the wh
 
 from __future__ import annotations
 
-import copy
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 from aligner.file_systems import give_usual_mode
 from aligner.files import sync, write_json
-from aligner.models import greedy_settings, load_model
+from aligner.models import greedy_settings, load_model, without_memory
 from aligner.records import UserError
 from aligner.training.checkpoint.older_readers import add_older_names
 
@@ -79,7 +78,7 @@ def plan_folder(model: PreTrainedModel, master: bool = False) -> FolderPlan:
     """
     tensors = saved_tensors(model, master)
     conversions = conversions_of(model)
-    shapes = _without_memory(model) if conversions and _is_split(model) else model
+    shapes = without_memory(model) if conversions and _is_split(model) else model
     vars(shapes)["_weight_conversions"] = conversions  # what `revert_weight_conversion` reverses
     try:
         grouped = _grouped(tensors, conversions)
@@ -112,20 +111,22 @@ def conversions_of(model: PreTrainedModel) -> list[Any]:
     """The conversions that this model went through when it was loaded; to be reversed when it is written.
 
     Where it went through none (its base has the names of memory, as some programs write them) they are those that
-    `save_pretrained` reverses for a new model. Under ZeRO-3 transformers lists all there are, used or not.
+    `save_pretrained` reverses for a new model. Under ZeRO-3 transformers lists all there are, used or not. Unpacking a quantised
+    base is not reversed: what was trained is written in full, under the names of full weights.
     """
-    used = [conversion for conversion in getattr(model, "_weight_conversions", None) or () if conversion.was_used()]
+    listed = getattr(model, "_weight_conversions", None) or ()
+    used = [conversion for conversion in listed if conversion.was_used() and not _only_unpacks(conversion)]
     return used or [c for c in get_model_conversion_mapping(model, add_legacy=False) if not isinstance(c, PrefixChange)]
+
+
+def _only_unpacks(conversion: Any) -> bool:
+    """Whether a conversion does nothing but a quantiser's work."""
+    operations = getattr(conversion, "operations", ())
+    return bool(operations) and all(hasattr(operation, "hf_quantizer") for operation in operations)
 
 
 def _is_split(model: PreTrainedModel) -> bool:
     return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
-
-
-def _without_memory(model: PreTrainedModel) -> PreTrainedModel:
-    """The same model without numbers: some conversions look at shapes, which a split model does not show."""
-    with torch.device("meta"):
-        return type(model)(copy.deepcopy(model.config))
 
 
 def _grouped(names: Iterable[str], conversions: Sequence[Any]) -> list[tuple[str, ...]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from aligner.models import fit_embedding, load_config, load_model
+from aligner.models import fit_embedding, freeze_as_built, load_config, load_model
 from aligner.quantised import unpacking
 from aligner.training.config import RunConfig
 from aligner.training.distributed.hardware import dtype_of
@@ -35,6 +35,7 @@ def build_engine(config: RunConfig, stage: Stage, plan: Plan, ranks: Ranks, toke
         log.info("  %s is quantised: it is unpacked, and trained and written in full", stage.start_from)
     load = partial(load_model, stage.start_from, dtype_of(config), trusted, **packed)
     model = load_partitioned(ds_config, load, partial(fit_embedding, tokenizer=tokenizer), whole_first=bool(packed))
+    freeze_as_built(model)
     recompute_activations(model, config.recomputed)
     if o.tf32:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
