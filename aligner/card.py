@@ -91,7 +91,7 @@ def card_from(value: Any, place: str) -> Card:
         return card
     except UserError as error:
         raise UserError(f"{place}: {error}") from None
-    except (TypeError, KeyError, IndexError) as error:
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
         raise UserError(f"{place}: is not an Aligner's card ({error}). Pass --prompt_template to go without.") from None
 
 

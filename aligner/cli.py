@@ -24,6 +24,7 @@ from aligner.commands import (
 )
 from aligner.records import UserError, system_error
 from aligner.surroundings import prepare_process
+from aligner.terminal import complain, prepare_streams
 
 Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
 COMMANDS: dict[str, Command] = {
@@ -75,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0; 1 where rows are wrong or failed; 2 for an error that the user can correct;
     70 for a fault of this program, with its traceback."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    prepare_streams()
     prepare_process(given)  # before the libraries that read it
     if given[:1] == ["train"]:  # it has a parser and exit statuses of its own
         return train.run_flags(given[1:])
@@ -91,11 +93,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (UserError, OSError) as error:
-        print(f"error: {system_error(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        complain(f"error: {system_error(error) if isinstance(error, OSError) else error}")
         return 2
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        complain("stopped")
         return 130
     except Exception:
-        traceback.print_exc()
+        complain(*traceback.format_exc().splitlines())
         return 70

@@ -12,6 +12,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from aligner.keys import without_keys
+from aligner.terminal import complain, printable
+
 NOW_AND_THEN = 30.0  # seconds between two lines of progress where no terminal shows a bar
 
 
@@ -47,8 +50,9 @@ def print_progress(desc: str, count: int, total: int | None, unit: str, seconds:
     """A plain line of progress: `training: 120 of 3,000 updates, 4 % (1.2 s each): loss 1.234`."""
     of = f" of {total:,}{unit}, {count / total:.0%}" if total else unit
     with suppress(OSError):
-        print(f"{desc + ': ' if desc else ''}{count:,}{of} ({seconds:.3g} s each){': ' + figures if figures else ''}",
-              file=sys.stderr, flush=True)  # fmt: skip
+        complain(
+            f"{desc + ': ' if desc else ''}{count:,}{of} ({seconds:.3g} s each){': ' + figures if figures else ''}"
+        )
 
 
 class _Screen(logging.Handler):
@@ -61,6 +65,12 @@ class _Screen(logging.Handler):
             tqdm.write(prefix + record.getMessage(), file=stream)
 
 
+def _without_controls(record: logging.LogRecord) -> bool:
+    """Make a message one line that no terminal obeys, on the screen and in a file that somebody will `cat`."""
+    record.msg, record.args = printable(without_keys(record.getMessage())), ()
+    return True
+
+
 def setup_logging(log_file: Path | None = None, quiet: bool = False) -> None:
     """Send this project's messages to the screen (unless quiet) and to a file where one is given."""
     logger = logging.getLogger("aligner")
@@ -69,9 +79,12 @@ def setup_logging(log_file: Path | None = None, quiet: bool = False) -> None:
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    logger.addHandler(logging.NullHandler() if quiet else _Screen())
+    screen = logging.NullHandler() if quiet else _Screen()
+    screen.addFilter(_without_controls)
+    logger.addHandler(screen)
     if log_file:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(log_file, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.addFilter(_without_controls)
         logger.addHandler(handler)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from aligner.file_systems import move_folder, wait_for_disk
+from aligner.parsing import json_value, yaml_value
 from aligner.readers.paths import data_files, matches
 from aligner.records import DataError, UserError
 
@@ -98,11 +99,19 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file that this program wrote; UserError where it is missing or broken."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json_value(Path(path).read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UserError(f"{path}: is not JSON ({_first_line(error)}).") from None
+
+
+def read_yaml(path: str | os.PathLike[str]) -> Any:
+    """Read a YAML file; UserError where it is missing or broken."""
+    try:
+        return yaml_value(read_text(path))
+    except ValueError as error:
+        raise UserError(f"{path}: is not YAML ({error}). Correct it there.") from None
 
 
 def write_lines(path: str | os.PathLike[str], values: Iterable[Any]) -> None:
@@ -116,7 +125,7 @@ def write_lines(path: str | os.PathLike[str], values: Iterable[Any]) -> None:
 def line_writer(path: str | os.PathLike[str]) -> Iterator[Callable[[Any], None]]:
     """A function that adds a line of JSON; the file is in its place when the block ends without an error."""
     with whole_file(path) as stream:
-        yield lambda value: print(json_line(value), file=stream)
+        yield lambda value: stream.write(f"{json_line(value)}\n")
 
 
 def json_line(value: Any) -> str:

@@ -11,9 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from aligner.files import read_text
+from aligner.files import read_yaml
 from aligner.records import UserError
 
 NEEDED = ("question", "answer")
@@ -118,10 +116,7 @@ def find_template(name_or_file: str) -> PromptTemplate:
         raise UserError(
             f"there is no prompt template '{name_or_file}'. {hint}Known: {', '.join(KNOWN)}; or give a YAML file."
         )
-    try:
-        value = yaml.safe_load(read_text(name_or_file))
-    except yaml.YAMLError as error:
-        raise UserError(f"{name_or_file}: is not YAML ({' '.join(str(error).split())}).") from None
+    value = read_yaml(name_or_file)
     if not isinstance(value, dict) or not isinstance(value.get("template"), str) or set(value) - {"template", "name"}:
         raise UserError(f"{name_or_file}: needs the key 'template' with the prompt's text, and may have 'name'.")
     return PromptTemplate(str(value.get("name", Path(name_or_file).stem)), value["template"])

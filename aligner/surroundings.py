@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from aligner.terminal import complain
 
 OFFLINE = "ALIGNER_OFFLINE"
 PACKAGES, MODELS, HUB = "packages", "models", "hub"  # the rooms of a prepared folder
@@ -20,7 +21,7 @@ def prepare_process(arguments: Sequence[str]) -> None:
     if (home := missing_home(arguments)) is not None:
         os.environ["HOME"] = str(home)
         os.environ.setdefault("USER", f"user{os.getuid()}")
-        print(f"there is no home for user id {os.getuid()}: caches are kept in {home}", file=sys.stderr)
+        complain(f"there is no home for user id {os.getuid()}: caches are kept in {home}")
     if folder := prepared_folder():
         os.environ |= offline_variables(folder)
         os.environ.setdefault("WANDB_MODE", "offline")

@@ -16,7 +16,7 @@ RAW = [f"training.datasets.raw.{f.stem}" for f in sorted((PACKAGE / "training/da
 
 # Each module imports only from those above it.
 ORDER = [
-    "records", "questions", "shipped",
+    "keys", "terminal", "parsing", "records", "questions", "shipped",
     "readers.paths", "readers.content", "readers.json_rows", "readers.delimited", "readers.columnar",
     "readers.rows", "file_systems", "files", "jsonl", "locks", "network", "surroundings", "relay", "packages",
     "hub", "prompts", "encoder", "card", "models", "quantised", "console", "demo",

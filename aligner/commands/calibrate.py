@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from aligner.commands.shared_flags import add_model_flags, config_from
+from aligner.terminal import say
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -35,5 +36,5 @@ def run(args: argparse.Namespace) -> int:
     config = config_from(args, CalibrateConfig)
     from aligner.serving.command import calibrate  # torch, for which a misspelt flag need not wait
 
-    print(*calibrate(config), sep="\n")
+    say(*calibrate(config))
     return 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
+from aligner.terminal import say
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
@@ -25,5 +27,5 @@ def run(args: argparse.Namespace) -> int:
 
     quiet_libraries()
     reports = examine(without_hostfile(args.rest) if args.this_host else args.rest)[: 1 if args.this_host else None]
-    print(*([json.dumps(reports)] if args.json else screen(reports)), sep="\n")
+    say(*([json.dumps(reports)] if args.json else screen(reports)))
     return 1 if worst(reports) == "bad" else 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from aligner.terminal import say
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
@@ -45,5 +47,5 @@ def run(args: argparse.Namespace) -> int:
     quiet_libraries()
     known = {field: getattr(args, field) for field in PlanRequest.__dataclass_fields__}
     lines, fits = report(args.rest, PlanRequest(**known))
-    print(*lines, sep="\n")
+    say(*lines)
     return 0 if fits else 1

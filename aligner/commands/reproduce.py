@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from aligner.terminal import say
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
@@ -33,11 +35,11 @@ def run(args: argparse.Namespace) -> int:
     from aligner.reproduce.run import paper_lines, run_small
 
     if not args.name:
-        print(*(f"{name}: {read_experiment(name).about}" for name in experiment_names()), sep="\n")
+        say(*(f"{name}: {read_experiment(name).about}" for name in experiment_names()))
         return 0
     experiment = read_experiment(args.name)
     if args.scale == "paper":
-        print(*paper_lines(experiment), sep="\n")
+        say(*paper_lines(experiment))
         return 0
     if not args.data:
         raise UserError(f"--data is missing: the folder with {', '.join(experiment.rows)}.")

@@ -7,19 +7,17 @@ run again, finished parts are skipped and interrupted ones continue. The result 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from aligner.evaluation.judges.dimensions import DIMENSIONS
 from aligner.evaluation.prompt_sets import SETS, write_questions
 from aligner.evaluation.subprocess_step import Flags, StepFailed, command, the_same
-from aligner.files import read_json, read_text, sha256_of, write_json
+from aligner.files import read_json, read_yaml, sha256_of, write_json
 from aligner.records import UserError, kind_of
+from aligner.terminal import complain, say
 
 FIGURES = ("report.json", "report.html", "verdicts.jsonl")
 NOT_RESULT_FLAGS = {  # they say where and how quickly something is generated, or name what `aligner_and_prompts` looks at itself
@@ -58,10 +56,7 @@ class Campaign:
 
 def read_campaign(file: str) -> Campaign:
     """Read a YAML file. UserError where something is missing, unknown or twice."""
-    try:
-        value = yaml.safe_load(read_text(file))
-    except yaml.YAMLError as error:
-        raise UserError(f"{file}: is not YAML ({' '.join(str(error).split())[:120]}).") from None
+    value = read_yaml(file)
     known = {"output", "aligner", "judge", "upstreams", "sets"}
     if not isinstance(value, dict) or known - value.keys():
         missing = min(known - value.keys()) if isinstance(value, dict) else "keys"
@@ -105,7 +100,7 @@ def run_campaign(campaign: Campaign) -> int:
             write_questions(question_file, questions.name, questions.path)
         for upstream in campaign.upstreams:
             folder = campaign.output / upstream.name / questions.name
-            print(f"{upstream.name}, {questions.name}", flush=True)
+            say(f"{upstream.name}, {questions.name}")
             try:
                 settings = {
                     "aligner": aligner,
@@ -115,10 +110,10 @@ def run_campaign(campaign: Campaign) -> int:
                 the_same(folder / "settings.json", settings, folder / "corrected.jsonl")
                 status = max(status, _one(campaign, upstream, questions, question_file, folder))
             except StepFailed as error:  # an upstream that is down leaves its own cells empty
-                print(f"error: {upstream.name}, {questions.name}: {error}", file=sys.stderr)
+                complain(f"error: {upstream.name}, {questions.name}: {error}")
                 status = 1
     lines = main_table(campaign)
-    print(*lines, sep="\n")
+    say(*lines)
     return status
 
 

@@ -27,6 +27,7 @@ from aligner.evaluation.systems import System, matches, standing_lines, standing
 from aligner.files import write_json, write_lines
 from aligner.locks import take
 from aligner.records import DataError, UserError
+from aligner.terminal import say
 
 CHARACTERS = 4.0  # a token, about, in English
 FIRST = 16  # replies after which the time for the others is estimated
@@ -111,11 +112,11 @@ def _write(
     }
     write_json(job.output / "report.json", report)
     write_report(job.output / "report.html", report, pairs, verdicts, curves)
-    print(*_tables(report, len(pairs)), f"report: {job.output / 'report.html'}", sep="\n")
+    say(*_tables(report, len(pairs)), f"report: {job.output / 'report.html'}")
     unread = [name for name in job.dimensions if verdicts and is_unreadable(name, verdicts)]
     if unread:
         names = ", ".join(unread)
-        print(
+        say(
             f"no verdict could be read of {names}: the judge does not reply in the form it should; see the replies in the report"
         )
     return 1 if faults or unread or any(verdict.error for verdict in verdicts) else 0
@@ -127,11 +128,11 @@ def _judge(job: EvaluationJob, judge: Judge, pairs: Sequence[Pair]) -> list[Verd
     try:
         dimensions = [DIMENSIONS[name] for name in job.dimensions]
         requests = open_requests(pairs, dimensions, judge, store)
-        print(estimate(requests, judge, job.price, job.max_tokens), flush=True)
+        say(estimate(requests, judge, job.price, job.max_tokens))
         began = time.monotonic()
         verdicts = judge_pairs(pairs, dimensions, judge, store, watched)
         if replies := [reply for request in requests if (reply := store.get(judge, request))]:
-            print(spent(replies, job.price, time.monotonic() - began))
+            say(spent(replies, job.price, time.monotonic() - began))
         return verdicts
     finally:
         store.close()

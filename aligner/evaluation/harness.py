@@ -10,15 +10,15 @@ called through chat completions, so tasks must generate text; those that compare
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from aligner.files import write_text
+from aligner.files import read_json, write_text
 from aligner.records import UserError
+from aligner.terminal import complain, say
 
 Scores = dict[str, dict[str, float]]  # by task and metric
 
@@ -45,7 +45,7 @@ def scores(folder: Path) -> Scores:
     files = sorted(folder.rglob("results*.json"), key=lambda file: file.stat().st_mtime)
     if not files:
         raise UserError(f"{folder}: the harness wrote no results.")
-    results = json.loads(files[-1].read_text(encoding="utf-8"))["results"]
+    results = read_json(files[-1])["results"]
     return {
         task: {
             name: value for name, value in metrics.items() if isinstance(value, int | float) and "stderr" not in name
@@ -82,9 +82,9 @@ def main(arguments: list[str]) -> int:
             args.program, args.layer_url, args.model, args.tasks, args.output / "upstream+Aligner", more
         )
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
-    print(*comparison_lines(before, after), sep="\n")
+    say(*comparison_lines(before, after))
     return 0
 
 

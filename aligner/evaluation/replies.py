@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 from aligner.evaluation.judges.judge import Judge, JudgeReply, JudgeRequest
 from aligner.jsonl import LineLog
+from aligner.parsing import json_value
 from aligner.records import UserError
 
 
@@ -21,12 +21,12 @@ class ReplyStore:
         self.file, self._log, self._replies = file, LineLog(file), dict[str, JudgeReply]()
         for number, line in enumerate(self._log.lines, 1):
             try:
-                fields = json.loads(line)
+                fields = json_value(line)
                 reply = JudgeReply(fields["reply"], *map(int, fields["tokens"]))
                 if not isinstance(reply.text, str):
                     raise TypeError("a reply is text")
                 self._replies[fields["key"]] = reply
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, OverflowError):
                 raise UserError(
                     f"{file} line {number}: is damaged. Remove that line; its reply is requested again."
                 ) from None

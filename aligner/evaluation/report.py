@@ -14,6 +14,7 @@ from aligner.evaluation.figures import KINDS
 from aligner.evaluation.judging import Verdict
 from aligner.evaluation.pairs import Pair
 from aligner.files import write_text
+from aligner.parsing import json_value
 from aligner.plots import draw_histogram, draw_loss, draw_plane, draw_shift, draw_sweep
 from aligner.quality.edits import diff, edits
 from aligner.readers.rows import read_rows
@@ -101,9 +102,9 @@ def scores_of(verdicts: Sequence[Verdict]) -> dict[str, tuple[list[float], list[
 
 def _score(verdict: Verdict) -> tuple[float, float] | None:
     try:
-        first, second = map(float, json.loads(verdict.replies[0]))
+        first, second = map(float, json_value(verdict.replies[0]))
         return (first, second) if math.isfinite(first) and math.isfinite(second) else None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, LookupError):
         return None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -21,6 +20,7 @@ from aligner.inference.served import ServedAligner, UpstreamModel
 from aligner.inference.servers import Server, ServerGone
 from aligner.models import check_place, fingerprint, load_config, load_tokenizer, positions_of, quiet_libraries
 from aligner.records import UserError
+from aligner.terminal import complain, say
 
 
 def correct(config: CorrectConfig) -> int:
@@ -32,11 +32,11 @@ def correct(config: CorrectConfig) -> int:
         summary = correct_file(job, partial(progress, unit=" rows"))
     except (KeyboardInterrupt, OSError, ServerGone):
         if journal.exists():
-            print(f"finished rows are kept in {journal}: the same command continues", file=sys.stderr)
+            complain(f"finished rows are kept in {journal}: the same command continues")
         raise
     for fault in summary.faults:
-        print(f"error: {fault}", file=sys.stderr)
-    print(*summary_lines(summary, config), *drift_lines(summary.drift), sep="\n")
+        complain(f"error: {fault}")
+    say(*summary_lines(summary, config), *drift_lines(summary.drift))
     return 1 if summary.faults else 0
 
 

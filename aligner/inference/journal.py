@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from aligner.jsonl import LineLog
 from aligner.locks import take
+from aligner.parsing import json_value
 from aligner.records import UserError
 
 
@@ -41,10 +41,10 @@ class Journal:
     def _parse(self) -> tuple[dict[str, Any], dict[tuple[str, int], Any]]:
         """The job of an earlier run and its finished rows."""
         try:
-            lines = [json.loads(line) for line in self._log.lines]
+            lines = [json_value(line) for line in self._log.lines]
             done = {(line["kind"], line["row"]): line["value"] for line in lines[1:]}
             return dict(lines[0]) if lines else {}, done
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, LookupError, TypeError, AttributeError):
             raise UserError(f"{self.file}: is damaged. Remove it to start over.") from None
 
     def add(self, kind: str, row: int, value: Any) -> None:

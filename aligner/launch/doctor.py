@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
@@ -10,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 from aligner import __version__
 from aligner.launch.launch import completed_flags
 from aligner.launch.machine_checks import BAD, GOOD, SKEW, WARNING, Check, check_machine
+from aligner.parsing import json_value
 from aligner.records import UserError
 from aligner.training.config import RunConfig
 from aligner.training.distributed.hosts import forwarded_variables, is_here, launcher_words, read_hostfile, remote_words
@@ -116,7 +117,8 @@ def ask(name: str, command: Sequence[str], env: dict[str, str]) -> list[Report]:
     ended, reports = time.time(), []
     for line in done.stdout.splitlines():
         if (start := line.find('[{"host"')) >= 0:
-            reports += json.loads(line[start:])
+            with suppress(ValueError):  # another program's line
+                reports += json_value(line[start:])
     if not reports:
         why = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:200]
         return [lost(name, why, f"Try 'ssh {name} true' without a password, and give all hosts the same paths")]

@@ -7,6 +7,7 @@ import shlex
 from aligner.launch.command import environment, launch_command
 from aligner.launch.report import show_examples
 from aligner.models import load_tokenizer
+from aligner.terminal import say
 from aligner.training.config import RunConfig
 from aligner.training.distributed.hardware import gpu_memory
 from aligner.training.distributed.hosts import read_hostfile
@@ -27,18 +28,18 @@ from aligner.training.stages import plan_of, records_per_update, sides_as_tokens
 def dry_run(config: RunConfig, ranks: int) -> None:
     """Print it all."""
     variables = " ".join(f"{key}={shlex.quote(value)}" for key, value in environment(config, ranks).items())
-    print(f"\n{variables} {shlex.join(launch_command(config, ranks))}")
+    say("", f"{variables} {shlex.join(launch_command(config, ranks))}")
     tokenizer = load_tokenizer(stages(config)[0].start_from, config.model.trust_remote_code)
     for stage in stages_to_train(config):
         data = stage_data(config, stage.name)
         (tokens, tally), (_, held_out_tally) = sides_as_tokens(config, data, tokenizer)
-        print(f"\n{stage.name}")
-        print(plan_of(stage.optimization, len(tokens), records_per_update(config, ranks), ranks).line())
+        say("", stage.name)
+        say(plan_of(stage.optimization, len(tokens), records_per_update(config, ranks), ranks).line())
         for side, counted in (("training", tally), ("held out", held_out_tally)):
             for line in counted.lines() if counted.rows else []:
-                print(f"{side}: {line.strip()}")
-        print(f"prompt: {data.template.name}")
-    print(*memory_summary(config, ranks), sep="\n")
+                say(f"{side}: {line.strip()}")
+        say(f"prompt: {data.template.name}")
+    say("", *memory_summary(config, ranks))
     show_examples(tokens, tokenizer)
 
 
@@ -51,7 +52,7 @@ def memory_summary(config: RunConfig, ranks: int) -> list[str]:
     hardware = Hardware(ranks, per_node, gpu_memory())
     settled = settle_recomputing(config, shape, size, hardware)
     need = need_of(settled, shape, size, hardware)
-    lines = [f"\nmemory ({size.parameters:,} parameters; 'aligner plan' has more)", recomputing_line(config, settled)]
+    lines = [f"memory ({size.parameters:,} parameters; 'aligner plan' has more)", recomputing_line(config, settled)]
     lines += memory_lines(need, hardware)
     if not hardware.gpu_memory:
         return lines

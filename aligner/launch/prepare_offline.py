@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aligner.surroundings import HUB, MODELS, OFFLINE, PACKAGES
+from aligner.terminal import say
 
 log = logging.getLogger("aligner")
 
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, OSError) as error:
         log.error("%s", system_error(error) if isinstance(error, OSError) else error)
         return 2
-    print(f"prepared: {folder}\non a node without a network: export {OFFLINE}={folder}")
+    say(f"prepared: {folder}", f"on a node without a network: export {OFFLINE}={folder}")
     return 0
 
 

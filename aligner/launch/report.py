@@ -15,6 +15,7 @@ from rich.text import Text
 from aligner.quality.edits import diff, show
 from aligner.questions import question_key
 from aligner.records import Correction, UserError
+from aligner.terminal import printable, say
 from aligner.training.datasets.supervised import Tokens
 from aligner.training.stages import Stage, StageData
 from aligner.training.train_log import read_log
@@ -34,9 +35,10 @@ def show_examples(tokens: Sequence[Tokens], tokenizer: Any, count: int = 3) -> N
     for row in tokens[:count]:
         prompt = tokenizer.decode(row.ids[: row.prompt_length].tolist())
         learned = tokenizer.decode(row.ids[row.prompt_length :].tolist())
-        line = Text(prompt)
+        line = Text(printable(prompt, lines=True))
+        learned = printable(learned, lines=True)
         line.append(learned if screen.is_terminal else f"[[{learned}]]", style="bold green")
-        screen.print(f"\n{row.origin}: {len(row.ids)} tokens, {row.target_length} learned")
+        screen.print(f"\n{printable(row.origin)}: {len(row.ids)} tokens, {row.target_length} learned")
         screen.print(line, soft_wrap=not screen.is_terminal)
 
 
@@ -63,12 +65,12 @@ def show_result(stages: Sequence[Stage], data: StageData, corrections: int, trus
         try:
             show_corrections(screen, folder, list(different.values())[::-1][:corrections], trust_remote_code)
         except UserError as error:  # the run is complete all the same
-            screen.print(f"they cannot be shown: {error}")
+            screen.print(printable(f"they cannot be shown: {error}"))
     show_help(screen, folder, data, trust_remote_code)
-    screen.print(f"\ncheckpoint  {folder}\npicture     {folder / 'loss.png'}")
+    screen.print(printable(f"\ncheckpoint  {folder}\npicture     {folder / 'loss.png'}", lines=True))
     next_command = [*command_line(), "correct", "--model", str(folder), *example_flags(data)]
     screen.print("next:", style="bold")
-    print(f"  {shlex.join(next_command)}")
+    say(f"  {shlex.join(next_command)}")
 
 
 def show_help(screen: Console, folder: Path, data: StageData, trust_remote_code: bool) -> None:
@@ -86,7 +88,7 @@ def show_help(screen: Console, folder: Path, data: StageData, trust_remote_code:
         corrector = Corrector.load(str(folder), settings=settings, trust_remote_code=trust_remote_code)
         figures = held_out_help(corrector, records)
     except UserError as error:  # the run is complete all the same
-        screen.print(f"the help cannot be measured: {error}")
+        screen.print(printable(f"the help cannot be measured: {error}"))
         return
     screen.print("\nDoes it help?", style="bold")
     for line in help_lines(figures):
@@ -116,7 +118,7 @@ def show_corrections(screen: Console, folder: Path, records: Sequence[Correction
     screen.print("Held-out answers as the new Aligner corrects them (taken out, put in)")
     for record, corrected in zip(records, corrected_answers, strict=True):
         ended = "" if corrected.finished else f"; cut off at {LONGEST} tokens"
-        screen.print(Text(f"\n{record.question}", style="bold"))
+        screen.print(Text("\n" + printable(record.question, lines=True), style="bold"))
         screen.print(show(diff(record.answer, corrected.text), screen.is_terminal))
         screen.print(f"({corrected.edits.copied:.0%} of it copied{ended})", style="dim")
 

@@ -11,6 +11,7 @@ from aligner.files import refuse_overwriting
 from aligner.quality.check import DataReport, examine, examine_tokens
 from aligner.quality.config import COUNTED, CheckConfig
 from aligner.records import UserError
+from aligner.terminal import say
 from aligner.training.datasets.options import Options
 from aligner.training.datasets.registry import parse_spec, register_files
 from aligner.training.datasets.tally import Tally
@@ -31,9 +32,9 @@ def check_data(config: CheckConfig) -> int:
     report = examine(config.data, options, config.eval_datasets, _rows_to_keep(config), config.output, bar)
     lines, tally = _tokens(config, encoder, report) if encoder and report.records else ([], None)
     if config.json:
-        print(json.dumps({**report.as_json(), "tokens": lines}, indent=2))
+        say(*json.dumps({**report.as_json(), "tokens": lines}, indent=2).splitlines())
     else:
-        print(*report.lines(), *lines, sep="\n")
+        say(*report.lines(), *lines)
     return _status(config, report, tally, has_token_lines=bool(lines))
 
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 from rapidfuzz.distance import Indel, LCSseq
 from rich.text import Text
 
+from aligner.terminal import printable
+
 MATCHES = 100_000  # pairs of equal words above which a diff is a longest common subsequence
 TABLE = 4_000_000_000  # bits of a longest common subsequence's table: 500 MB
 _WORDS = re.compile(r"\s*(?:\w+|[^\w\s])|\s+")
@@ -105,6 +107,7 @@ def show(segments: list[Segment], colour: bool) -> Text:
     styles = {"=": "", "-": "red strike", "+": "green"}
     marks = {"=": "{}", "-": "[-{}-]", "+": "{{+{}+}}"}
     shown = Text()
-    for kind, text in segments:
+    for kind, raw in segments:
+        text = printable(raw, lines=True)
         shown.append(text if colour else marks[kind].format(text), style=styles[kind] if colour else "")
     return shown

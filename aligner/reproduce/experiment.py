@@ -13,10 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from aligner.evaluation.measures.config import MEASURES
-from aligner.files import read_text
+from aligner.files import read_yaml
 from aligner.questions import question_key
 from aligner.readers.rows import read_rows
 from aligner.records import DataError, Row, UserError, kind_of
@@ -74,10 +72,7 @@ def read_experiment(name: str) -> Experiment:
         raise UserError(
             f"there is no experiment '{name}'. There are {', '.join(experiment_names())}; or give a YAML file."
         )
-    try:
-        value = yaml.safe_load(read_text(file))
-    except yaml.YAMLError as error:
-        raise UserError(f"{file}: is not YAML ({' '.join(str(error).split())[:120]}).") from None
+    value = read_yaml(file)
     needed = {"about", "rows", "longest", "questions", "measures", "small", "paper"}
     if not isinstance(value, dict) or needed - value.keys():
         missing = min(needed - value.keys()) if isinstance(value, dict) else "keys"

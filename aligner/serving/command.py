@@ -24,6 +24,7 @@ from aligner.serving.gate import choose, confidence, curve, table
 from aligner.serving.shadow import ShadowLog
 from aligner.serving.upstream import UpstreamClient
 from aligner.serving.worker import Worker
+from aligner.terminal import say
 
 FEWEST = 20  # answers that a threshold is chosen on
 
@@ -39,7 +40,7 @@ def serve(config: ServeConfig) -> None:
             app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=patience
         )
         address = f"http://{config.host}:{place.getsockname()[1]}"
-        print(f"aligner serves at {address}/v1 (and / to look at); Ctrl-C stops it", flush=True)
+        say(f"aligner serves at {address}/v1 (and / to look at); Ctrl-C stops it")
         uvicorn.Server(settings).run(sockets=[place])
 
 

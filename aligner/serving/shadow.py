@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
 from aligner.jsonl import LineLog
+from aligner.parsing import json_value
 from aligner.records import UserError
 
 log = logging.getLogger("aligner")
@@ -31,7 +31,7 @@ class ShadowLog:
         UserError where it is neither: another file is left as it is.
         """
         try:
-            if not last or isinstance(json.loads(last), dict):
+            if not last or isinstance(json_value(last), dict):
                 return True
         except ValueError:
             pass

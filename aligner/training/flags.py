@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import yaml
 from transformers import HfArgumentParser
 
-from aligner.files import read_text
+from aligner.files import read_text, read_yaml
 from aligner.records import UserError
 from aligner.shipped import find_config
 from aligner.training.config import NO_DEFAULT, PARTS, RunConfig, check
@@ -51,13 +51,11 @@ def _near(name: str) -> str:
 
 def yaml_flags(file: str) -> list[str]:
     """The flags of a YAML file. UserError for a key that is no flag."""
-    text = read_text(find_config(file))
-    try:
-        value, node = yaml.safe_load(text) or {}, yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise UserError(f"{file}: is not YAML ({' '.join(str(error).split())}).") from None
+    place = find_config(file)
+    value = read_yaml(place) or {}
     if not isinstance(value, dict):
         raise UserError(f"{file}: must hold 'flag: value' lines.")
+    node = yaml.compose(read_text(place), Loader=yaml.SafeLoader)  # which has a key as often as it stands there
     keys = [key.value for key, _ in node.value] if node else []
     if twice := [key for key in keys if keys.count(key) > 1]:
         raise UserError(f"{file}: the key '{twice[0]}' stands in it twice.")

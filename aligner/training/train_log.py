@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from aligner.parsing import json_value
 
 FILE = "train_log.jsonl"
 
@@ -15,7 +16,7 @@ def read_log(folder: str | Path) -> list[dict[str, Any]]:
     lines = []
     for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
         try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
+            lines.append(json_value(line))
+        except ValueError:
             continue
-    return lines
+    return [line for line in lines if isinstance(line, dict)]

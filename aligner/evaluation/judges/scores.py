@@ -19,6 +19,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, PreTrain
 
 from aligner.evaluation.judges.judge import JudgeReply, JudgeRequest
 from aligner.models import device_map_options, fingerprint, load_config, load_tokenizer, positions_of
+from aligner.parsing import json_value
 from aligner.records import UserError
 
 SAFE_RLHF = "BEGINNING OF CONVERSATION: USER: {question} ASSISTANT:{response}"  # and end-of-text
@@ -90,9 +91,9 @@ class ScoreJudge:
     def read(self, request: JudgeRequest, reply: str) -> int | None:
         """By the scores; None where they are none."""
         try:
-            first, second = json.loads(reply)
+            first, second = json_value(reply)
             difference = float(first) - float(second)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return None
         if difference != difference:  # not a number
             return None

@@ -7,14 +7,13 @@ Both versions read the folder afterwards, the installed one to the same configur
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from aligner.files import write_json
+from aligner.files import read_json, write_json
 
 NEWER_CLASSES = {"TokenizersBackend": "PreTrainedTokenizerFast"}  # of tokenizers, and what version 4 calls them
 
@@ -22,7 +21,7 @@ NEWER_CLASSES = {"TokenizersBackend": "PreTrainedTokenizerFast"}  # of tokenizer
 def add_older_names(folder: Path, trust_remote_code: bool = False) -> None:
     """Add them to config.json and tokenizer_config.json of a folder that was just saved."""
     file = folder / "config.json"
-    saved = json.loads(file.read_text(encoding="utf-8"))
+    saved = read_json(file)
     before = _read(folder, trust_remote_code)
     write_json(file, with_older_names(saved))
     if _read(folder, trust_remote_code) != before:  # this family means something else by one of the names
@@ -77,7 +76,7 @@ def _older(kind: str, rope: dict[str, Any]) -> dict[str, Any]:
 def _name_tokenizer(file: Path) -> None:
     if not file.is_file():
         return
-    settings = json.loads(file.read_text(encoding="utf-8"))
+    settings = read_json(file)
     older = NEWER_CLASSES.get(settings.get("tokenizer_class"))
     if older:
         write_json(file, {**settings, "tokenizer_class": older})

@@ -14,9 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-
-from aligner.files import read_text
+from aligner.files import read_yaml
 from aligner.records import UserError
 
 PHRASES = Path(__file__).with_name("damage.yaml")
@@ -76,7 +74,7 @@ def _names(flag: str, text: str | None) -> list[str]:
 @cache
 def phrases_by_kind() -> dict[str, tuple[str, ...]]:
     """The phrases of each kind that has some."""
-    return {kind: tuple(phrases) for kind, phrases in yaml.safe_load(read_text(PHRASES)).items()}
+    return {kind: tuple(phrases) for kind, phrases in read_yaml(PHRASES).items()}
 
 
 def phrases_of(kind: str, which: str) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ killed or hangs. And a rank ends when its launch script is gone, so that nothing
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import select
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from aligner.files import write_json
+from aligner.parsing import json_value
 from aligner.training.distributed.stop_signals import Stopped
 
 FOLDER = "ranks"
@@ -117,8 +117,8 @@ def clear_heartbeats(folder: Path) -> None:
 def _read_heartbeats(folder: Path) -> list[dict[str, Any]]:
     heartbeats = []
     for file in sorted((folder / FOLDER).glob("*.json")):
-        with suppress(OSError, json.JSONDecodeError):
-            heartbeats.append({**json.loads(file.read_text(encoding="utf-8")), "last_beat": file.stat().st_mtime})
+        with suppress(OSError, ValueError, TypeError):
+            heartbeats.append({**json_value(file.read_bytes()), "last_beat": file.stat().st_mtime})
     return heartbeats
 
 
