@@ -39,7 +39,7 @@ def tensors(folder: Path) -> dict[str, tuple[str, list[float]]]:
 
 @pytest.fixture
 def rows23(real_rows, tmp_path) -> Path:
-    rows = [row for row in real_rows if len(row["question"] + row["answer"] + row["correction"]) < 700][:23]
+    rows = [row for row in real_rows if len(row["question"] + row["answer"] + row["correction"]) < 450][:23]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     return tmp_path / "rows.json"
 
