@@ -151,6 +151,12 @@ class OutputConfig:
     _argument_group_name = "output"
     output_dir: str | None = flag(None, "folder for the checkpoint, the log and the picture")
     save_16bit: bool = flag(True, "export the 16-bit weights of a 16-bit run; off: its fp32 master weights")
+    export: str = flag(
+        "last",
+        "which weights the folder gets: last: those after the last update; best: those with the lowest held-out loss (every "
+        "evaluation saves a resume state then, and the best one is kept)",
+        choices=("last", "best"),
+    )
     save_interval: int = flag(100, "updates between two resume states (and one at the end); 0: none")
     save_total_limit: int = flag(1, "resume states to keep")
     resume: str = flag(
@@ -264,6 +270,8 @@ def check_combinations(config: RunConfig) -> None:
         raise UserError("--eval_datasets and --eval_split_ratio are both given: choose one.")
     if d.need_eval and not d.eval_datasets and d.eval_split_ratio is None:
         raise UserError("--need_eval needs --eval_datasets PATH or --eval_split_ratio SHARE.")
+    if output.export == "best" and not config.evaluates:
+        raise UserError("--export best needs held-out records: --eval_split_ratio SHARE or --eval_datasets PATH.")
     if config.launch.stage == "identity" and not o.identity_proportion:
         raise UserError("--stage identity needs --identity_proportion SHARE.")
     if o.bf16 and o.fp16:

@@ -36,6 +36,7 @@ class TrainState:
     metrics: Metrics | None  # on the first rank
     save: Callable[[int], None]
     save_interval: int
+    save_evaluated: bool  # whether an evaluated update is saved whatever the interval
     stop_requested: Callable[[], bool]  # whether this rank knows that the run is to stop
 
 
@@ -62,9 +63,10 @@ def train(state: TrainState, start: int) -> None:
         done = update.number + 1
         if stop:  # before an evaluation: who asks for a stop may not wait for long
             state.save(done)
-        if is_evaluation_due(state, done):
+        evaluated = is_evaluation_due(state, done)
+        if evaluated:
             evaluate(state, done)
-        if not stop and state.save_interval and (done % state.save_interval == 0 or done == state.plan.updates):
+        if not stop and (is_save_due(state, done) or (evaluated and state.save_evaluated)):
             state.save(done)
         if stop and done < state.plan.updates:
             raise Stopped(f"update {done}")
@@ -134,6 +136,11 @@ def is_evaluation_due(state: TrainState, done: int) -> bool:
     """Whether to evaluate after `done` updates: at the end, and at each epoch's or interval's end as configured."""
     every = {"epoch": state.plan.updates_per_epoch, "steps": state.data.eval_interval, "none": state.plan.updates}
     return done == state.plan.updates or done % every[state.data.eval_strategy] == 0
+
+
+def is_save_due(state: TrainState, done: int) -> bool:
+    """Whether to save after `done` updates: at each interval's end and after the last one; never where the interval is 0."""
+    return bool(state.save_interval) and (done % state.save_interval == 0 or done == state.plan.updates)
 
 
 def evaluate(state: TrainState, done: int) -> None:
