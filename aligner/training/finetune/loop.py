@@ -36,7 +36,7 @@ class TrainState:
     metrics: Metrics | None  # on the first rank
     save: Callable[[int], None]
     save_interval: int
-    save_evaluated: bool  # whether an evaluated update is saved whatever the interval
+    save_evaluated: bool
     stop_requested: Callable[[], bool]  # whether this rank knows that the run is to stop
 
 
@@ -63,10 +63,9 @@ def train(state: TrainState, start: int) -> None:
         done = update.number + 1
         if stop:  # before an evaluation: who asks for a stop may not wait for long
             state.save(done)
-        evaluated = is_evaluation_due(state, done)
-        if evaluated:
+        if is_evaluation_due(state, done):
             evaluate(state, done)
-        if not stop and (is_save_due(state, done) or (evaluated and state.save_evaluated)):
+        if not stop and is_save_due(state, done):
             state.save(done)
         if stop and done < state.plan.updates:
             raise Stopped(f"update {done}")
@@ -139,8 +138,9 @@ def is_evaluation_due(state: TrainState, done: int) -> bool:
 
 
 def is_save_due(state: TrainState, done: int) -> bool:
-    """Whether to save after `done` updates: at each interval's end and after the last one; never where the interval is 0."""
-    return bool(state.save_interval) and (done % state.save_interval == 0 or done == state.plan.updates)
+    """Whether to save after `done` updates: at the end, at each interval's end, and after an evaluation where the best counts."""
+    at_interval = bool(state.save_interval) and (done % state.save_interval == 0 or done == state.plan.updates)
+    return at_interval or (state.save_evaluated and is_evaluation_due(state, done))
 
 
 def evaluate(state: TrainState, done: int) -> None:
