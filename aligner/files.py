@@ -125,7 +125,11 @@ def write_lines(path: str | os.PathLike[str], values: Iterable[Any]) -> None:
 def line_writer(path: str | os.PathLike[str]) -> Iterator[Callable[[Any], None]]:
     """A function that adds a line of JSON; the file is in its place when the block ends without an error."""
     with whole_file(path) as stream:
-        yield lambda value: stream.write(f"{json_line(value)}\n")
+
+        def write(value: Any) -> None:
+            stream.write(f"{json_line(value)}\n")
+
+        yield write
 
 
 def json_line(value: Any) -> str:

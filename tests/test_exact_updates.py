@@ -34,8 +34,9 @@ def base_flags(rows_file: Path, model: Path, out: Path, **flags: object) -> list
 
 @pytest.fixture(scope="module")
 def rows64(real_rows, tmp_path_factory) -> Path:
-    """64 real rows of middling length."""
-    rows = [row for row in real_rows if len(row["question"] + row["answer"] + row["correction"]) < 900][::5][:64]
+    """64 short real rows of all kinds."""
+    short = [row for row in real_rows if len(row["question"] + row["answer"] + row["correction"]) < 450]
+    rows = short[:: len(short) // 64][:64]
     assert len(rows) == 64
     file = tmp_path_factory.mktemp("rows") / "rows.json"
     file.write_text(json.dumps(rows))
@@ -102,7 +103,7 @@ def test_odd_cases_with_two_ranks(real_rows, tiny_model, bpe_folder, tmp_path):
     """In one launch: an uneven last update with a rank that has nothing, an untied model, a grown embedding, offload."""
     from conftest import save_llama
 
-    rows = [row for row in real_rows if len(row["question"] + row["answer"] + row["correction"]) < 700][:23]
+    rows = [row for row in real_rows if len(row["question"] + row["answer"] + row["correction"]) < 450][:23]
     file = tmp_path / "rows.json"
     file.write_text(json.dumps(rows))
     untied = save_llama(bpe_folder, tmp_path / "untied", tied=False)

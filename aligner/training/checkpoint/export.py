@@ -6,12 +6,11 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from aligner.card import card_from, write_card
@@ -21,6 +20,7 @@ from aligner.files import COMPLETED, remove_folder
 from aligner.models import fit_embedding, freeze_as_built, load_model, load_tokenizer
 from aligner.quantised import unpacking
 from aligner.records import UserError
+from aligner.training.checkpoint.checksums import state_reader
 from aligner.training.checkpoint.folder_writer import plan_folder, write_rest, write_weights
 from aligner.training.checkpoint.resume import read_state
 from aligner.training.checkpoint.tensor_index import Piece, saved_pieces
@@ -82,7 +82,6 @@ def trained_weights(model: PreTrainedModel, state: Path, master: bool) -> Iterat
     the base's where it was not trained. `master`: in fp32. UserError where one is not whole in the state."""
     trained = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
     with ExitStack() as stack:
-        opened = lru_cache(None)(lambda file: stack.enter_context(safe_open(file, framework="pt")))
 
         def fetch(name: str) -> torch.Tensor:
             tensor = model.get_parameter_or_buffer(name)
@@ -96,6 +95,7 @@ def trained_weights(model: PreTrainedModel, state: Path, master: bool) -> Iterat
                 raise UserError(f"{state} is damaged ({error}). Take another.") from None
 
         try:
+            opened = stack.enter_context(state_reader(state))
             saved = saved_pieces(state)
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{state} is damaged ({error}). Take another.") from None
@@ -108,7 +108,7 @@ def _whole(
     """A parameter put together from its pieces, in fp32. ValueError where some of it is missing."""
     whole, copied = torch.empty(math.prod(shape)), 0
     for folder, piece in saved:
-        flat = opened(folder / f"weight-{piece.flat}.safetensors").get_slice("flat")
+        flat = opened(folder / f"weight-{piece.flat}.safetensors")
         whole[piece.start : piece.start + piece.size] = flat[piece.offset : piece.offset + piece.size]
         copied += piece.size
     if copied != len(whole):

@@ -7,6 +7,7 @@ to refuse a folder or to find the run complete; the first rank calls it for all 
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +17,12 @@ from typing import Any
 
 from aligner.card import Card, card_from, differences, read_card
 from aligner.file_systems import require_usable
-from aligner.files import COMPLETED, is_completed, read_json, remove_folder
+from aligner.files import COMPLETED, is_completed, read_json, remove_folder, sha256_of
 from aligner.locks import take
 from aligner.records import UserError
 from aligner.training.config import RunConfig
 from aligner.training.stages import Stage, make_card, records_per_update, stage_data, stages, stages_to_train
+from aligner.training.train_log import read_log
 
 log = logging.getLogger("aligner")
 STATE_NAME = re.compile(r"update-(\d+)")
@@ -133,13 +135,27 @@ def states(output: Path) -> list[Path]:
     return sorted((p for p in folders if (p / COMPLETED).is_file()), key=lambda p: int(p.name.split("-")[1]))
 
 
+def best_state(output: Path) -> Path | None:
+    """The whole resume state with the lowest held-out loss in the log, the earliest of equals; None where none was evaluated."""
+    kept = {path.name: path for path in states(output)}
+    losses = [(line["eval_loss"], line["update"]) for line in read_log(output) if "eval_loss" in line]
+    evaluated = [(loss, f"update-{update}") for loss, update in sorted(losses) if math.isfinite(loss)]
+    return next((kept[name] for _, name in evaluated if name in kept), None)
+
+
 def read_state(state: Path) -> dict[str, Any]:
-    """The description in a resume state: `update`, `card`, and what save_and_load.py needs. UserError where it is incomplete."""
+    """The description in a resume state: `update`, `card`, and what save_and_load.py needs. UserError where it is incomplete or
+    not as it was written (COMPLETED has its sha256, since states have checksums)."""
     value = read_json(state / "state.json")
     fields: dict[str, Any] = value if isinstance(value, dict) else {}
     if missing := {"update", "card", "shapes", "moves", "schedule", "scaler"} - fields.keys():
         raise UserError(
             f"{state} says nothing of {min(missing)}: it is damaged, or of another version. Remove it to go on from an earlier one."
+        )
+    noted = (state / COMPLETED).read_bytes().strip()
+    if ("checksums" in fields or noted) and noted.decode(errors="replace") != sha256_of(state / "state.json"):
+        raise UserError(
+            f"{state}/state.json is not as it was written: it is damaged. Remove {state} to go on from an earlier one."
         )
     return fields
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import ExitStack
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
 from aligner.file_systems import give_usual_mode, move_folder
-from aligner.files import COMPLETED, remove_folder, sync, write_json, write_text
+from aligner.files import COMPLETED, remove_folder, sha256_of, sync, write_json, write_text
 from aligner.records import UserError
+from aligner.training.checkpoint.checksums import FILE, KIND, state_reader, tensor_checksum
 from aligner.training.checkpoint.folder_writer import check_reopens, plan_folder, write_rest, write_weights
 from aligner.training.checkpoint.partitions import (
     flat_tensors,
@@ -25,13 +24,14 @@ from aligner.training.checkpoint.partitions import (
     refresh_weights,
     set_optimizer_steps,
 )
-from aligner.training.checkpoint.resume import read_state, states
-from aligner.training.checkpoint.tensor_index import Piece, saved_pieces
+from aligner.training.checkpoint.resume import best_state, read_state, states
+from aligner.training.checkpoint.tensor_index import INDEX, Piece, saved_pieces
 from aligner.training.engine.engine import Engine, full_precision, gathered, numel, shape_of
 
 
-def save(engine: Engine, output: Path, state: dict[str, Any], keep: int) -> None:
-    """Save a resume state after update `state['update']` and remove all but the newest `keep`. Called by all ranks.
+def save(engine: Engine, output: Path, state: dict[str, Any], keep: int, keep_best: bool) -> None:
+    """Save a resume state after update `state['update']` and remove all but the newest `keep`, and with `keep_best` the one
+    with the lowest held-out loss. Called by all ranks.
 
     UserError on every rank where one cannot write; the states that were there are untouched then.
     """
@@ -45,12 +45,13 @@ def save(engine: Engine, output: Path, state: dict[str, Any], keep: int) -> None
             "moves": optimizer_steps(engine),
             "schedule": engine.schedule.last_epoch,
             "scaler": engine.scaler_state(),
+            "checksums": KIND,
         }
         write_json(partial / "state.json", {**state, **own, "shapes": _shapes(engine)})
-        write_text(partial / COMPLETED, "")
+        write_text(partial / COMPLETED, sha256_of(partial / "state.json"))
         remove_folder(output / "checkpoints" / name)
         move_folder(partial, output / "checkpoints" / name)
-        rotate(output, keep)
+        rotate(output, keep, keep_best)
 
     engine.ranks.broadcast_from_rank0(put_in_place)
 
@@ -78,23 +79,27 @@ def write_rank(engine: Engine, folder: Path) -> None:
         return
     mine = folder / f"rank-{engine.ranks.rank:05}"
     mine.mkdir()
+    checksums: dict[str, str] = {}
     try:
         for number, flat in enumerate(flat_tensors(engine)):
             for kind, tensor in {"weight": flat, **moments(engine, flat)}.items():
-                file = mine / f"{kind}-{number}.safetensors"
-                save_file({"flat": tensor.detach().flatten().cpu()}, file)
+                file, whole = mine / f"{kind}-{number}.safetensors", tensor.detach().flatten().cpu()
+                checksums[file.name] = tensor_checksum(whole)
+                save_file({"flat": whole}, file)
                 give_usual_mode(file)
                 sync(file)
-        write_json(mine / "pieces.json", pieces(engine))
+        write_json(mine / INDEX, pieces(engine))
+        write_json(mine / FILE, {**checksums, INDEX: sha256_of(mine / INDEX)})
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"{mine} cannot be written ({error}). The state before it is untouched: run the same command again to go on."
         ) from None
 
 
-def rotate(output: Path, keep: int) -> None:
-    """Remove all but the newest `keep` whole states, and what a kill left half-written."""
-    for doomed in set((output / "checkpoints").glob("update-*")) - set(states(output)[-keep:]):
+def rotate(output: Path, keep: int, keep_best: bool) -> None:
+    """Remove all but the newest `keep` whole states (and the best), and what a kill left half-written."""
+    kept = {*states(output)[-keep:], best_state(output) if keep_best else None}
+    for doomed in set((output / "checkpoints").glob("update-*")) - kept:
         if doomed.is_dir():
             remove_folder(doomed)
 
@@ -120,10 +125,8 @@ def _shapes(engine: Engine) -> dict[str, list[int]]:
 def _read_pieces(engine: Engine, checkpoint: Path) -> None:
     """Fill this rank's flat tensors from the files that hold their numbers."""
     try:
-        saved = saved_pieces(checkpoint)
-        with ExitStack() as stack:
-            opened = lru_cache(None)(lambda file: stack.enter_context(safe_open(file, framework="pt")))
-            flats = flat_tensors(engine)
+        with state_reader(checkpoint) as opened:
+            saved, flats = saved_pieces(checkpoint), flat_tensors(engine)
             for wanted in pieces(engine):
                 kinds = {"weight": flats[wanted.flat], **moments(engine, flats[wanted.flat])}
                 copied = sum(_copy(kinds, wanted, *source, opened) for source in saved.get(wanted.name, []))
@@ -141,7 +144,7 @@ def _copy(kinds: dict[str, torch.Tensor], wanted: Piece, folder: Path, piece: Pi
         return 0
     here, there = wanted.offset + first - wanted.start, piece.offset + first - piece.start
     for kind, flat in kinds.items():
-        source = opened(folder / f"{kind}-{piece.flat}.safetensors").get_slice("flat")[there : there + count]
+        source = opened(folder / f"{kind}-{piece.flat}.safetensors")[there : there + count]
         flat.detach().view(-1)[here : here + count].copy_(source)
     return count
 
