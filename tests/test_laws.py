@@ -39,9 +39,11 @@ ORDER = [
     "training.finetune.metrics", "training.finetune.loop", "training.finetune.announce", "training.finetune.run",
     "training.finetune.rank", "training.finetune.__main__",
     "quality.suspicions", "quality.check", "quality.config", "quality.command", "inference.drafts", "inference.row_cache",
-    "inference.greedy", "inference.sampling", "inference.corrector", "inference.servers", "inference.served",
+    "inference.greedy", "inference.text_stream",
+    "inference.sampling", "inference.corrector", "inference.servers", "inference.served",
     "inference.journal", "inference.correct_file", "inference.config", "inference.one_answer", "inference.command",
-    "serving.config", "serving.dialogue", "serving.gate", "serving.worker", "serving.protocol", "serving.upstream",
+    "serving.hosts", "serving.connections", "serving.config",
+    "serving.dialogue", "serving.gate", "serving.worker", "serving.protocol", "serving.upstream", "serving.metrics", "serving.sse",
     "serving.shadow", "serving.exchange", "serving.app", "serving.command", "evaluation.rates", "evaluation.pairs",
     "evaluation.judges.dimensions", "evaluation.judges.judge", "evaluation.judges.human", "evaluation.judges.served",
     "evaluation.judges.local", "evaluation.judges.scores", "evaluation.judges.reward_and_cost", "evaluation.judges",
@@ -51,7 +53,7 @@ ORDER = [
     "evaluation.measures.controls", "evaluation.measures.gain", "evaluation.measures.items", "evaluation.measures.table",
     "evaluation.measures.measure", "evaluation.measures.preference", "evaluation.measures.held_out", "evaluation.measures.page",
     "evaluation.measures.config", "evaluation.measures.command", "evaluation.harness",
-    "launch.command", "launch.report",
+    "launch.guard", "launch.command", "launch.report",
     "launch.dry_run", "launch.watch", "launch.launch", "launch.__main__",
     "launch.prepare_offline", "launch.machine_checks", "launch.doctor",
     "reproduce.experiment", "reproduce.steps", "reproduce.run",
@@ -75,6 +77,7 @@ ROOMS = {
     "openai": {"inference.servers"},
     "aiohttp": {"serving.upstream", "serving.exchange"},
     "uvicorn": {"serving.command"},
+    "prometheus_client": {"serving.metrics"},
 }
 ALLOWED_BASES = {
     "Protocol",
@@ -171,6 +174,28 @@ def test_every_module_and_public_name_says_what_it_is():
                 overriding = node.name in ("emit", "forward", "backward")
                 if not (ast.get_docstring(node) or id(node) in nested or overriding):
                     wrong.append(f"{name_of(file)}: {node.name}")
+    assert not wrong
+
+
+def test_what_leaves_and_what_comes_in_passes_one_place():
+    """Lines reach the screen through `terminal`, JSON and YAML are parsed by `parsing`, keys are read by `keys`."""
+    guarded = {
+        "print": {"terminal"},
+        "json.loads": {
+            "parsing",
+            "files",
+            "readers.json_rows",
+            "training.datasets.cache",
+        },  # their own JSON, or rows by place
+        "yaml.safe_load": {"parsing"},
+        "yaml.load": set(),
+    }
+    wrong = []
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if name in guarded and name_of(file) not in guarded[name]:
+                wrong.append(f"{name_of(file)} line {node.lineno}: {name}")
     assert not wrong
 
 

@@ -19,8 +19,8 @@ from aligner.inference.corrector import Corrector
 from aligner.inference.greedy import DecoderRow
 from aligner.records import UserError
 from aligner.serving.dialogue import CandidateQuestions, candidate_questions
-from aligner.serving.exchange import StreamedText
 from aligner.serving.shadow import ShadowLog
+from aligner.serving.sse import StreamedText
 from aligner.serving.worker import Ticket, Worker
 
 __all__ = ["corrector"]  # a fixture

@@ -277,7 +277,7 @@ def test_a_silent_server_is_spoken_of(told, monkeypatch, caplog):
     monkeypatch.setattr(logging.getLogger("aligner"), "propagate", True)
     told.delay = 0.5
     ask(told, ["slow"])
-    waits = {record.args[1]: None for record in caplog.records if "has not answered for" in record.message}
+    waits = {record.args[1]: None for record in caplog.records if "it is busy, or not there" in record.message}
     assert list(waits) == [0.1, 0.2, 0.4], "after 0.1 seconds, then each time it has lasted twice as long"
 
 

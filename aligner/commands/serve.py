@@ -66,6 +66,15 @@ def add_limit_flags(parser: argparse.ArgumentParser) -> None:
         help="longest prompt that the Aligner reads; of a longer dialogue the oldest turns are left out (8192)",
     )
     add("--max_request_bytes", type=int, default=1_000_000, metavar="N", help="longest request (1,000,000)")
+    add(
+        "--max_characters",
+        type=int,
+        default=100_000,
+        metavar="N",
+        help="longest question with its answer that is looked at (100,000)",
+    )
+    add("--metrics", action="store_true", help="serve counts at /metrics in Prometheus' text form; no text of anybody")
+    add("--access_log", metavar="FILE", help="JSON lines, one a request: route, status, seconds, bytes; no text (none)")
     add("--upstream_timeout", type=float, default=120, metavar="S", help="seconds for the upstream's answer (120)")
     add("--aligner_timeout", type=float, default=60, metavar="S", help="seconds for a correction (60)")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aligner.files import read_json, write_json
+from aligner.parsing import json_value
 from aligner.records import UserError
 
 Flags = Mapping[str, Any]
@@ -38,7 +39,7 @@ def _words(flag: str, value: Any) -> list[str]:
 
 def the_same(file: Path, settings: Flags, product: Path) -> None:
     """Write down the settings of `product`. UserError where it exists and has other settings."""
-    if product.exists() and file.exists() and (before := read_json(file)) != json.loads(json.dumps(settings)):
+    if product.exists() and file.exists() and (before := read_json(file)) != json_value(json.dumps(settings)):
         changed = min(name for name in before.keys() | settings.keys() if before.get(name) != settings.get(name))
         raise UserError(
             f"{file.parent}: was made with another {changed} ({file.name} says which). Name another output, or remove it."

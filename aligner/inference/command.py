@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -126,7 +127,7 @@ def summary_lines(summary: CorrectionSummary, config: CorrectConfig) -> Iterator
 
 def drift_lines(drift: Sequence[Drift]) -> list[str]:
     """A table of what each pass changed; empty for a single pass."""
-    if len(drift) < 2:
+    if len(drift) < 2 or math.isnan(drift[0].unchanged):  # no row was corrected
         return []
     width = max(len(each.name) for each in drift)
     lines = [f"{'':<{width}}  unchanged  like its input  like the answer  length"]

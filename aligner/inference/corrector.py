@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -146,9 +146,9 @@ class Corrector:
                     yield row.index, self.corrected(row, requests[row.index].answer)
                 break
             except MODEL_ERRORS:  # one row's, of those that were read together; the others go on
-                if not begun and decode == self._generated:
+                if not begun and decode == self.generated:
                     raise
-                decode = decode if begun else self._generated  # else the model could not even be timed
+                decode = decode if begun else self.generated  # else the model could not even be timed
                 for row in list(begun.values()):
                     yield row.index, self._alone(row, requests[row.index].answer)
                 begun.clear()
@@ -180,16 +180,19 @@ class Corrector:
         if self.decoder and not self.settings.sampling:
             yield from self.decoder.decode(rows, self.settings.batch_size)
         else:
-            yield from self._generated(rows)
+            yield from self.generated(rows)
 
-    def _generated(self, rows: Iterator[DecoderRow]) -> Iterator[DecoderRow]:
-        """The same by transformers' own generation."""
+    def generated(
+        self, rows: Iterator[DecoderRow], dropped: Callable[[DecoderRow], bool] = lambda row: False
+    ) -> Iterator[DecoderRow]:
+        """The same by transformers' own generation, which goes on until all rows of a batch have ended or are `dropped`."""
         for batch in in_batches(rows, self.settings.batch_size):
             for most in sorted({row.most for row in batch}):  # a row with little room does not cut its neighbours
                 group = [row for row in batch if row.most == most]
                 sampling = self.settings.sampling
                 drawn = sampling and replace(sampling, seed=sampling.seed + group[0].index)  # every batch draws anew
-                outputs = generate(self.model, [row.prompt for row in group], [self.encoder.eos], most, drawn)
+                prompts, ends = [row.prompt for row in group], [self.encoder.eos]
+                outputs = generate(self.model, prompts, ends, most, drawn, lambda group=group: all(map(dropped, group)))  # type: ignore[misc]
                 for row, tokens in zip(group, outputs, strict=True):
                     row.output = tokens
                     yield row

@@ -83,14 +83,26 @@ class Decoder:
         for read in self.advance(lambda most: list(islice(waiting, most)), batch_size):
             yield from (row for row in read if row.has_ended(self.eos))
 
-    def advance(self, new: Callable[[int], list[DecoderRow]], batch_size: int) -> Iterator[list[DecoderRow]]:
+    def advance(
+        self,
+        new: Callable[[int], list[DecoderRow]],
+        batch_size: int,
+        dropped: Callable[[DecoderRow], bool] = lambda row: False,
+    ) -> Iterator[list[DecoderRow]]:
         """Yield the rows of each forward pass, which have more tokens than before it. Ends when there is none left.
 
-        `new(N)` is called before each pass for at most N more rows. A row whose `most` is lowered to what it has ends there.
+        `new(N)` is called before each pass for at most N more rows; a row that is `dropped` by then takes no part in it. A row
+        whose `most` is lowered to what it has ends there.
         """
         self.cost = self.cost or self.measure()
         active, cache = list[DecoderRow](), RowCache()
         while True:
+            for place in reversed(range(len(active))):
+                if active[place].has_ended(self.eos) or dropped(active[place]):
+                    last = active.pop()
+                    if place < len(active):
+                        active[place] = last
+                        cache.move(len(active), place)
             added = new(batch_size - len(active)) if len(active) < batch_size else []
             first = len(active) if added else 0
             active += added
@@ -98,13 +110,6 @@ class Decoder:
                 return
             self._read(cache, first, active[first:], self.cost)
             yield active[first:]
-            for place in reversed(range(len(active))):
-                row = active[place]
-                if row.has_ended(self.eos):
-                    last = active.pop()
-                    if last is not row:
-                        active[place] = last
-                        cache.move(len(active), place)
 
     def _read(self, cache: RowCache, first: int, rows: Sequence[DecoderRow], cost: Cost) -> None:
         """One forward pass over the pending tokens and a draft of every row; each keeps the tokens that the model agrees with."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from weakref import WeakKeyDictionary
 
@@ -44,9 +44,15 @@ def takes_padding(model: PreTrainedModel, pad: int) -> bool:
 
 @torch.inference_mode()
 def generate(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], ends: Sequence[int], most: int, sampling: Sampling | None
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    ends: Sequence[int],
+    most: int,
+    sampling: Sampling | None,
+    given_up: Callable[[], bool] = lambda: False,
 ) -> list[list[int]]:
-    """The continuation of each prompt, up to the first of the tokens that end a text; greedy without `sampling`.
+    """The continuation of each prompt, up to the first of the tokens that end a text; greedy without `sampling`. Once it is
+    `given_up`, no further token is generated.
 
     Prompts are padded in front with the first of `ends`, and masked by their lengths; one after another where the model does
     not take that.
@@ -54,7 +60,7 @@ def generate(
     eos = ends[0]
     if len(set(map(len, prompts))) > 1 and not takes_padding(model, eos):
         seeds = [sampling and replace(sampling, seed=sampling.seed + place) for place in range(len(prompts))]
-        return [generate(model, [p], ends, most, drawn)[0] for p, drawn in zip(prompts, seeds, strict=True)]
+        return [generate(model, [p], ends, most, drawn, given_up)[0] for p, drawn in zip(prompts, seeds, strict=True)]
     longest = max(map(len, prompts))
     ids_BL = torch.tensor([[eos] * (longest - len(p)) + list(p) for p in prompts], device=model.device)
     mask_BL = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=model.device)
@@ -65,7 +71,10 @@ def generate(
         do_sample=sampling is not None, max_new_tokens=most, eos_token_id=list(ends), pad_token_id=eos, **drawn
     )
     output_BM: list[list[int]] = model.generate(  # type: ignore[operator]
-        input_ids=ids_BL, attention_mask=mask_BL, generation_config=config
+        input_ids=ids_BL,
+        attention_mask=mask_BL,
+        generation_config=config,
+        stopping_criteria=[lambda ids_BL, *_, **__: torch.full((len(ids_BL),), given_up(), device=ids_BL.device)],
     )[:, longest:].tolist()
     stops = [next((place + 1 for place, token in enumerate(tokens) if token in ends), None) for tokens in output_BM]
     return [tokens[:stop] for tokens, stop in zip(output_BM, stops, strict=True)]

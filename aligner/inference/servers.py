@@ -9,7 +9,6 @@ answers others; and a server that is not there, refuses the key or does not know
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from urllib.parse import urlsplit
 
 import openai
 
+from aligner.keys import read_key, without_keys
 from aligner.records import UserError
 
 log = logging.getLogger("aligner")
@@ -71,14 +71,14 @@ class Server:
             )
         if not self.timeout > 0:
             raise UserError(f"--timeout is {self.timeout:g}: it must be above 0.")
-        if parts.username or parts.query:
+        if any(sign in self.url for sign in "@?#"):
             raise UserError(
                 f"the address of {parts.hostname} holds a secret. Put the key into the variable {self.key}."
             )
 
     def client(self) -> Client:
         """The official client for it."""
-        key = os.environ.get(self.key, "").strip() or NO_KEY
+        key = read_key(self.key) or NO_KEY
         if not (key.isascii() and key.isprintable()):
             raise UserError(f"the variable {self.key} holds what cannot be a key.")
         return openai.OpenAI(
@@ -139,7 +139,9 @@ class Server:
             except Empty:
                 waited += patience
                 patience = waited
-                log.warning("%s has not answered for %.0f seconds: still trying", self.url, waited)
+                log.warning(
+                    "no answer of %s for %.0f seconds: it is busy, or not there; still waiting", self.url, waited
+                )
 
     def _call(self, call: Call, client: Client, item: Any, answered: bool) -> Any:
         """The result, or the error in one line. `answered`: the server has answered other rows, so that the fault is this row's."""
@@ -175,4 +177,4 @@ class Server:
 
 
 def _line(error: object) -> str:
-    return " ".join(str(error).split())[:200]
+    return without_keys(" ".join(str(error).split()))[:200]

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def launch_and_watch(command: Sequence[str], variables: Mapping[str, str], folde
     signals = stop_signals.StopSignals(pass_on)
     environment = {**os.environ, **variables, **heartbeat.launcher_mark()}
     process = subprocess.Popen(command, env=environment, start_new_session=True)
+    guard = start_guard(process.pid)
     try:
         status = wait(process, folder)
         if status == 0 and not is_completed(last_stage):
@@ -39,14 +41,31 @@ def launch_and_watch(command: Sequence[str], variables: Mapping[str, str], folde
                 EXIT_AGAIN if stop_signals.stop_requested(signals, folder) else 1
             )  # DeepSpeed's launcher was killed
         if status not in (0, 2, EXIT_AGAIN):
-            cause = heartbeat.root_cause(folder) or f"the ranks ended with exit status {status}"
+            cause = (
+                killed_launcher(process) or heartbeat.root_cause(folder) or f"the ranks ended with exit status {status}"
+            )
             log.error("%s. See above and %s", cause, newest_log(folder))
         return status
     finally:
         end_session(process)
+        guard.communicate(b"ended")
         signals.restore()
         stop_signals.clear_stop_request(folder)
         heartbeat.clear_heartbeats(folder)
+
+
+def start_guard(session: int) -> subprocess.Popen[bytes]:
+    """A process that ends the session as soon as this one is gone, however that comes; it goes when it is told so."""
+    command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("guard.py")), str(session)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+
+
+def killed_launcher(process: subprocess.Popen[bytes]) -> str | None:
+    """The cause where DeepSpeed's launcher itself was killed, so that its ranks, which it ends, are not to blame."""
+    if process.returncode is None or process.returncode >= 0:
+        return None
+    name = signal.Signals(-process.returncode).name
+    return f"DeepSpeed's launcher (process {process.pid}) was killed by {name} (for memory, or by somebody)"
 
 
 def wait(process: subprocess.Popen[bytes], folder: Path) -> int:

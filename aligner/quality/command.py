@@ -6,7 +6,7 @@ import json
 from functools import partial
 
 from aligner.console import progress
-from aligner.encoder import Encoder, warn_of_lost_newlines
+from aligner.encoder import Encoder, check_template, warn_of_lost_newlines
 from aligner.files import refuse_overwriting
 from aligner.quality.check import DataReport, examine, examine_tokens
 from aligner.quality.config import COUNTED, CheckConfig
@@ -73,6 +73,7 @@ def _tokens(config: CheckConfig, encoder: Encoder, report: DataReport) -> tuple[
     from aligner.training.datasets.mixture import choose_template
 
     template = choose_template(config.prompt_template, report.templates)
+    check_template(template, encoder)
     bar = partial(progress, desc="tokenising", delay=2)
     try:
         lines, tally = examine_tokens(report.records, template, encoder, config.max_length, config.dump, bar)

@@ -15,23 +15,26 @@ from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aligner import __version__
 from aligner.quality.edits import diff
 from aligner.serving import LOOPBACK
 from aligner.serving.exchange import Exchange
+from aligner.serving.hosts import hostname
+from aligner.serving.metrics import GONE, AccessLog, observed
 from aligner.serving.protocol import Refused, parse_object, parse_request
+from aligner.terminal import printable
 
 CHAT = "/v1/chat/completions"
 PATIENCE = 60.0  # seconds that a request may take to arrive
 PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
 LONGEST_DIFF = 20_000  # characters of a text that the page may ask to compare
-GONE = 499  # the client has disconnected and never sees the status
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Limits:
     most: int = 64
 
 
-def application(exchange: Exchange, limits: Limits) -> Starlette:
+def application(exchange: Exchange, limits: Limits, access: AccessLog | None = None) -> Starlette:
     """The ASGI application. It starts the worker, and closes what is open when it ends."""
 
     @asynccontextmanager
@@ -51,12 +54,18 @@ def application(exchange: Exchange, limits: Limits) -> Starlette:
         exchange.worker.start()
         yield
         await exchange.close()
+        if access:
+            access.close()
 
     bound = Bounded(limits.most)
     layer = Layer(exchange, limits, bound)
+    if exchange.metrics:
+        exchange.metrics.gauge("aligner_requests_under_way", "chats being answered", lambda: bound.under_way)
+        exchange.metrics.gauge("aligner_queue", "answers that wait or are being corrected", exchange.worker.waiting)
     routes = [
         Route("/", layer.page),
         Route("/health", layer.health),
+        Route("/metrics", layer.metrics),
         Route("/diff", layer.compare, methods=["POST"]),
         Route("/v1/models", layer.models),
         Route(CHAT, layer.chat, methods=["POST"]),
@@ -69,7 +78,14 @@ def application(exchange: Exchange, limits: Limits) -> Starlette:
         Exception: _broken,
     }
     return Starlette(
-        routes=routes, lifespan=lifespan, exception_handlers=handlers, middleware=[Middleware(bound.around)]
+        routes=routes,
+        lifespan=lifespan,
+        exception_handlers=handlers,
+        middleware=[
+            Middleware(observed, {route.path for route in routes}, exchange.metrics, access),
+            Middleware(hardened),
+            Middleware(bound.around),
+        ],
     )
 
 
@@ -99,6 +115,13 @@ class Layer:
         state = {"status": "ok" if alive else "stopping", "under_way": self.bound.under_way, "waiting": waiting}
         return JSONResponse({**state, **self.exchange.describe(), "version": __version__}, 200 if alive else 503)
 
+    async def metrics(self, request: Request) -> Response:
+        """Counts for Prometheus; like `health` it needs no key and shows no text."""
+        if self.exchange.metrics is None:
+            raise Refused(404, "There are metrics where the server was started with --metrics.")
+        content, kind = self.exchange.metrics.page()
+        return Response(content, headers={"content-type": kind})
+
     async def compare(self, request: Request) -> JSONResponse:
         """The diff of two texts, for the page."""
         self._admitted(request)
@@ -127,14 +150,15 @@ class Layer:
         let a name of its own point here (403).
         """
         headers = dict(request.headers)
-        if request.method == "POST" and headers.get("content-type", "").split(";")[0].strip() != "application/json":
+        kind = headers.get("content-type", "").split(";")[0].strip().lower()
+        if request.method == "POST" and kind != "application/json":
             raise Refused(415, "The content-type must be application/json.")
-        if not self.limits.key and request.url.hostname not in LOOPBACK:
+        if not self.limits.key and hostname(request.headers.getlist("host")) not in LOOPBACK:
             raise Refused(403, "Without a key (--api_key) this server answers to localhost alone.")
         if self.limits.key:
             scheme, _, given = headers.pop("authorization", "").partition(" ")
             given = given.strip() if scheme.lower() == "bearer" else ""
-            if not hmac.compare_digest(given.encode(), self.limits.key.encode()):
+            if not hmac.compare_digest(given.encode("utf-8", "surrogatepass"), self.limits.key.encode()):
                 raise Refused(401, "The API key is missing or wrong.", "invalid_api_key")
         return headers
 
@@ -164,6 +188,23 @@ class Bounded:
                     self.under_way -= 1
 
         return within
+
+
+def hardened(app: ASGIApp) -> ASGIApp:
+    """The application, none of whose answers a browser takes for a page, but for the page, which has a policy of its own."""
+
+    async def with_headers(scope: Scope, receive: Receive, send: Send) -> None:
+        async def harden(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("x-content-type-options", "nosniff")
+                headers.setdefault("content-security-policy", "default-src 'none'; frame-ancestors 'none'")
+                headers.setdefault("cross-origin-resource-policy", "same-origin")
+            await send(message)
+
+        await app(scope, receive, harden)
+
+    return with_headers
 
 
 async def body_of(request: Request, largest: int) -> bytes:
@@ -213,9 +254,8 @@ async def _gone(request: Request, error: ClientDisconnect) -> Response:
 
 async def _unknown(request: Request, error: Exception) -> Response:
     known = f"{CHAT}, /v1/models, /health and /"
-    return Refused(
-        getattr(error, "status_code", 404), f"{request.method} {request.url.path}: there are {known}."
-    ).response()
+    asked = printable(f"{request.method} {request.url.path[:200]}")
+    return Refused(getattr(error, "status_code", 404), f"{asked}: there are {known}.").response()
 
 
 async def _broken(request: Request, error: Exception) -> Response:

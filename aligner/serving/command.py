@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from pathlib import Path
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from aligner.console import progress, setup_logging
 from aligner.demo import locate
 from aligner.inference.config import AlignerOptions
 from aligner.inference.correct_file import read_items
 from aligner.inference.corrector import Corrected, CorrectionRequest, Corrector, Settings, check_feedback
+from aligner.keys import read_key
 from aligner.models import check_place, quiet_libraries
 from aligner.plots import draw_gate
 from aligner.prompts import FEEDBACKS
 from aligner.records import UserError
 from aligner.serving.app import Limits, application
 from aligner.serving.config import CalibrateConfig, ServeConfig
+from aligner.serving.connections import timed
 from aligner.serving.exchange import Exchange, Policy
 from aligner.serving.gate import choose, confidence, curve, table
+from aligner.serving.metrics import AccessLog, Metrics
 from aligner.serving.shadow import ShadowLog
 from aligner.serving.upstream import UpstreamClient
 from aligner.serving.worker import Worker
 from aligner.terminal import say
 from aligner.training.datasets.options import QAC, parse_columns
 
+CONNECTIONS = 8  # times --max_requests: clients keep some open for their next request
 FEWEST = 20  # answers that a threshold is chosen on
 
 
@@ -34,11 +38,17 @@ def serve(config: ServeConfig) -> None:
     """Serve until stopped. UserError where the port is in use or the Aligner cannot be opened."""
     with listening(config.host, config.port) as place:  # before the model is loaded: a port in use is known at once
         limits = Limits(config.caller_key, config.max_request_bytes, config.max_requests)
-        app = application(exchange_of(config), limits)
+        access = AccessLog(config.access_log) if config.access_log else None
+        app = application(exchange_of(config), limits, access)
         # Answers under way when the server is stopped are still sent.
         patience = int(config.upstream_timeout + config.aligner_timeout) + 5
         settings = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=patience
+            app,
+            http=timed(H11Protocol, CONNECTIONS * config.max_requests),  # type: ignore[arg-type]
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=patience,
         )
         address = f"http://{config.host}:{place.getsockname()[1]}"
         say(f"aligner serves at {address}/v1 (and / to look at); Ctrl-C stops it")
@@ -51,10 +61,11 @@ def exchange_of(config: ServeConfig) -> Exchange:
     name, corrector = load_aligner(config.model, config.options, config.max_prompt_tokens)
     feedback = FEEDBACKS.get(config.feedback, config.feedback)
     check_feedback(corrector.template, [CorrectionRequest("", "", feedback)])
-    key, largest = os.environ.get(config.upstream_key), 10 * config.max_request_bytes
+    key, largest = read_key(config.upstream_key) or None, 10 * config.max_request_bytes
     upstream = UpstreamClient(config.upstream_url, key, config.upstream_timeout, largest)
     policy = Policy(config.mode, config.threshold, config.on_failure, feedback, config.aligner_timeout)
-    return Exchange(name, upstream, Worker(corrector), policy, shadow)
+    metrics = Metrics() if config.metrics else None
+    return Exchange(name, upstream, Worker(corrector, config.max_characters), policy, shadow, metrics)
 
 
 def listening(host: str, port: int) -> socket.socket:

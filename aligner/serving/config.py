@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from aligner.files import refuse_overwriting
 from aligner.inference.config import AlignerOptions
+from aligner.keys import read_key
 from aligner.records import UserError, require_at_least_one
 from aligner.serving import LOOPBACK
 
@@ -37,25 +37,44 @@ class ServeConfig:
     max_requests: int = 64
     max_prompt_tokens: int = 8192
     max_request_bytes: int = 1_000_000
+    max_characters: int = 100_000
+    access_log: str | None = None
+    metrics: bool = False
     upstream_timeout: float = 120
     aligner_timeout: float = 60
 
     def __post_init__(self) -> None:
         numbers = {name: getattr(self.options, name) for name in ("batch_size", "max_new_tokens")}
-        limits = ("max_prompt_tokens", "max_requests", "max_request_bytes", "upstream_timeout", "aligner_timeout")
+        limits = (
+            "max_prompt_tokens",
+            "max_requests",
+            "max_request_bytes",
+            "max_characters",
+            "upstream_timeout",
+            "aligner_timeout",
+        )
         numbers |= {name: getattr(self, name) for name in limits}
         for name, number in numbers.items():
             if not number > 0:
                 raise UserError(f"--{name} is {number}: it must be above 0.")
-        parts = urlsplit(self.upstream_url)
+        try:
+            parts = urlsplit(self.upstream_url)
+            _ = parts.port
+        except ValueError:
+            raise UserError("--upstream_url is no address of a server: write it as http://HOST:PORT/v1.") from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UserError(f"--upstream_url {self.upstream_url}: write it as http://HOST:PORT/v1.")
-        if parts.username or parts.query or parts.fragment:
+        if any(sign in self.upstream_url for sign in "@?#") or not is_plain(self.upstream_url):
             raise UserError(
                 f"--upstream_url: the address of {parts.hostname} is http://HOST:PORT/v1 and no more; a key is --upstream_key's."
             )
-        if self.upstream_key != UPSTREAM_KEY and not os.environ.get(self.upstream_key):
-            raise UserError(f"--upstream_key: {named(self.upstream_key)} is not set.")
+        key = read_key(self.upstream_key)
+        if self.upstream_key != UPSTREAM_KEY and not key:
+            raise UserError(
+                f"--upstream_key: {named(self.upstream_key)} is not set. Export it with the upstream's key."
+            )
+        if not is_plain(key):
+            raise UserError(f"--upstream_key: {named(self.upstream_key)} holds what cannot be a key. Export it anew.")
         if self.threshold is not None and not math.isfinite(self.threshold):
             raise UserError(
                 f"--threshold is {self.threshold}: it is a number of nats a token, as 'aligner calibrate' chooses it."
@@ -98,10 +117,15 @@ class CalibrateConfig:
 
 def secret(variable: str) -> str:
     """The value of a variable that holds a key. UserError where it is not set."""
-    value = os.environ.get(variable, "").strip()
+    value = read_key(variable)
     if not value:
         raise UserError(f"--api_key: {named(variable)} is not set. Export it with the key that callers must send.")
     return value
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text is printable ASCII without spaces, as keys and addresses are."""
+    return text.isascii() and text.isprintable() and " " not in text
 
 
 def named(variable: str) -> str:

@@ -11,7 +11,6 @@ is decoded. In shadow mode the upstream's own stream goes through.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, aclosing
@@ -24,14 +23,15 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aligner.serving.dialogue import CandidateQuestions, candidate_questions, message_text
-from aligner.serving.protocol import LAST, Refused, chunk, completion, event, usage_chunk
+from aligner.serving.metrics import Metrics
+from aligner.serving.protocol import LAST, Refused, chunk, completion, event, json_answer, usage_chunk
 from aligner.serving.shadow import ShadowLog
+from aligner.serving.sse import BlottedLines, StreamedText
 from aligner.serving.upstream import UpstreamClient, returned
 from aligner.serving.worker import Done, Failed, Ticket, TooLong, Worker
 
 log = logging.getLogger("aligner")
 CHAT = "/chat/completions"
-LONGEST = 1 << 20  # bytes of a line of a stream that is parsed
 Choice = dict[str, Any]
 
 
@@ -39,7 +39,7 @@ Choice = dict[str, Any]
 class Policy:
     """What happens to an answer. `mode`: always, gate, shadow. `threshold`: the gate's, in nats a token. `on_failure`: closed
     (an error) or open (the upstream's answer, flagged). `timeout`: seconds that a correction may take. `backlog`: answers that may
-    wait for their shadow."""
+    wait for their shadow, `backlog_characters` their characters together."""
 
     mode: str = "always"
     threshold: float | None = None
@@ -47,16 +47,25 @@ class Policy:
     feedback: str = ""
     timeout: float = 60
     backlog: int = 256
+    backlog_characters: int = 8_000_000
 
 
 class Exchange:
     """Upstream, worker and policy put together."""
 
     def __init__(
-        self, name: str, upstream: UpstreamClient, worker: Worker, policy: Policy, shadow: ShadowLog | None = None
+        self,
+        name: str,
+        upstream: UpstreamClient,
+        worker: Worker,
+        policy: Policy,
+        shadow: ShadowLog | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
+        self.metrics = metrics
         self.name, self.upstream, self.worker, self.policy, self._shadow = name, upstream, worker, policy, shadow
         self._behind = set[asyncio.Task[None]]()  # shadows under way
+        self._held = 0  # characters that wait for their shadow
         self.counts = {"corrected": 0, "unchanged": 0, "left_alone": 0, "shadow": 0, "failed": 0, "dropped": 0}
 
     def describe(self) -> dict[str, Any]:
@@ -124,6 +133,9 @@ class Exchange:
             yield LAST
         except Refused as error:  # the status has been sent: an error in the stream is what is left
             yield event(error.body())
+        except Exception as error:
+            log.exception("a stream failed")
+            yield event(Refused(500, f"The server failed ({type(error).__name__}).").body())
 
     async def _pieces(self, chat: Mapping[str, Any], choice: Choice) -> AsyncGenerator[str, None]:
         """The text of a choice as it is decoded; then the choice holds all of it. Raises Refused (503) where the Aligner fails."""
@@ -149,7 +161,7 @@ class Exchange:
                         yield piece
         except (Failed, TimeoutError) as error:
             why = str(error) or f"the Aligner did not finish within {self.policy.timeout:g} seconds."
-            self.counts["failed"] += 1
+            self._count("failed")
             if self.policy.on_failure == "closed" or sent_text:  # what was sent cannot be taken back
                 why = why[0].upper() + why[1:]
                 if isinstance(error, TooLong):  # again would be the same
@@ -166,7 +178,7 @@ class Exchange:
         """Put the correction into the choice."""
         corrected = done.corrected
         action = "left_alone" if done.left_alone else "unchanged" if corrected.edits.identical else "corrected"
-        self.counts[action] += 1
+        self._count(action, done)
         rounded = {name: v if isinstance(v, bool) else round(v, 4) for name, v in asdict(corrected.edits).items()}
         seconds = {"waited": round(done.waited, 3), "took": round(done.took, 3)}
         choice["aligner"] = self._note(action, original) | {
@@ -185,6 +197,16 @@ class Exchange:
             if choice.get("logprobs"):  # they belong to the upstream's tokens
                 choice["logprobs"] = None
 
+    def _count(self, action: str, done: Done | None = None) -> None:
+        """Count an answer by what was done with it."""
+        self.counts[action] += 1
+        if self.metrics:
+            self.metrics.answers.labels(action).inc()
+        if self.metrics and done:
+            self.metrics.tokens.inc(done.tokens)
+            self.metrics.waited.observe(done.waited)
+            self.metrics.took.observe(done.took)
+
     def _note(self, action: str, original: Any) -> dict[str, Any]:
         prompt = self.worker.corrector.template.name
         return {"action": action, "original": original, "model": self.name, "prompt": prompt, "mode": self.policy.mode}
@@ -197,17 +219,21 @@ class Exchange:
             opened = opening.pop_all()
 
         async def parts(response: ClientResponse) -> AsyncGenerator[bytes, None]:
-            streamed = StreamedText()
+            streamed, blotted = StreamedText(self.worker.longest), BlottedLines()
             try:
                 async for part in response.content.iter_any():
                     streamed.feed(part)
-                    yield part
+                    if lines := blotted.feed(part):
+                        yield lines
+                yield blotted.rest()
             except (
                 ClientError,
                 TimeoutError,
             ) as error:  # the status has been sent: an error in the stream is what is left
                 yield event(Refused(502, f"The upstream broke off ({type(error).__name__}).").body())
                 return
+            if streamed.is_too_long:
+                self._count("dropped")
             for text in streamed.texts():
                 self._behind_it(candidate_questions(chat["messages"]), text, chat.get("model"))
 
@@ -215,7 +241,9 @@ class Exchange:
             async with opened:
                 answer: Response
                 if response.status != 200:
-                    answer = Response(await self.upstream.read(response), response.status, returned(response))
+                    content = await self.upstream.read(response)
+                    content = json_answer(response.status, content, response.content_type)
+                    answer = Response(content, response.status, returned(response))
                 elif response.content_type == "text/event-stream":
                     answer = StreamingResponse(parts(response), media_type="text/event-stream")
                 else:  # it does not stream: its answer as it is, if it is one
@@ -225,18 +253,32 @@ class Exchange:
                     answer = JSONResponse(whole)
                 await answer(scope, receive, send)
 
-        return respond
+        async def refusing(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                await respond(scope, receive, send)
+            except Refused as error:  # before anything was sent: reading what is no stream may fail
+                await error.response()(scope, receive, send)
+
+        return refusing
 
     def _behind_it(self, questions: CandidateQuestions, original: str, model: Any) -> None:
         """Queue the correction of an answer that was already sent back."""
-        if len(self._behind) >= self.policy.backlog:
-            self.counts["dropped"] += 1
+        size = len(questions[0]) + len(original)
+        full = len(self._behind) >= self.policy.backlog or self._held + size > self.policy.backlog_characters
+        if full or size > self.worker.longest:
+            self._count("dropped")
             if self.counts["dropped"] == 1:
                 log.warning("more answers come than the Aligner corrects: some are not written to the shadow file")
             return
         task = asyncio.create_task(self._log(questions, original, model))
         self._behind.add(task)
-        task.add_done_callback(self._behind.discard)
+        self._held += size
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._behind.discard(task)
+            self._held -= size
+
+        task.add_done_callback(ended)
 
     async def _log(self, questions: CandidateQuestions, original: str, model: Any) -> None:
         assert self._shadow
@@ -245,33 +287,9 @@ class Exchange:
             self._shadow.add(
                 questions[0], original, done.corrected.text, upstream=model, finished=done.corrected.finished
             )
-            self.counts["shadow"] += 1
+            self._count("shadow", done)
         except Failed:
-            self.counts["failed"] += 1
+            self._count("failed")
         except OSError as error:
-            self.counts["dropped"] += 1
+            self._count("dropped")
             log.warning("%s: a row cannot be written (%s)", Path(self._shadow.file), error.strerror)
-
-
-class StreamedText:
-    """The text of a stream of chunks, by choice."""
-
-    def __init__(self) -> None:
-        self._texts: dict[int, str] = {}
-        self._begun = b""  # of a line
-
-    def feed(self, part: bytes) -> None:
-        """Add some bytes of server-sent events; lines that are no chunk are ignored."""
-        *whole, begun = (self._begun + part).split(b"\n")
-        self._begun = begun if len(begun) < LONGEST else b""
-        for line in whole:
-            try:
-                for choice in json.loads(line.removeprefix(b"data:"))["choices"]:
-                    index = choice.get("index", 0)
-                    self._texts[index] = self._texts.get(index, "") + (choice["delta"].get("content") or "")
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-                continue
-
-    def texts(self) -> list[str]:
-        """The texts of all choices that are not empty."""
-        return [text for text in self._texts.values() if text.strip()]

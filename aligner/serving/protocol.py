@@ -19,6 +19,10 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
+from aligner.keys import without_keys
+from aligner.parsing import json_value
+from aligner.terminal import printable
+
 KINDS = {  # any other: an invalid request below 500, the server's own error above
     401: "authentication_error",
     429: "rate_limit_error",
@@ -41,7 +45,7 @@ class Refused(Exception):
     def body(self) -> dict[str, Any]:
         """The error as OpenAI's clients read it."""
         kind = KINDS.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
-        return {"error": {"message": self.message, "type": kind, "param": None, "code": self.code}}
+        return {"error": {"message": without_keys(self.message), "type": kind, "param": None, "code": self.code}}
 
     def response(self) -> JSONResponse:
         """The error as an answer."""
@@ -49,8 +53,8 @@ class Refused(Exception):
 
 
 def _loads(body: bytes) -> Any:
-    """JSON whose strings are valid Unicode. ValueError otherwise."""
-    value = json.loads(body)
+    """JSON whose strings are valid Unicode and whose numbers are numbers. ValueError otherwise."""
+    value = json_value(body, finite=True)
     if b"\\u" in body:
         json.dumps(value, ensure_ascii=False).encode()
     return value
@@ -60,7 +64,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     """A body that is an object. Refused (400) where it is none."""
     try:
         value = _loads(body)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         half = isinstance(error, UnicodeEncodeError)
         raise Refused(400, f"The body {'holds half a surrogate pair' if half else 'is not JSON'}.") from None
     if not isinstance(value, dict):
@@ -86,12 +90,37 @@ def completion(content: bytes) -> dict[str, Any]:
     """An upstream's chat completion. Refused (502) where it is none."""
     try:
         value = _loads(content)
-        value["choices"][0]
-        for choice in value["choices"]:
-            choice["message"].get("content")
-    except (ValueError, RecursionError, TypeError, LookupError, AttributeError):
-        raise Refused(502, "The upstream answers with no chat completion.") from None
+        whole = bool(value["choices"]) and all(map(_is_choice, value["choices"]))
+    except (ValueError, TypeError, LookupError):
+        whole = False
+    if not whole:
+        raise Refused(502, "The upstream answers with no chat completion.")
     return dict(value)
+
+
+def _is_choice(choice: Any) -> bool:
+    """Whether a choice is what this program will take apart: a message whose tool calls, where there are some, are objects."""
+    message = choice["message"]
+    calls = message.get("tool_calls") if isinstance(message, dict) else 0
+    return calls is None or (isinstance(calls, list) and all(isinstance(call, dict) for call in calls))
+
+
+def json_answer(status: int, content: bytes, content_type: str) -> bytes:
+    """An upstream's answer where it is JSON; an error that is not becomes one. Refused (502) where neither is the case.
+
+    A page of the upstream's must not be served from here: its scripts would be this server's.
+    """
+    try:
+        _loads(content)
+        return content
+    except ValueError:
+        if status < 400:
+            raise Refused(502, f"The upstream answers with status {status} and no JSON.") from None
+        text = "" if "html" in content_type.lower() else content[:500].decode("utf-8", "replace")
+        said = f": {printable(text.strip())}" if text.strip() else "."
+        return json.dumps(
+            Refused(status, f"The upstream answers with status {status} and no JSON{said}").body()
+        ).encode()
 
 
 def event(value: Mapping[str, Any]) -> bytes:

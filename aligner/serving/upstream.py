@@ -13,10 +13,12 @@ from typing import Any
 
 import aiohttp
 
-from aligner.serving.protocol import Refused
+from aligner.keys import bytes_without_keys, remember, without_keys
+from aligner.serving.protocol import Refused, json_answer
+from aligner.terminal import printable
 
 PASSED = ("authorization", "openai-organization", "openai-project")  # the caller's headers that the upstream gets
-RETURNED = ("content-type", "retry-after", "x-request-id")  # the upstream's headers that the caller gets
+RETURNED = ("retry-after", "x-request-id")  # the upstream's headers that the caller gets
 CONNECT = 10.0  # seconds for a connection
 
 
@@ -37,7 +39,8 @@ class UpstreamClient:
     """
 
     def __init__(self, url: str, key: str | None, timeout: float, largest: int) -> None:
-        self.url, self.timeout, self._key, self._largest = url.rstrip("/"), timeout, key, largest
+        self.url, self.timeout, self._largest = url.rstrip("/"), timeout, largest
+        self._key = remember(key) if key else None
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -48,7 +51,8 @@ class UpstreamClient:
     async def ask(self, path: str, caller: Mapping[str, str], body: Mapping[str, Any] | None = None) -> Reply:
         """A whole answer: POST of a body, else GET."""
         async with self.open(path, caller, body, aiohttp.ClientTimeout(self.timeout, sock_connect=CONNECT)) as response:
-            return Reply(response.status, returned(response), await self.read(response))
+            content = json_answer(response.status, await self.read(response), response.content_type)
+            return Reply(response.status, returned(response), content)
 
     @asynccontextmanager
     async def open(
@@ -65,6 +69,9 @@ class UpstreamClient:
             connector, cookies = aiohttp.TCPConnector(limit=0), aiohttp.DummyCookieJar()
             self._session = aiohttp.ClientSession(cookie_jar=cookies, connector=connector)
         headers = {name: caller[name] for name in PASSED if name in caller}
+        for name, value in headers.items():
+            if not is_header(value):
+                raise Refused(400, f"The header '{name}' holds a character that no header may have.")
         if self._key and "authorization" not in headers:
             headers["authorization"] = f"Bearer {self._key}"
         method, address = "POST" if body else "GET", self.url + path
@@ -73,7 +80,10 @@ class UpstreamClient:
         try:
             async with self._session.request(method, address, **options) as response:
                 if 300 <= response.status < 400:
-                    raise Refused(502, f"The upstream redirects to {response.headers.get('location', 'nowhere')}.")
+                    where = printable(response.headers.get("location", "nowhere"))[:200]
+                    raise Refused(502, f"The upstream redirects to {where}.")
+                if not (response.status == 200 or 400 <= response.status < 600):
+                    raise Refused(502, f"The upstream answers with status {response.status}, which is none of a chat.")
                 yield response
         except TimeoutError:
             raise Refused(504, f"The upstream did not answer within {self.timeout:g} seconds.") from None
@@ -87,9 +97,18 @@ class UpstreamClient:
             content += part
             if len(content) > self._largest:
                 raise Refused(502, f"The upstream's answer is larger than {self._largest:,} bytes.")
-        return bytes(content)
+        return bytes_without_keys(bytes(content))
 
 
 def returned(response: aiohttp.ClientResponse) -> dict[str, str]:
-    """The headers of an answer that the caller sees."""
-    return {name: response.headers[name] for name in RETURNED if name in response.headers}
+    """The headers of an answer that the caller sees: what it holds is JSON, whatever the upstream calls it."""
+    found = {name: response.headers.get(name, "") for name in RETURNED}
+    return {
+        "content-type": "application/json",
+        **{name: without_keys(value) for name, value in found.items() if value and is_header(value)},
+    }
+
+
+def is_header(value: str) -> bool:
+    """Whether a text can be the value of a header everywhere: printable ASCII."""
+    return value.isascii() and value.isprintable()

@@ -13,6 +13,7 @@ from queue import Empty, SimpleQueue
 
 from aligner.inference.corrector import Corrected, Corrector
 from aligner.inference.greedy import DecoderRow
+from aligner.inference.text_stream import TextStream
 from aligner.records import UserError
 from aligner.serving.dialogue import CandidateQuestions
 from aligner.serving.gate import confidence
@@ -54,7 +55,7 @@ class Ticket:
     came: float = field(default_factory=time.monotonic)
     began: float = 0.0
     confidence: float | None = None
-    sent_text: str = ""  # the part of the correction that was sent
+    text: TextStream | None = None  # the part of the correction that was sent
     abandoned: bool = False
 
     async def pieces(self) -> AsyncGenerator[str | Done, None]:
@@ -84,10 +85,13 @@ class Ticket:
 
 
 class Worker:
-    """One thread that owns model and tokenizer. Tickets come in from the event loop and are answered there."""
+    """One thread that owns model and tokenizer. Tickets come in from the event loop and are answered there.
 
-    def __init__(self, corrector: Corrector) -> None:
-        self.corrector = corrector
+    `longest`: characters of a question with its answer; more are not even tokenised, which others would wait for.
+    """
+
+    def __init__(self, corrector: Corrector, longest: int = 100_000) -> None:
+        self.corrector, self.longest = corrector, longest
         self._waiting: SimpleQueue[Ticket | None] = SimpleQueue()
         self._active: dict[int, Ticket] = {}
         self._count = 0
@@ -140,12 +144,12 @@ class Worker:
         """Correct until nothing waits."""
         decoder, size = self.corrector.decoder, self.corrector.settings.batch_size
         if decoder and not self.corrector.settings.sampling:
-            for rows in decoder.advance(self._new, size):
+            for rows in decoder.advance(self._new, size, self._dropped):
                 for row in rows:
                     self._tell(row, row.has_ended(decoder.eos))
             return
         while rows := self._new(size):
-            for row in self.corrector.decoded(iter(rows)):
+            for row in self.corrector.generated(iter(rows), self._is_gone):
                 self._tell(row, ended=True)
 
     def _new(self, most: int) -> list[DecoderRow]:
@@ -165,6 +169,16 @@ class Worker:
                 rows.append(row)
         return rows
 
+    def _is_gone(self, row: DecoderRow) -> bool:
+        """Whether nobody waits for a row any more."""
+        return self._closing or self._active[row.index].abandoned
+
+    def _dropped(self, row: DecoderRow) -> bool:
+        """The same; a row that is gone is forgotten."""
+        if gone := self._is_gone(row):
+            self._active.pop(row.index).say(Failed("the Aligner is shutting down."))
+        return gone
+
     def _admit(self, ticket: Ticket) -> DecoderRow | None:
         """A ticket's row; None where it is answered at once."""
         ticket.began = time.monotonic()
@@ -175,6 +189,9 @@ class Worker:
         except UserError as error:
             del self._active[self._count]
             ticket.say(TooLong(str(error)))
+            return None
+        if ticket.abandoned:
+            del self._active[self._count]
             return None
         if ticket.threshold is not None:
             ticket.confidence = confidence(self.corrector.model, row.prompt, row.answer)
@@ -203,7 +220,12 @@ class Worker:
         return row
 
     def _with(self, ticket: Ticket, question: str) -> DecoderRow | UserError:
-        """A ticket's row with one of its questions."""
+        """A ticket's row with one of its questions, if it has room and anybody waits for it."""
+        characters = len(question) + len(ticket.answer)
+        if characters > self.longest:
+            return UserError(f"it has {characters:,} characters, and at most {self.longest:,} are read: shorten it.")
+        if ticket.abandoned:
+            return UserError("nobody waits for it.")
         prompt = self.corrector.template.render(question, ticket.answer, ticket.feedback)
         [(ids, answer, _)] = self.corrector.encoder.pairs([prompt], [ticket.answer])
         return self.corrector.row(ids, answer, self._count)
@@ -223,7 +245,7 @@ class Worker:
             if not whole.text.strip():  # an empty answer helps no one
                 ticket.say(Failed("the Aligner made an empty correction."))
                 return
-            ticket.say(whole.text[len(ticket.sent_text) :])
+            ticket.say(whole.text[len(ticket.text.text) if ticket.text else 0 :])
             now = time.monotonic()
             ticket.say(
                 Done(
@@ -236,12 +258,8 @@ class Worker:
                 )
             )
             return
-        text = self.corrector.text(row.output).rstrip(
-            "\ufffd"
-        )  # a character of several tokens that is not complete yet
-        if text.startswith(ticket.sent_text):
-            ticket.say(text[len(ticket.sent_text) :])
-            ticket.sent_text = text
+        ticket.text = ticket.text or TextStream(self.corrector.text)
+        ticket.say(ticket.text.feed(row.output))
 
     def _fail(self, why: Failed) -> None:
         """Fail all requests in progress; while closing, those that wait too."""

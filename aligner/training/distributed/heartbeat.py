@@ -104,6 +104,11 @@ def is_orphan() -> bool:
     return False
 
 
+def is_consequence(error: BaseException) -> bool:
+    """Whether an error is one that a rank has because another one is gone."""
+    return bool(_CONSEQUENCE.search(f"{type(error).__name__}: {error}"))
+
+
 def _write_error(file: Path, identity: dict[str, Any], error: str) -> None:
     with suppress(OSError):
         write_json(file, {**identity, "error": error, "time": time.time()})

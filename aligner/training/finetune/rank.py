@@ -17,10 +17,11 @@ import torch.distributed as dist
 from aligner.console import setup_logging
 from aligner.models import quiet_libraries
 from aligner.records import UserError, system_error
+from aligner.terminal import complain
 from aligner.training.checkpoint.resume import run_lock
 from aligner.training.config import RunConfig
 from aligner.training.distributed.hardware import gpus_here, resolved
-from aligner.training.distributed.heartbeat import has_launcher, heartbeat
+from aligner.training.distributed.heartbeat import has_launcher, heartbeat, is_consequence
 from aligner.training.distributed.launcher_variables import idle_gpus, rank_variables, single_rank
 from aligner.training.distributed.ranks import connect
 from aligner.training.distributed.stop_signals import (
@@ -81,8 +82,13 @@ def run_rank(arguments: Sequence[str]) -> int:
             setup_logging()
         log.error("%s", system_error(error) if isinstance(error, OSError) else error)
         return 2
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        if dist.is_initialized() and dist.get_world_size() > 1 and is_consequence(error):
+            setup_logging()
+            reason = " ".join(str(error).split())[:200]
+            log.error("rank %s lost another rank: %s", os.environ.get("RANK", "0"), reason)
+        else:
+            complain(*traceback.format_exc().splitlines())
         return 1
     return 0
 
