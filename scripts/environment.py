@@ -430,7 +430,8 @@ def check_index(env: dict[str, str]) -> None:
 
 
 def install(venv: Path, extra: str, log: Path, damaged: list[str] | None = None) -> None:
-    """Install the tested versions of what the project needs, and anew what is damaged. Refusal with the last words of pip."""
+    """Install the tested versions of what the project needs, by their hashes, and anew what is damaged. Refusal with the last words
+    of pip."""
     env, scratch = sources(), beside(venv, "scratch")
     check_index(env)
     scratch.mkdir()  # a node's own /tmp may be small
@@ -442,7 +443,8 @@ def install(venv: Path, extra: str, log: Path, damaged: list[str] | None = None)
         for way in ways:
             pinned = ["-c", str(ROOT / "scripts" / "constraints.txt")]
             again = ["--reinstall" if way[1] == "pip" else "--ignore-installed", "--no-deps"]
-            commands = [[*way, *again, *pinned, name] for name in damaged or []] + [[*way, *pinned, *wanted(extra)]]
+            commands = [[*way, *again, *pinned, name] for name in damaged or []]
+            commands += hashed(way, extra) + [[*way, *pinned, *wanted(extra)]]
             last = next((said for said in (follow(command, env, log) for command in commands) if said), [])
             if not last:
                 return
@@ -450,6 +452,16 @@ def install(venv: Path, extra: str, log: Path, damaged: list[str] | None = None)
         raise Refusal(f"the packages could not be installed (above; {log} has all of it).")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)  # made in this very run
+
+
+def hashed(way: list[str], extra: str) -> list[list[str]]:
+    """The command that installs everything but torch in the tested files, whose hashes are compared; torch, of which each machine
+    needs another build, comes after it from wherever the user's index has it. None for a prepared folder, which holds built wheels.
+    """
+    file = ROOT / "scripts" / (f"locked-{extra}.txt" if extra else "locked.txt")
+    if os.environ.get("ALIGNER_OFFLINE") or not file.is_file():
+        return []
+    return [[*way, "--no-deps", "--require-hashes", "-r", str(file)]]
 
 
 def follow(command: list[str], env: dict[str, str], log: Path) -> list[str]:
