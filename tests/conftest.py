@@ -51,6 +51,7 @@ SHARED_BY = {
 }
 # The parts of the slow suite: files, tests of a file by a word in their name. The first part that fits is a test's own.
 PARTS = {
+    "exact": ("test_exact_updates",),
     "stops": ("test_faults::SIGTERM", "test_faults::dies", "test_faults::orphaned", "test_faults::second_run"),
     "faults": ("test_faults",),
     "disks": ("test_faults_of_disks",),

@@ -132,6 +132,7 @@ def run_aligner(command: Sequence[str], **_: Any) -> SimpleNamespace:
         process = forks().Process(target=_aligner, args=(command[3:], dict(os.environ), str(Path.cwd()), *files))
         process.start()
         process.join()
-        for descriptor, file in zip((1, 2), files, strict=True):
-            os.write(descriptor, Path(file).read_bytes() if Path(file).exists() else b"")
-    return SimpleNamespace(returncode=process.exitcode)
+        said = [Path(file).read_bytes() if Path(file).exists() else b"" for file in files]
+        for descriptor, text in zip((1, 2), said, strict=True):
+            os.write(descriptor, text)
+    return SimpleNamespace(returncode=process.exitcode, stdout=said[0].decode(), stderr=said[1].decode())
