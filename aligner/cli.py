@@ -7,6 +7,8 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NoReturn
 
 from aligner import __version__
 from aligner.commands import (
@@ -69,7 +71,16 @@ def command_parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (text, add_flags, _) in COMMANDS.items():
         add_flags(commands.add_parser(name, help=text, description=text, allow_abbrev=False))
+    for parser in (top, *commands.choices.values()):
+        parser.error = partial(_wrong_usage, parser)  # type: ignore[method-assign]
     return top
+
+
+def _wrong_usage(parser: argparse.ArgumentParser, finding: str) -> NoReturn:
+    """Say what is wrong with a command line, which may hold anything, and exit with 2."""
+    parser.print_usage(sys.stderr)
+    complain(f"{parser.prog}: error: {finding}")
+    sys.exit(2)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

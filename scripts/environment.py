@@ -444,7 +444,7 @@ def install(venv: Path, extra: str, log: Path, damaged: list[str] | None = None)
             pinned = ["-c", str(ROOT / "scripts" / "constraints.txt")]
             again = ["--reinstall" if way[1] == "pip" else "--ignore-installed", "--no-deps"]
             commands = [[*way, *again, *pinned, name] for name in damaged or []]
-            commands += hashed(way, extra) + [[*way, *pinned, *wanted(extra)]]
+            commands += [*hashed(way, extra), [*way, *pinned, *wanted(extra)]]
             last = next((said for said in (follow(command, env, log) for command in commands) if said), [])
             if not last:
                 return

@@ -46,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 # Where tests run in several processes, those that share something run in the same one; the longest begin first.
 SHARED_BY = {
     "ranks": ("test_exact_updates", "test_resume", "test_launchers", "test_objective_check", "test_families"),
-    "runs": ("test_pipeline", "test_course", "test_export", "test_campaign", "test_cache"),
+    "runs": ("test_state_faults", "test_pipeline", "test_course", "test_export", "test_campaign", "test_cache"),
     "plan": ("test_plan",),
 }
 # The parts of the slow suite: files, tests of a file by a word in their name. The first part that fits is a test's own.
@@ -63,6 +63,7 @@ PARTS = {
     "environment": ("test_environment_script",),
     "surroundings": ("test_surroundings", "test_doctor"),
     "data": ("test_check", "test_malformed"),
+    "fuzz": ("test_fuzz",),
     "memory": ("test_plan",),
     "families": ("test_families",),
     "readers": ("test_read_by_others",),

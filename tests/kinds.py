@@ -16,7 +16,13 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = ("test_environment_script.py", "test_surroundings.py", "test_launchers.py")
+FILES = (
+    "test_attacks.py",
+    "test_state_faults.py",
+    "test_environment_script.py",
+    "test_surroundings.py",
+    "test_launchers.py",
+)
 OUTCOMES: dict[str, Counter[str]] = {}  # kind -> passed, failed, skipped
 
 
@@ -38,7 +44,7 @@ def outcomes_of(tests: Path) -> dict[str, Counter[str]]:
     """What the members do in a checkout: of its tests folder."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "outcomes.json"
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "kind", "-p", "no:cacheprovider", *FILES]
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "kind or attacks", "-p", "no:cacheprovider", *FILES]
         variables = {"KINDS_OUTCOMES": str(file), "PYTHONPATH": str(tests.parent)}
         subprocess.run(command, cwd=tests, env={**os.environ, **variables}, stdout=sys.stderr, check=False)
         return {kind: Counter(seen) for kind, seen in json.loads(file.read_text()).items()}
