@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from attacks import try_all
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -120,7 +120,12 @@ def test_a_fault_in_a_state_is_noticed(state, tiny_model, tmp_path):
         fault(copied)
         try:
             read(copied, model)
-        except (UserError, OSError, ValueError) as error:  # as the readers of resume and export name them
+        except (
+            UserError,
+            OSError,
+            ValueError,
+            SafetensorError,
+        ) as error:  # as the readers of resume and export name them
             return "" if str(error) else "no word"
         return "not noticed"
 
