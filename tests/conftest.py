@@ -36,6 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from aligner.demo import FOLDER
     from aligner.files import cache_folder
 
+    config.addinivalue_line("markers", "attacks: hostile inputs or faults by kind, which tests/attacks.py counts")
     model, scratch = cache_folder() / FOLDER, tempfile.TemporaryDirectory()
     config.add_cleanup(scratch.cleanup)
     (Path(scratch.name) / FOLDER).symlink_to(model.absolute())

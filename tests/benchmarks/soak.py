@@ -118,6 +118,9 @@ def client(address: str, number: int, seen: Seen) -> None:
                 seen.faults.append("no answer within 60 seconds")
             continue
         except requests.RequestException as error:
+            if chance < 0.2:  # it left in the middle of its answer
+                seen.answers["left"] += 1
+                continue
             seen.faults.append(f"{type(error).__name__}: {error}"[:200])
             time.sleep(1)
             continue
