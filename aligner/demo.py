@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from aligner.file_systems import give_usual_mode
 from aligner.files import COMPLETED, cache_folder, is_completed, sha256_of, whole_folder, write_text
 from aligner.packages import fetch
+from aligner.readers.paths import home_expanded
 from aligner.records import UserError
 from aligner.surroundings import MODELS, OFFLINE, PACKAGES, prepared_folder
 
@@ -31,7 +32,7 @@ def locate(model: str) -> str:
     """The folder of the embedded model where `model` names it (fetched if need be); any other name unchanged."""
     if model == NAME:
         return str(embedded_model())
-    return str(Path(model).expanduser()) if model.startswith("~") else model
+    return str(home_expanded(model)) if model.startswith("~") else model
 
 
 def embedded_model() -> Path:

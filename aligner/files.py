@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from aligner.file_systems import move_folder, wait_for_disk
 from aligner.parsing import json_value, yaml_value
-from aligner.readers.paths import data_files, matches
+from aligner.readers.paths import data_files, home_expanded, matches
 from aligner.records import DataError, UserError
 
 COMPLETED = "COMPLETED"
@@ -28,7 +28,7 @@ def _first_line(error: BaseException) -> str:
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
     """The sha256 of a file, or of the files of a folder or glob in order of name, as hexadecimal text."""
-    root, digest = Path(path).expanduser(), hashlib.sha256()
+    root, digest = home_expanded(path), hashlib.sha256()
     files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()) or matches(root)
     for file in files:
         with file.open("rb") as stream:
@@ -146,7 +146,7 @@ def json_line(value: Any) -> str:
 def read_text(path: str | os.PathLike[str]) -> str:
     """Read a UTF-8 text file; UserError where that cannot be done."""
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8")
+        return home_expanded(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file.") from None
     except (UnicodeDecodeError, OSError) as error:

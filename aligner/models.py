@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from aligner.readers.paths import home_expanded
 from aligner.records import UserError
 
 END_OF_TEXT = "</s>"  # added only to a tokenizer that has no end-of-text token at all, as the original did
@@ -59,7 +60,7 @@ def _cannot_open(name: str, what: str, error: Exception) -> UserError:
 def check_place(name: str) -> None:
     """UserError for a path that does not exist; else the hub would be queried for it, again and again."""
     meant_as_path = name.startswith(("/", ".", "~")) or name.count("/") > 1
-    if meant_as_path and not Path(name).expanduser().exists():
+    if meant_as_path and not home_expanded(name).exists():
         raise UserError(f"{name}: there is no such folder.")
 
 

@@ -116,7 +116,7 @@ def test_an_upstreams_oddities_become_an_error_of_the_protocol(stream):
     with raw_upstream() as (url, replies):
         app = app_before(url)
         body = json.dumps({"messages": [{"role": "user", "content": "q"}], "stream": stream}).encode()
-        headers = [(b"host", b"localhost"), (b"content-type", b"Application/JSON; charset=utf-8")]
+        headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
 
         def refused(answer: bytes) -> str:
             replies[0] = answer

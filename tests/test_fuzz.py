@@ -139,6 +139,7 @@ def check_value(folder: Path, value: object) -> None:
 TARGETS = {"text": (texts, check_text), "bytes": (raw, check_bytes), "value": (changed, check_value)}
 SEEDS = {  # what was found, and what is alike
     "text": [
+        "~0",
         "[[A]]\u2028[[B]]",
         "::",
         ":::x",
@@ -151,6 +152,10 @@ SEEDS = {  # what was found, and what is alike
         "a:1e999:b",
     ],
     "bytes": [
+        b"0",
+        b"~",
+        b"[]",
+        b"false",
         b"epochs: &a [*a]",
         b"!!timestamp x: 1",
         b"[" * 9999,

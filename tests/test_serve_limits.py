@@ -166,9 +166,9 @@ def test_metrics_and_access_log_count_and_hold_no_text(corrector, told, tmp_path
 def test_a_session_ends_with_its_launch_script(tmp_path):
     """Killed while nothing is imported yet; and left alone where all went well."""
     program = (
-        "import subprocess, sys, os, time\n"
+        "import subprocess, sys, os\nquiet = subprocess.DEVNULL\n"
         "from aligner.launch.watch import start_guard\n"
-        "session = subprocess.Popen(['sleep', '60'], start_new_session=True, stdout=subprocess.DEVNULL)\n"
+        "session = subprocess.Popen(['sleep', '60'], start_new_session=True, stdout=quiet, stderr=quiet)\n"
         "guard = start_guard(session.pid)\n"
         "print(session.pid, flush=True)\n"
         "if sys.argv[1] == 'well': guard.communicate(b'ended')\n"

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from aligner.readers.paths import home_expanded
 from aligner.surroundings import HUB, MODELS, OFFLINE, PACKAGES
 from aligner.terminal import say
 
@@ -47,7 +48,7 @@ def prepare(folder: Path, flags: Sequence[str]) -> None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(embedded_model(), kept, copy_function=shutil.copyfile)
     model = config.model.model_name_or_path or NAME
-    names = [] if model == NAME or Path(model).expanduser().exists() else [model]
+    names = [] if model == NAME or home_expanded(model).exists() else [model]
     for name in names:
         fetch_model(name)
     from aligner.training.stages import stage_data, stages

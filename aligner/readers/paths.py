@@ -16,12 +16,17 @@ FORMATS = (
 _SAVED = ("state.json", "dataset_dict.json")
 
 
+def home_expanded(path: str | os.PathLike[str]) -> Path:
+    """A path with `~` and `~NAME` at its beginning as homes; as it is where there is no such user."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises for a user that is not there
+
+
 def data_files(path: str | os.PathLike[str]) -> list[Path]:
     """The data files of a path, in order of name; of a folder saved by `datasets` all its files.
 
     A path is a pattern only where nothing of that very name exists. DataError where it names no file.
     """
-    place = Path(path).expanduser()
+    place = home_expanded(path)
     if place.is_file():
         return [place]
     if is_saved_folder(place):
@@ -40,7 +45,7 @@ def data_files(path: str | os.PathLike[str]) -> list[Path]:
 
 def names_data(path: str | os.PathLike[str]) -> bool:
     """Whether a path exists or, as a glob, matches a file."""
-    place = Path(path).expanduser()
+    place = home_expanded(path)
     return place.exists() or place.is_symlink() or bool(matches(place))
 
 
@@ -59,7 +64,7 @@ def is_saved_folder(place: Path) -> bool:
 
 def files_aside(path: str | os.PathLike[str]) -> list[str]:
     """The names of a folder's files that are not read because their names are not those of data."""
-    place = Path(path).expanduser()
+    place = home_expanded(path)
     if not place.is_dir() or is_saved_folder(place):
         return []
     return sorted(file.name for file in _visible_files(place) if not _has_data_name(file))

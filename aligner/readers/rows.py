@@ -11,7 +11,7 @@ from aligner.readers.columnar import packed_parquet_rows, parquet_rows, saved_ro
 from aligner.readers.content import compression_of, format_of
 from aligner.readers.delimited import delimited_rows
 from aligner.readers.json_rows import array_rows, line_rows
-from aligner.readers.paths import data_files, files_aside, is_saved_folder
+from aligner.readers.paths import data_files, files_aside, home_expanded, is_saved_folder
 from aligner.records import DataError, Row
 
 log = logging.getLogger("aligner")
@@ -29,7 +29,7 @@ def read_rows(path: str | os.PathLike[str]) -> Iterator[Row | DataError]:
 
 def read_rows_lazily(path: str | os.PathLike[str]) -> Iterator[Row | DataError]:
     """The same rows, where those of Parquet and of saved folders are mappings that decode a column when it is read."""
-    place = Path(path).expanduser()
+    place = home_expanded(path)
     if is_saved_folder(place):
         yield from saved_rows(place)
         return

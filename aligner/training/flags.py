@@ -53,11 +53,12 @@ def _near(name: str) -> str:
 def yaml_flags(file: str) -> list[str]:
     """The flags of a YAML file. UserError for a key that is no flag."""
     place = find_config(file)
-    value = read_yaml(place) or {}
+    value = read_yaml(place)
+    value = {} if value is None else value
     if not isinstance(value, dict):
         raise UserError(f"{file}: must hold 'flag: value' lines.")
     node = yaml.compose(read_text(place), Loader=yaml.SafeLoader)  # which has a key as often as it stands there
-    keys = [key.value for key, _ in node.value] if node else []
+    keys = [key.value for key, _ in node.value] if value else []
     if twice := [key for key in keys if keys.count(key) > 1]:
         raise UserError(f"{file}: the key '{twice[0]}' stands in it twice.")
     flags: list[str] = []

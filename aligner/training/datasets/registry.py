@@ -20,7 +20,7 @@ from typing import Any
 
 from aligner.files import read_text, sha256_of
 from aligner.hub import commit_of, is_hub_address, parse_address, read_hub
-from aligner.readers.paths import data_files, names_data
+from aligner.readers.paths import data_files, home_expanded, names_data
 from aligner.readers.rows import read_rows_lazily
 from aligner.records import Correction, DataError, Origin, Row, Skipped, UserError, kind_of, text_fault
 from aligner.training.datasets.options import NO_OPTIONS, Options, split_columns
@@ -123,7 +123,7 @@ def register(
 def register_files(files: list[str]) -> None:
     """Run the user's Python files so that they register their data sets (`--register`)."""
     for file in files:
-        location = Path(file).expanduser()
+        location = home_expanded(file)
         if not location.is_file():
             raise UserError(f"--register {file}: there is no such file.")
         digest = hashlib.sha256(str(location.resolve()).encode()).hexdigest()[:12]
@@ -156,7 +156,7 @@ def parse_spec(text: str) -> Spec:
     path = path or dataset.path or ""
     if not path:
         raise UserError(f"'{text}': {name} needs a path. Write {name}::PATH.")
-    place = str(parse_address(path, dataset.path)) if is_hub_address(path) else str(Path(path).expanduser())
+    place = str(parse_address(path, dataset.path)) if is_hub_address(path) else str(home_expanded(path))
     return Spec(text, dataset, proportion, count, place)
 
 
@@ -184,7 +184,7 @@ def _parse_share(text: str, name: str, share: str) -> tuple[Fraction, int | None
         value = Fraction(left.strip()) / Fraction(right.strip()) if slash else Fraction(share)
     except (ValueError, ZeroDivisionError):
         problem = f"'{text}': '{share}' is not a proportion (0.5, 1/3, or 1000/-1 for a count)."
-        remedy = f" For a path write {name}::{share}." if Path(share).expanduser().exists() else ""
+        remedy = f" For a path write {name}::{share}." if home_expanded(share).exists() else ""
         raise UserError(problem + remedy) from None
     if value <= 0 or not math.isfinite(float(value)):
         raise UserError(f"'{text}': the proportion must be above 0.")
