@@ -56,8 +56,9 @@ def launch_and_watch(command: Sequence[str], variables: Mapping[str, str], folde
 
 def start_guard(session: int) -> subprocess.Popen[bytes]:
     """A process that ends the session as soon as this one is gone, however that comes; it goes when it is told so."""
+    quiet = subprocess.DEVNULL
     command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("guard.py")), str(session)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True)
 
 
 def killed_launcher(process: subprocess.Popen[bytes]) -> str | None:
