@@ -38,7 +38,7 @@ def dry_run(config: RunConfig, ranks: int) -> None:
         for side, counted in (("training", tally), ("held out", held_out_tally)):
             for line in counted.lines() if counted.rows else []:
                 say(f"{side}: {line.strip()}")
-        say(f"prompt: {data.template.name}")
+        say(f"prompt: {data.prompts.line()}")
     say("", *memory_summary(config, ranks))
     show_examples(tokens, tokenizer)
 
