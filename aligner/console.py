@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,19 @@ class _Screen(logging.Handler):
         prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
         stream = sys.stdout if record.levelno < logging.WARNING else sys.stderr
         with suppress(OSError):  # a terminal that was closed is no reason to lose a run
-            tqdm.write(prefix + record.getMessage(), file=stream)
+            tqdm.write(prefix + _line(record), file=stream)
 
 
-def _without_controls(record: logging.LogRecord) -> bool:
-    """Make a message one line that no terminal obeys, on the screen and in a file that somebody will `cat`."""
-    record.msg, record.args = printable(without_keys(record.getMessage())), ()
-    return True
+def _line(record: logging.LogRecord) -> str:
+    """A message as one line that no terminal obeys, on the screen and in a file that somebody will `cat`."""
+    return printable(without_keys(record.getMessage()))
+
+
+def _file_line(record: logging.LogRecord) -> str:
+    """The same with time and level, and a traceback where there is one."""
+    clean = copy(record)
+    clean.msg, clean.args = _line(record), ()
+    return logging.Formatter("%(asctime)s %(levelname)s %(message)s").format(clean)
 
 
 def setup_logging(log_file: Path | None = None, quiet: bool = False) -> None:
@@ -79,12 +86,9 @@ def setup_logging(log_file: Path | None = None, quiet: bool = False) -> None:
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    screen = logging.NullHandler() if quiet else _Screen()
-    screen.addFilter(_without_controls)
-    logger.addHandler(screen)
+    logger.addHandler(logging.NullHandler() if quiet else _Screen())
     if log_file:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(log_file, encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        handler.addFilter(_without_controls)
+        handler.format = _file_line  # type: ignore[method-assign]
         logger.addHandler(handler)
