@@ -84,9 +84,11 @@ def request(
         sent.append(message)
 
     async def call() -> None:
-        await app(scope, receive, send)
-        await app.exchange_for_tests.upstream.close()
-        app.exchange_for_tests.upstream._session = None
+        try:
+            await app(scope, receive, send)
+        finally:  # an event loop each
+            await app.exchange_for_tests.upstream.close()
+            app.exchange_for_tests.upstream._session = None
 
     asyncio.run(call())
     content = b"".join(message.get("body", b"") for message in sent)
