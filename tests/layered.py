@@ -14,6 +14,7 @@ import pytest
 import uvicorn
 
 from aligner.inference.corrector import Corrector, Settings
+from aligner.inference.guard import Guard
 from aligner.serving.app import Limits, application
 from aligner.serving.exchange import Exchange, Policy
 from aligner.serving.shadow import ShadowLog
@@ -45,7 +46,9 @@ def serving(exchange: Exchange, **limits: Any) -> Iterator[str]:
 
 
 def exchange(corrector: Corrector, url: str, shadow: Path | None = None, seconds: float = 5, **policy: Any) -> Exchange:
+    """The layer. The tiny model never ends by itself, so its corrections are taken as far as they go unless a `guard` is given."""
     log = ShadowLog(str(shadow)) if shadow else None
+    policy.setdefault("guard", Guard(keep_unfinished=True))
     return Exchange("tiny", UpstreamClient(url, None, seconds, 10**6), Worker(corrector), Policy(**policy), log)
 
 

@@ -20,6 +20,7 @@ from conftest import TEMPLATE, environment, read_rows
 from aligner.cli import main
 from aligner.inference.correct_file import CorrectionJob, StackedAligner, correct_file
 from aligner.inference.corrector import Corrected, CorrectionRequest
+from aligner.inference.guard import Guard
 from aligner.inference.journal import Journal
 from aligner.jsonl import LineLog
 from aligner.quality.edits import edits
@@ -93,7 +94,7 @@ def test_a_later_pass_goes_on_from_the_answer_that_was_kept(tmp_path):
 
 
 def test_a_correction_that_was_cut_off_can_be_kept_all_the_same(tmp_path):
-    correct_file(work(tmp_path, ROWS, Rewriter(str.upper, endless="a2"), keep_unfinished=True), QUIET)
+    correct_file(work(tmp_path, ROWS, Rewriter(str.upper, endless="a2"), guard=Guard(keep_unfinished=True)), QUIET)
     third = lines(tmp_path / "out.jsonl")[2]
     assert third["corrected"] == "A2" and not third["finished"] and "guard" not in third
 

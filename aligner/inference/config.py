@@ -35,6 +35,9 @@ class CorrectConfig:
     feedback: str | None = None
     sample: bool = False
     keep_unfinished: bool = False
+    keep: str = "code"
+    correct_structured: bool = False
+    scripts: tuple[str, ...] | None = None
     seed: int = 42
     aligner_url: str | None = None
     aligner_model: str | None = None
