@@ -30,7 +30,7 @@ _SIZE = re.compile(
 )
 _USE = re.compile(r"(?:use|with|try) [`'\"]?(\w+)[`'\"]?(?: parameter)? instead", re.IGNORECASE)
 _STREAM = re.compile(
-    r"non.?stream|only (?:support\w*|works? with|available (?:in|with))? ?(?:the )?stream|"
+    r"non.?stream|\bstream\b[^.]{0,10} must be|only (?:support\w*|works? with|available (?:in|with))? ?(?:the )?stream|"
     r"stream\w*[^.]{0,30} (?:is )?(?:required|only)|"
     r"(?:set|enable|requires?|must (?:be|use)|needs?)[^.]{0,30}stream",
     re.IGNORECASE,

@@ -28,7 +28,7 @@ _CLOSE = [re.compile(end, re.IGNORECASE) for _, end in PAIRS]
 _STRAY = re.compile(
     "|".join(PAIRS[number][1] for number in (0, 1, 3)), re.IGNORECASE
 )  # closes what a prompt's template opened
-_CODE = re.compile(r"^(`{3,}|~{3,})[^\n]*\n.*?(?:^\1|\Z)|(`+)(?!`)[^\n]*?\2", re.DOTALL | re.MULTILINE)
+_CODE = re.compile(r"(?:^|(?<=>))(`{3,}|~{3,})[^\n]*\n.*?(?:^\1|\Z)|(`+)(?!`)[^\n]*?\2", re.DOTALL | re.MULTILINE)
 _WRAPPERS = re.compile(
     r"\A\s*<answer>(?P<answer>.*?)(?:</answer>\s*)?\Z|<\|(?:begin_of_solution|start_response)\|>(?P<solution>.*?)"
     r"(?:<\|(?:end_of_solution|end_response)\|>|\Z)|"

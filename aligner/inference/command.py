@@ -76,6 +76,7 @@ def job_of(config: CorrectConfig) -> CorrectionJob:
         _upstream_of(config),
         about,
         Guard(config.keep_unfinished, config.keep == "code", config.correct_structured, config.scripts or ()),
+        config.questions,
     )
 
 

@@ -38,6 +38,7 @@ class CorrectConfig:
     keep: str = "code"
     correct_structured: bool = False
     scripts: tuple[str, ...] | None = None
+    questions: str | None = None
     seed: int = 42
     aligner_url: str | None = None
     aligner_model: str | None = None

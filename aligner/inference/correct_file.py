@@ -21,7 +21,7 @@ from aligner.inference.journal import Journal
 from aligner.inference.served import UpstreamModel
 from aligner.prompts import FEEDBACKS
 from aligner.quality.edits import Edits, edits
-from aligner.readers.rows import read_rows
+from aligner.readers.published_answers import read_answers
 from aligner.records import DataError, Origin, UserError, kind_of, text_fault
 
 ADDED = ("corrected", "finished", "edits", "passes", "error", "answer_finished", "guard", "guard_reason", "cut_off")
@@ -61,6 +61,7 @@ class CorrectionJob:
     upstream: UpstreamModel | None = None
     about: dict[str, Any] = field(default_factory=dict)
     guard: Guard = Guard()
+    questions: str | None = None
 
 
 @dataclass
@@ -100,7 +101,7 @@ def correct_file(job: CorrectionJob, progress: Progress) -> CorrectionSummary:
     journal_file = Path(f"{job.output}.journal")
     if Path(job.output).is_file() and not journal_file.exists():
         raise UserError(f"{job.output}: is already there. Name another output, or remove it to correct anew.")
-    items = read_items(job.input, job.upstream is not None)
+    items = read_items(job.input, job.upstream is not None, job.questions)
     if all(item.fault for item in items):
         raise next((item.fault for item in items if item.fault), UserError(f"{job.input}: has no rows."))
     about = {"input": sha256_of(job.input), "rounds": job.rounds, "feedback": job.feedback, **job.about}
@@ -122,10 +123,11 @@ def correct_file(job: CorrectionJob, progress: Progress) -> CorrectionSummary:
     return summary
 
 
-def read_items(path: str, may_ask: bool) -> list[Item]:
-    """The rows of a file; unusable ones with their fault. `may_ask`: a row may lack an answer, which the upstream then gives."""
+def read_items(path: str, may_ask: bool, questions: str | None = None) -> list[Item]:
+    """The rows of a file; unusable ones with their fault. `may_ask`: a row may lack an answer, which the upstream then gives.
+    `questions`: of MT-Bench's answers."""
     items = []
-    for row in read_rows(path):
+    for row in read_answers(path, questions):
         if isinstance(row, DataError):
             if row.row is None:
                 raise row

@@ -15,7 +15,7 @@ _MARK = r"\[\[\s*(?:response\s*)?(A|B|equal)\s*\]\]"
 _VERDICT = re.compile(_MARK, re.IGNORECASE)
 _ANNOUNCED = re.compile(  # a line that is nothing else, or the words that introduce a verdict
     rf"^[\W_]*(?:my |the )?(?:(?:final |overall )?(?:verdict|judge?ment|decision|choice|answer)|final)(?: is)?[\s:*_`=-]*{_MARK}"
-    rf"|^[\s*_`#>-]*{_MARK}[\s*_`.!]*$",
+    rf"|^[\s*_`#>-]*{_MARK}[\s*_`.!#]*$",
     re.IGNORECASE | re.MULTILINE,
 )
 CUT_OFF = "\n[cut off here]"  # appended to a reply that did not end by itself
