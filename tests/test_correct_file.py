@@ -99,6 +99,23 @@ def test_a_correction_that_was_cut_off_can_be_kept_all_the_same(tmp_path):
     assert third["corrected"] == "A2" and not third["finished"] and "guard" not in third
 
 
+def test_only_the_rows_that_failed_are_corrected_again(tmp_path):
+    class Refuses(Rewriter):
+        def stream(self, requests):
+            for place, outcome in super().stream(requests):
+                yield place, UserError("no.") if requests[place].answer in ("a1", "a3") else outcome
+
+    correct_file(work(tmp_path, ROWS, Refuses(str.upper)), QUIET)
+    again = Rewriter(lambda text: text + "!")
+    report = correct_file(work(tmp_path, ROWS, again, retry_failed=True), QUIET)
+    assert [row["corrected"] for row in lines(tmp_path / "out.jsonl")] == ["A0", "a1!", "A2", "a3!", "A4"]
+    assert (len(again.asked), report.rows, report.faults) == (2, 2, [])
+    with pytest.raises(UserError, match="has no row that failed"):
+        correct_file(work(tmp_path, ROWS, again, retry_failed=True), QUIET)
+    with pytest.raises(UserError, match="is not the output of"):
+        correct_file(work(tmp_path, ROWS[:3], again, retry_failed=True), QUIET)
+
+
 def test_rows_keep_their_order_and_their_fields(tmp_path):
     report = correct_file(work(tmp_path, ROWS, Rewriter(str.upper)), QUIET)
     assert [(row["id"], row["extra"], row["corrected"]) for row in lines(tmp_path / "out.jsonl")] == [

@@ -28,7 +28,8 @@ found["text"] = client.chat.completions.create(model="m", messages=messages).cho
 with client.chat.completions.stream(model="m", messages=messages) as stream:
     found["helper"] = "".join(event.delta for event in stream if event.type == "content.delta")
     found["final"] = stream.get_final_completion().choices[0].message.content
-found["person"] = client.chat.completions.parse(model="m", messages=messages, response_format=Person).choices[0].message.parsed.model_dump()
+parsed = client.chat.completions.parse(model="m", messages=messages, response_format=Person)
+found["person"] = parsed.choices[0].message.parsed.model_dump()
 found["response"] = client.responses.create(model="m", input="who is there?").output_text
 found["completion"] = client.completions.create(model="m", prompt="who is there?").choices[0].text
 """),
@@ -68,8 +69,9 @@ def rule(path: str, body: dict[str, Any]) -> Any:
     if path.endswith("/responses"):
         said = {"type": "message", "id": "i", "role": "assistant", "status": "completed",
                 "content": [{"type": "output_text", "text": "Me.", "annotations": []}]}  # fmt: skip
-        return 200, {}, json.dumps({"id": "r", "object": "response", "created_at": 1, "model": "m", "status": "completed",
-                                    "output": [said], "parallel_tool_calls": True, "tool_choice": "auto", "tools": []}).encode()  # fmt: skip
+        reply = {"id": "r", "object": "response", "created_at": 1, "model": "m", "status": "completed", "output": [said],
+                 "parallel_tool_calls": True, "tool_choice": "auto", "tools": []}  # fmt: skip
+        return 200, {}, json.dumps(reply).encode()
     if path.endswith("/completions") and "prompt" in body:
         choice = {"index": 0, "text": "Me.", "finish_reason": "stop", "logprobs": None}
         return 200, {}, json.dumps({**USUAL, "object": "text_completion", "choices": [choice]}).encode()

@@ -38,6 +38,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="of MT-Bench's answers as --input: its question.jsonl (beside them or one folder above)",
     )
+    add("--retry_failed", action="store_true", help="correct the rows of --output that failed again, and those alone")
     add("--rounds", type=int, default=1, metavar="N", help="feed corrections back in, so many times in all (1)")
     add(
         "--feedback",
@@ -92,7 +93,17 @@ def run_one(args: argparse.Namespace) -> int:
 
     if args.question is None or args.answer is None:
         raise UserError("--question and --answer belong together: give both.")
-    for name in ("input", "output", "stack", "aligner_url", "upstream_url", "keep_unfinished", "scripts", "questions"):
+    for name in (
+        "input",
+        "output",
+        "stack",
+        "aligner_url",
+        "upstream_url",
+        "keep_unfinished",
+        "scripts",
+        "questions",
+        "retry_failed",
+    ):
         if getattr(args, name):
             raise UserError(f"--{name} is for files of answers: leave it out, or --question and --answer.")
     options = args.prompt_template, args.max_new_tokens, args.dtype, args.trust_remote_code

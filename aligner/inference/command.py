@@ -77,6 +77,7 @@ def job_of(config: CorrectConfig) -> CorrectionJob:
         about,
         Guard(config.keep_unfinished, config.keep == "code", config.correct_structured, config.scripts or ()),
         config.questions,
+        config.retry_failed,
     )
 
 

@@ -39,6 +39,7 @@ class CorrectConfig:
     correct_structured: bool = False
     scripts: tuple[str, ...] | None = None
     questions: str | None = None
+    retry_failed: bool = False
     seed: int = 42
     aligner_url: str | None = None
     aligner_model: str | None = None

@@ -22,6 +22,7 @@ from aligner.inference.served import UpstreamModel
 from aligner.prompts import FEEDBACKS
 from aligner.quality.edits import Edits, edits
 from aligner.readers.published_answers import read_answers
+from aligner.readers.rows import read_rows
 from aligner.records import DataError, Origin, UserError, kind_of, text_fault
 
 ADDED = ("corrected", "finished", "edits", "passes", "error", "answer_finished", "guard", "guard_reason", "cut_off")
@@ -62,6 +63,7 @@ class CorrectionJob:
     about: dict[str, Any] = field(default_factory=dict)
     guard: Guard = Guard()
     questions: str | None = None
+    retry_failed: bool = False
 
 
 @dataclass
@@ -99,12 +101,16 @@ class Drift:
 def correct_file(job: CorrectionJob, progress: Progress) -> CorrectionSummary:
     """Run the job. UserError where no row can be corrected, or a server is gone: the same job, run again, continues."""
     journal_file = Path(f"{job.output}.journal")
-    if Path(job.output).is_file() and not journal_file.exists():
+    if Path(job.output).is_file() and not journal_file.exists() and not job.retry_failed:
         raise UserError(f"{job.output}: is already there. Name another output, or remove it to correct anew.")
     items = read_items(job.input, job.upstream is not None, job.questions)
+    earlier = _earlier(job, items) if job.retry_failed else [None] * len(items)
+    items = [item for item, row in zip(items, earlier, strict=True) if row is None]
     if all(item.fault for item in items):
         raise next((item.fault for item in items if item.fault), UserError(f"{job.input}: has no rows."))
     about = {"input": sha256_of(job.input), "rounds": job.rounds, "feedback": job.feedback, **job.about}
+    if job.retry_failed:
+        about["output"] = sha256_of(job.output)
     about["guard"] = {**asdict(job.guard), "scripts": list(job.guard.scripts)}
     journal = Journal(journal_file, about)
     try:
@@ -115,12 +121,31 @@ def correct_file(job: CorrectionJob, progress: Progress) -> CorrectionSummary:
         for number in range(passes):
             _pass(job, number, items, journal, progress)
         summary = _summary(job, items, journal, upstream_answers, passes)
-        write_lines(job.output, (_output(item, row, journal, passes) for row, item in enumerate(items)))
+        anew = (_output(item, row, journal, passes) for row, item in enumerate(items))
+        write_lines(job.output, [next(anew) if row is None else row for row in earlier])
     except BaseException:
         journal.close()
         raise
     journal.close(remove=True)
     return summary
+
+
+def _earlier(job: CorrectionJob, items: Sequence[Item]) -> list[dict[str, Any] | None]:
+    """The rows of an earlier output that stay, None for those that failed. UserError where none failed, or it is another input's."""
+    rows = (
+        [row.value for row in read_rows(job.output) if not isinstance(row, DataError)]
+        if Path(job.output).is_file()
+        else []
+    )
+    texts = [item.fields.get("question") for item in items]
+    if [row.get("question") for row in rows] != texts:
+        raise UserError(
+            f"--retry_failed: {job.output} is not the output of {job.input}. Give the same two files as before."
+        )
+    earlier = [None if row.get("error") else row for row in rows]
+    if None not in earlier:
+        raise UserError(f"--retry_failed: {job.output} has no row that failed. There is nothing to do.")
+    return earlier
 
 
 def read_items(path: str, may_ask: bool, questions: str | None = None) -> list[Item]:
