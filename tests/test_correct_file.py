@@ -198,7 +198,8 @@ def test_rows_that_fail_are_named_and_do_not_stop_the_rest(tmp_path):
     ]
     report = correct_file(work(tmp_path, rows, Rewriter(str.upper)), QUIET)
     said = [str(fault).removeprefix(str(tmp_path / "in.jsonl")) for fault in report.faults]
-    assert said[0] == " row 2: the field 'answer' is missing. Write it, or let --upstream_url ask a model"
+    remedy = "Write it, or let --upstream_url ask a model; where it has another name: --columns answer=NAME"
+    assert said[0] == f" row 2: the field 'answer' is missing. {remedy}"
     assert said[1] == " row 3: holds a list where an object should be. Write question and answer"
     assert said[2] == " row 4: it is refused. The other rows went on"
     assert said[3] == " row 6: 'answer' is a number and not text. Write text in quotation marks"
@@ -300,6 +301,24 @@ def test_feedback_that_no_prompt_takes_is_counted_and_not_read(tmp_path):
     chain = work(tmp_path, [ROWS[0], {**ROWS[1], "feedback": "shorter"}], seen := Rewriter(str.upper))
     report = correct_file(replace(chain, stack=[replace(chain.stack[0], takes_feedback=False)]), QUIET)
     assert report.unread == 1 and {request.feedback for request in seen.asked} == {""}
+
+
+def test_fields_of_other_names_are_named_once_and_stay_as_they_are(tiny_model, tmp_path, capsys):
+    """`correct`, then `evaluate`, on rows that nobody renamed."""
+    rows = [{"prompt": f"what is {n}?", "response": f"it is {n}"} for n in range(2)]
+    given, out = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    flags = f"--model {tiny_model} --prompt_template correction --max_new_tokens 4 --keep_unfinished".split()
+    command = ["correct", *flags, "--input", given, "--output", str(out)]
+    assert main(command) == 2
+    assert "--columns question=NAME" in capsys.readouterr().err
+    columns = ["--columns", "question=prompt,answer=response"]
+    assert main([*command, *columns]) == 0
+    assert [{name: row[name] for name in ("prompt", "response")} for row in lines(out)] == rows
+    assert all("question" not in row and row["corrected"] for row in lines(out))
+    assert main(["evaluate", "--after", str(out), "--output", str(tmp_path / "evaluation")]) == 2
+    assert "the field 'question' is missing" in capsys.readouterr().err
+    assert main(["evaluate", "--after", str(out), "--output", str(tmp_path / "evaluation"), *columns]) == 0
+    assert "of 2 identical" in capsys.readouterr().out
 
 
 def test_parquet_is_read_too_and_its_dates_become_text(tmp_path):

@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 
 from aligner.commands.pipes import piped_files
-from aligner.commands.shared_flags import add_guard_flags, add_model_flags, add_server_flags, config_from
+from aligner.commands.shared_flags import (
+    add_column_flag,
+    add_guard_flags,
+    add_model_flags,
+    add_server_flags,
+    config_from,
+)
 from aligner.records import UserError
 
 
@@ -33,10 +39,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="JSON lines: each row with 'corrected', 'finished' and 'edits' ('passes' of several), or 'error'; -: standard output",
     )
+    add_column_flag(parser, "question, answer, feedback")
     add(
         "--questions",
         metavar="FILE",
-        help="of MT-Bench's answers as --input: its question.jsonl (beside them or one folder above)",
+        help="of MT-Bench's answers: question.jsonl (beside them, or one folder above)",
     )
     add("--retry_failed", action="store_true", help="correct the rows of --output that failed again, and those alone")
     add("--rounds", type=int, default=1, metavar="N", help="feed corrections back in, so many times in all (1)")

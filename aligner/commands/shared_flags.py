@@ -62,6 +62,17 @@ def add_guard_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_column_flag(parser: argparse.ArgumentParser, roles: str) -> None:
+    """The names of the fields in rows that call them otherwise."""
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="ROLE=NAME",
+        help=f"fields by other names, of {roles}: question=prompt,answer=response",
+    )
+
+
 def add_server_flags(parser: argparse.ArgumentParser) -> None:
     """How servers are called."""
     add = parser.add_argument

@@ -17,26 +17,16 @@ from typing import Any
 from aligner.files import sha256_of, write_lines
 from aligner.inference.corrector import Aligner, Corrected, CorrectionRequest, NoRoom, Outcome
 from aligner.inference.guard import Guard, Kept
+from aligner.inference.items import Item, earlier_rows, is_missing, read_items
 from aligner.inference.journal import Journal
 from aligner.inference.served import UpstreamModel
 from aligner.prompts import FEEDBACKS
 from aligner.quality.edits import Edits, edits
-from aligner.readers.published_answers import read_answers
-from aligner.readers.rows import read_rows
-from aligner.records import DataError, Origin, UserError, kind_of, text_fault
+from aligner.records import DataError, UserError
+from aligner.training.datasets.options import QAC, Columns
 
-ADDED = ("corrected", "finished", "edits", "passes", "error", "answer_finished", "guard", "guard_reason", "cut_off")
 KEPT = "answer kept"  # what the guard did, in the field `guard`
 Progress = Callable[..., Any]  # as tqdm: progress(iterable, total=..., desc=...)
-
-
-@dataclass
-class Item:
-    """A row in progress: its fields as they were read, and its fault, if it has one."""
-
-    origin: Origin
-    fields: dict[str, Any]
-    fault: DataError | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +50,8 @@ class CorrectionJob:
     rounds: int = 1
     feedback: str | None = None
     upstream: UpstreamModel | None = None
+    columns: Columns = QAC
+    needs_answer: bool = True  # whether the first Aligner's prompt shows it
     about: dict[str, Any] = field(default_factory=dict)
     guard: Guard = Guard()
     questions: str | None = None
@@ -103,8 +95,8 @@ def correct_file(job: CorrectionJob, progress: Progress) -> CorrectionSummary:
     journal_file = Path(f"{job.output}.journal")
     if Path(job.output).is_file() and not journal_file.exists() and not job.retry_failed:
         raise UserError(f"{job.output}: is already there. Name another output, or remove it to correct anew.")
-    items = read_items(job.input, job.upstream is not None, job.questions)
-    earlier = _earlier(job, items) if job.retry_failed else [None] * len(items)
+    items = read_items(job.input, job.upstream is not None or not job.needs_answer, job.columns, job.questions)
+    earlier = earlier_rows(job.output, job.input, items) if job.retry_failed else [None] * len(items)
     items = [item for item, row in zip(items, earlier, strict=True) if row is None]
     if all(item.fault for item in items):
         raise next((item.fault for item in items if item.fault), UserError(f"{job.input}: has no rows."))
@@ -112,6 +104,7 @@ def correct_file(job: CorrectionJob, progress: Progress) -> CorrectionSummary:
     if job.retry_failed:
         about["output"] = sha256_of(job.output)
     about["guard"] = {**asdict(job.guard), "scripts": list(job.guard.scripts)}
+    about |= {"columns": asdict(job.columns)} if job.columns != QAC else {}
     journal = Journal(journal_file, about)
     try:
         upstream_answers = _ask(job.upstream, items, journal, progress) if job.upstream else 0
@@ -130,74 +123,18 @@ def correct_file(job: CorrectionJob, progress: Progress) -> CorrectionSummary:
     return summary
 
 
-def _earlier(job: CorrectionJob, items: Sequence[Item]) -> list[dict[str, Any] | None]:
-    """The rows of an earlier output that stay, None for those that failed. UserError where none failed, or it is another input's."""
-    rows = (
-        [row.value for row in read_rows(job.output) if not isinstance(row, DataError)]
-        if Path(job.output).is_file()
-        else []
-    )
-    texts = [item.fields.get("question") for item in items]
-    if [row.get("question") for row in rows] != texts:
-        raise UserError(
-            f"--retry_failed: {job.output} is not the output of {job.input}. Give the same two files as before."
-        )
-    earlier = [None if row.get("error") else row for row in rows]
-    if None not in earlier:
-        raise UserError(f"--retry_failed: {job.output} has no row that failed. There is nothing to do.")
-    return earlier
-
-
-def read_items(path: str, may_ask: bool, questions: str | None = None) -> list[Item]:
-    """The rows of a file; unusable ones with their fault. `may_ask`: a row may lack an answer, which the upstream then gives.
-    `questions`: of MT-Bench's answers."""
-    items = []
-    for row in read_answers(path, questions):
-        if isinstance(row, DataError):
-            if row.row is None:
-                raise row
-            items.append(Item(Origin(row.file, row.row), {}, row))
-        else:
-            fields = row.value if isinstance(row.value, dict) else {}
-            if taken := [name for name in ADDED if name in fields]:
-                raise DataError(
-                    *row.origin, f"has a field '{taken[0]}', which this program writes", "Rename it in all rows"
-                )
-            items.append(Item(row.origin, fields, _fault(row.origin, row.value, may_ask)))
-    return items
-
-
-def _fault(origin: Origin, value: Any, may_ask: bool) -> DataError | None:
-    if not isinstance(value, dict):
-        return DataError(*origin, f"holds {kind_of(value)} where an object should be", "Write question and answer")
-    for name in ("question", "answer", "feedback"):
-        text = value.get(name)
-        if _is_missing(text) and (name == "feedback" or (name == "answer" and may_ask)):
-            continue
-        if text is None:
-            remedy = "Write it, or let --upstream_url ask a model" if name == "answer" else "Each row needs one"
-            return DataError(*origin, f"the field '{name}' is missing", remedy)
-        if fault := text_fault(origin, name, text):
-            return fault
-    return None
-
-
-def _is_missing(text: Any) -> bool:
-    return text is None or (isinstance(text, str) and not text.strip())
-
-
 def _ask(upstream: UpstreamModel, items: Sequence[Item], journal: Journal, progress: Progress) -> int:
     """Let the upstream answer where an answer is missing. Returns the number of such rows, those of earlier runs included."""
-    missing = [row for row, item in enumerate(items) if not item.fault and _is_missing(item.fields.get("answer"))]
+    missing = [row for row, item in enumerate(items) if not item.fault and is_missing(item.text("answer"))]
     left = [row for row in missing if ("answer", row) not in journal.done]
     if left:
-        stream = upstream.stream([items[row].fields["question"] for row in left])
+        stream = upstream.stream([items[row].text("question") for row in left])
         for place, answer in progress(stream, total=len(left), desc="asking"):
             refused = {"refused": str(answer)}
             journal.add("answer", left[place], refused if isinstance(answer, UserError) else answer._asdict())
     for row in missing:
         if not _refused(items[row], answer := journal.done["answer", row]):
-            items[row].fields["answer"] = answer["text"]
+            items[row].fields[items[row].columns.answer] = answer["text"]
             if not answer.get("finished", True):
                 items[row].fields["answer_finished"] = False
     return len(missing)
@@ -231,7 +168,7 @@ def _pass(job: CorrectionJob, number: int, items: Sequence[Item], journal: Journ
     if left:
         aligner = member.open()
         requests = [
-            CorrectionRequest(item.fields["question"], _input(number, row, item, journal), _feedback(job, member, item))
+            CorrectionRequest(item.text("question"), _input(number, row, item, journal), _feedback(job, member, item))
             for row, item in ((row, items[row]) for row in left)
         ]
         name = "correcting" if job.rounds * len(job.stack) == 1 else f"{kind}, {member.name}"
@@ -259,12 +196,12 @@ def _kept(kept: Kept, outcome: Corrected, answer: str, decoded: str | None) -> d
 
 def _feedback(job: CorrectionJob, member: StackedAligner, item: Item) -> str:
     """The feedback for this Aligner: the row's own, else the one for all rows, if its prompt has a slot for it."""
-    given = (item.fields.get("feedback") or job.feedback or "") if member.takes_feedback else ""
+    given = (item.text("feedback") or job.feedback or "") if member.takes_feedback else ""
     return FEEDBACKS.get(given, given)
 
 
 def _input(number: int, row: int, item: Item, journal: Journal) -> str:
-    text: str = journal.done[_kind(number - 1), row]["text"] if number else item.fields["answer"]
+    text: str = journal.done[_kind(number - 1), row]["text"] if number else item.text("answer")
     return text
 
 
@@ -283,7 +220,7 @@ def _output(item: Item, row: int, journal: Journal, passes: int) -> dict[str, An
         return {**item.fields, "corrected": None, "error": str(item.fault)}
     corrections = [journal.done[_kind(number), row] for number in range(passes)]
     corrected = corrections[-1]["text"]
-    figures = asdict(edits(item.fields["answer"], corrected))
+    figures = asdict(edits(item.text("answer"), corrected))
     more: dict[str, Any] = {"passes": [each["text"] for each in corrections]} if passes > 1 else {}
     if "kept" in corrections[-1]:
         more |= {"guard": KEPT, "guard_reason": corrections[-1]["kept"], "cut_off": corrections[-1]["cut_off"]}
@@ -300,13 +237,13 @@ def _summary(
         inputs = [_input(number, row, items[row], journal) for row in good]
         texts = [journal.done[_kind(number), row]["text"] for row in good]
         step = [edits(before, after) for before, after in zip(inputs, texts, strict=True)]
-        whole = [edits(items[row].fields["answer"], text) for row, text in zip(good, texts, strict=True)]
+        whole = [edits(items[row].text("answer"), text) for row, text in zip(good, texts, strict=True)]
         endless = _mean(not journal.done[_kind(number), row]["finished"] for row in good)
         drift.append(_drift(f"{_kind(number)}, {job.stack[number % len(job.stack)].name}", step, whole, endless))
     last = [journal.done[_kind(passes - 1), row] for row in good]
     faults = [item.fault for item in items if item.fault]
     deaf = not any(member.takes_feedback for member in job.stack)
-    unread = sum(bool(items[row].fields.get("feedback")) for row in good) if deaf else 0
+    unread = sum(bool(items[row].text("feedback")) for row in good) if deaf else 0
     cut = sum("answer_finished" in items[row].fields for row in good)
     empty = sum(not correction["text"].strip() for correction in last)
     unfinished = sum(not correction["finished"] for correction in last)

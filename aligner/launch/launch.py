@@ -125,5 +125,5 @@ def train(config: RunConfig, ranks: int, folder: Path) -> int:
         for stage in planned:
             log_complete(stage)
     data, trusted = stage_data(config, last.name), config.model.trust_remote_code
-    show_result(planned, data, config.output.show_corrections, trusted)
+    show_result(planned, data, config.output, trusted)
     return 0

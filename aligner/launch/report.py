@@ -15,6 +15,7 @@ from rich.text import Text
 from aligner.quality.edits import diff, show
 from aligner.questions import question_key
 from aligner.records import Correction, UserError
+from aligner.training.config import OutputConfig
 from aligner.training.datasets.supervised import Tokens
 from aligner.training.stages import Stage, StageData
 from aligner.training.train_log import read_log
@@ -40,28 +41,36 @@ def show_examples(tokens: Sequence[Tokens], tokenizer: Any, count: int = 3) -> N
         screen.print(line, soft_wrap=not screen.is_terminal)
 
 
-def held_out_losses(stages: Sequence[Stage]) -> list[tuple[str, float]]:
-    """The held-out loss before, after the warm-up if there was one, and after the correction; empty if never evaluated."""
+def held_out_losses(stages: Sequence[Stage], export: str) -> list[tuple[str, float]]:
+    """The held-out loss before, after the warm-up if there was one, and after the correction; empty if never evaluated.
+
+    export: whether the correction's model is its last or its best.
+    """
     losses: list[tuple[str, float]] = []
     for stage in stages:
         values = [line["eval_loss"] for line in read_log(stage.folder) if "eval_loss" in line]
         if values:
             losses += [] if losses else [("before", values[0])]
-            losses.append(("after the warm-up" if stage.name == "identity" else "after the correction", values[-1]))
+            if stage.name == "identity":
+                losses.append(("after the warm-up", values[-1]))
+            else:
+                losses.append(("after the correction", min(values[1:]) if export == "best" else values[-1]))
     return losses
 
 
-def show_result(stages: Sequence[Stage], data: StageData, corrections: int, trust_remote_code: bool) -> None:
+def show_result(stages: Sequence[Stage], data: StageData, output: OutputConfig, trust_remote_code: bool) -> None:
     """The losses, the folder, and the next command, ready to paste."""
     screen, folder, held_out = console(), stages[-1].folder, data.held_out
-    if losses := held_out_losses(stages):
+    if losses := held_out_losses(stages, output.export):
         screen.print(f"\nLoss on {len(held_out)} held-out corrections (nats per token)")
         for name, loss in losses:
             screen.print(f"  {name:<22}{loss:.4f}")
-    if corrections and held_out:
+    if output.show_corrections and held_out:
         different = {question_key(record.question): record for record in reversed(held_out)}
         try:
-            show_corrections(screen, folder, list(different.values())[::-1][:corrections], trust_remote_code)
+            show_corrections(
+                screen, folder, list(different.values())[::-1][: output.show_corrections], trust_remote_code
+            )
         except UserError as error:  # the run is complete all the same
             screen.print(f"they cannot be shown: {error}")
     show_help(screen, folder, data, trust_remote_code)
