@@ -146,8 +146,6 @@ def reply_in(content: bytes) -> dict[str, Any]:
         stream.finish()
         return {"error": stream.error._asdict()} if stream.error else stream.completion()
     value = json.loads(content)
-    if b"\\u" in content:
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
     value = value[0] if isinstance(value, list) and value else value
     if not isinstance(value, dict):
         raise ValueError("no object")

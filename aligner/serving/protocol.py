@@ -91,6 +91,8 @@ def completion(content: bytes) -> dict[str, Any]:
     they stand for where it is an error, 502 where it is neither."""
     try:
         value = reply_in(content)
+        if b"\\u" in content:
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError):
         raise Refused(502, "The upstream answers with no chat completion.") from None
     if error := error_in(value):
