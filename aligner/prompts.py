@@ -57,13 +57,14 @@ class PromptTemplate:
     def render(self, question: str, answer: str, feedback: str = "") -> str:
         """The prompt text for one question and answer. Without a slot for it, feedback is ignored."""
         fields = {"question": question, "answer": answer, "feedback": feedback}
-        return "".join(fields[p] if odd else p for odd, p in self._pieces())
+        return "".join(fields[p] if odd else p for odd, p in self.parts())
 
     def literals(self) -> str:
         """The template's own text without its slots."""
-        return "".join(piece for is_slot, piece in self._pieces() if not is_slot)
+        return "".join(piece for is_slot, piece in self.parts() if not is_slot)
 
-    def _pieces(self) -> list[tuple[bool, str]]:
+    def parts(self) -> list[tuple[bool, str]]:
+        """The template in pieces: whether each is a slot, and its name or its text."""
         return [(index % 2 == 1, piece) for index, piece in enumerate(_SLOT.split(self.text))]
 
 

@@ -34,7 +34,7 @@ ORDER = [
     "training.engine.head_loss",
     "training.engine.loss", "training.engine.objective", "training.engine.rotations", "training.engine.engine",
     "training.engine.objective_check", "training.engine.build",
-    "training.checkpoint.older_readers", "training.checkpoint.folder_writer",
+    "training.checkpoint.chat_template", "training.checkpoint.older_readers", "training.checkpoint.folder_writer",
     "training.checkpoint.resume", "training.checkpoint.tensor_index",
     "training.checkpoint.partitions", "training.checkpoint.save_and_load", "training.checkpoint.export",
     "training.planning.shapes", "training.planning.memory", "training.planning.memory_plan", "training.planning.here",
