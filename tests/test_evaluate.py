@@ -131,14 +131,14 @@ def test_a_judge_that_hangs_on_a_pair_leaves_it_unanswered(told, tmp_path, monke
     assert "does not answer it within 1 seconds" in (tmp_path / "out" / "report.html").read_text()
 
 
-@pytest.mark.parametrize("odd", ["list", "usage", "choices", "html", "forbidden", "empty"])
+@pytest.mark.parametrize("odd", ["usage", "choices", "html", "forbidden", "empty"])
 def test_one_odd_reply_is_that_pairs_alone(odd, told, tmp_path, capsys):
     told.rule, told.odd = fair, odd
     rows = [*ROWS, {"question": "an odd one", "answer": "bad", "corrected": "good"}]
     status, found = evaluate(told, tmp_path, rows, "--dimensions", "helpful")
     helpful = found["helpful"]
-    assert (helpful["wins"], helpful["unanswered"]) == {"usage": (13, 0), "list": (12, 0)}.get(odd, (12, 1))
-    assert status == (0 if odd in ("usage", "list") else 1), "parts of text are text"
+    assert (helpful["wins"], helpful["unanswered"]) == ((13, 0) if odd == "usage" else (12, 1))
+    assert status == (0 if odd == "usage" else 1)
     told.odd = ""
     status, found = evaluate(told, tmp_path, rows, "--dimensions", "helpful")
     assert (status, found["helpful"]["wins"]) == (0, 13), "what was odd was not kept"
