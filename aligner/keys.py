@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
+from urllib.parse import unquote
 
 SHORTEST = 8  # characters; a shorter key is a word of ordinary text, which must stay readable
 BLOT = "[key]"
+_SECRET = re.compile(r"key|token|secret|passw|credential|auth|(?<![a-z])sig(?:nature)?(?![a-z])", re.IGNORECASE)
 _KNOWN: dict[str, re.Pattern[str]] = {}
 _ESCAPE = re.compile(r"\\u00[2-7]|\\/|%[2-7]|&#")  # without one of these a key is written as it is
 
@@ -25,6 +28,15 @@ def remember(key: str) -> str:
     if len(key) >= SHORTEST:
         _KNOWN.setdefault(key, re.compile("".join(map(_spellings, key))))
     return key
+
+
+def remember_named(values: Iterable[tuple[str, str]]) -> None:
+    """Blot out the values, of a query or of headers, whose names say that they are keys; of `Bearer KEY` the key."""
+    for name, value in values:
+        if _SECRET.search(name) and value.strip():
+            key = value.split()[-1]
+            remember(key)
+            remember(unquote(key))
 
 
 def _spellings(character: str) -> str:

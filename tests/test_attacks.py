@@ -22,6 +22,7 @@ from aligner.records import UserError
 from aligner.serving.app import Limits, application
 from aligner.serving.config import ServeConfig
 from aligner.serving.exchange import Exchange, Policy
+from aligner.serving.untouched import Heard
 from aligner.serving.upstream import UpstreamClient
 from aligner.training.flags import yaml_flags
 from aligner.training.train_log import read_log
@@ -31,12 +32,12 @@ KEY = "sk-abcdefghijklmnop/0123456789"
 CONTROLS = [chr(n) for n in (*range(1, 9), 10, 11, 12, 13, *range(14, 32), *range(0x7F, 0xA0), 0x202E, 0x2066, 0x2028)]
 
 
-def app_before(url: str, key: str | None = KEY, **policy: Any) -> Any:
+def app_before(url: str, key: str | None = KEY, limits: Limits | None = None, **policy: Any) -> Any:
     """The layer before an upstream, with an Aligner that must not be reached."""
     corrector = SimpleNamespace(template=CORRECTION)
     worker = SimpleNamespace(corrector=corrector, is_alive=lambda: True, waiting=lambda: 0, longest=100_000)
     exchange = Exchange("tiny", UpstreamClient(url, key, 5, 10**6), worker, Policy(**policy))  # type: ignore[arg-type]
-    app = application(exchange, Limits())
+    app = application(exchange, limits or Limits())
     app.exchange_for_tests = exchange  # type: ignore[attr-defined]
     return app
 
@@ -94,8 +95,7 @@ ODD = {
         "x-request-id: ü€".encode(), b"x-request-id: \xff", b"retry-after: \xc3\xa9", "retry-after: 明日".encode(),
         b"x-request-id: a\tb", b"x-request-id: \x80\x9b", b"retry-after: \x7f", "x-request-id: \u202e".encode())},
     **{f"body {b[:30]!r}": reply(b) for b in (
-        b"", b"null", b"[]", b"{}", b'{"choices": []}', b'{"choices": {}}', b'{"choices": [3]}', b'{"choices": [{}]}',
-            b"\xff\xfe",
+        b"", b"null", b"[]", b"{}", b'{"choices": {}}', b'{"choices": [3]}', b'{"choices": [null]}', b"\xff\xfe",
         b'{"choices": [{"message": 3}]}', b'{"choices": [{"message": []}]}', b'{"choices": "ab"}', b'{"choices": null}',
         b'{"choices": [{"message": {"content": "\\ud800"}}]}', b"{" * 9000, b"<html><script>alert(1)</script>",
             b"data: {}\n\n")},
@@ -183,12 +183,12 @@ def test_the_layers_key_does_not_come_back():
 
 
 ADDRESSES = ["http://:sk-x@host/v1", "http://host/v1#sk-x", "http://sk-x@host/v1", "http://me:sk-x@host/v1",
-            "http://host/v1?key=sk-x",
-             "http://host/v1?sk-x", "http://@host/v1", "http://:@host/v1", "http://host#sk-x", "http://host?",
-             "http://host/v1#",
+             "http://me:sk-x@host/v1?key=sk-x", "http://@host/v1", "http://:@host/v1", "http://host#sk-x", "http://host/v1#",
+             "http://host/v1?key=sk-x#", "ftp://host/v1?key=sk-x", "http:///v1?key=sk-x", "host/v1?key=sk-x",
+             "http://host/v1?key=sk-x y", "http://host:x/v1?key=sk-x",
              "http://a@b@host/v1", "http://host:99999/v1", "http://host:x/v1", "http://[::1/v1", "ftp://host/v1",
-             "http:///v1", "host/v1",
-             "http://", "", "javascript:alert(1)", "file:///etc/passwd"]  # fmt: skip
+             "http:///v1", "host/v1", "http://", "", "javascript:alert(1)", "file:///etc/passwd"]  # fmt: skip
+QUERIES = ["http://host/v1?key=sk-x", "http://host/v1?sk-x", "http://host?"]  # where a server of today wants one
 
 
 def test_an_address_holds_no_secret():
@@ -207,7 +207,129 @@ def test_an_address_holds_no_secret():
         return "taken"
 
     try_all("an address with a secret", {f"serve {url}": url for url in ADDRESSES}, layer)
-    try_all("an address with a secret", {f"client {url}": url for url in ADDRESSES}, client)
+    try_all("an address with a secret", {f"client {url}": url for url in (*ADDRESSES, *QUERIES)}, client)
+
+
+SECRETS = {"api-key": "q-0123456789/abc+x==", "code": "plain-0123456789", "sig": "s%2F0123456789%3D", "token": "t-0123456789",
+           "subscription-key": "u-0123456789"}  # fmt: skip
+
+
+def test_a_secret_of_the_address_or_of_a_fixed_header_does_not_come_back():
+    with raw_upstream() as (url, replies):
+        query = "&".join(f"{name}={value}" for name, value in SECRETS.items())
+        ServeConfig("m", f"{url}?{query}", SimpleNamespace(batch_size=1, max_new_tokens=1))  # type: ignore[arg-type]
+        app = app_before(url, None)
+        fixed = {"x-api-key": "h-0123456789", "proxy-authorization": "Bearer b-0123456789"}
+        app.exchange_for_tests.upstream = UpstreamClient(f"{url}?{query}", None, 5, 10**6, (), fixed)
+
+        def kept(secret: str) -> str:
+            replies[0] = reply(b"{asked}", "400 No")
+            echoed = request(app, "/v1/models")[2].decode()
+            replies[0] = reply(json.dumps({"error": secret}).encode(), "401 No")
+            return "it came back" if secret in echoed + request(app, "/v1/models")[2].decode() else ""
+
+        values = [
+            *(value for name, value in SECRETS.items() if name != "code"),
+            "s/0123456789=",
+            "h-0123456789",
+            "b-0123456789",
+        ]
+        try_all("a secret beside the key", {value: value for value in values}, kept)
+
+
+def posted(app: Any, path: str, **body: Any) -> tuple[int, dict[str, str], bytes]:
+    return request(
+        app, path, json.dumps(body).encode(), [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    )
+
+
+PLACES = {  # where what comes from the upstream passes as it is
+    "a file": lambda app: request(app, "/v1/files/1/content"),
+    "a completion": lambda app: posted(app, "/v1/completions", prompt=["q"]),
+    "a response": lambda app: posted(app, "/v1/responses", input="q"),
+    "a stream of a completion": lambda app: posted(app, "/v1/completions", prompt="q", stream=True),
+}  # fmt: skip
+
+
+def test_what_passes_through_is_no_page_and_holds_no_key():
+    page = (
+        b"<html><script>fetch('/v1/models')</script>you sent "
+        + KEY.encode()
+        + b" or "
+        + KEY.replace("/", "%2F").encode()
+    )
+    kinds = [b"text/html", b"TEXT/HTML; charset=utf-8", b"application/xhtml+xml", b"image/svg+xml", b"text/xml", b"", b"\xff",
+             b"application/javascript", b"application/pdf", KEY.encode(), b"text/plain"]  # fmt: skip
+    members = {f"{place}: {kind!r} {status}": (ask, kind, status) for place, ask in PLACES.items() for kind in kinds
+               for status in ("200 OK", "404 No")}  # fmt: skip
+    with raw_upstream() as (url, replies):
+        app = app_before(url, limits=Limits(pass_through=True))
+
+        def harmless(member: tuple[Any, bytes, str]) -> str:
+            ask, kind, status = member
+            replies[0] = reply(page, status, b"x-request-id: " + KEY.encode(), kind=kind)
+            got, headers, content = ask(app)
+            if KEY[:12].encode() in content or KEY[:12] in str(headers):
+                return "the key came back"
+            run = any(word in headers["content-type"].lower() for word in ("html", "xml", "script", "pdf"))
+            hard = (
+                headers["x-content-type-options"] == "nosniff"
+                and "default-src 'none'" in headers["content-security-policy"]
+            )
+            return f"{headers}" if run or not hard or got != int(status[:3]) else ""
+
+        try_all("an upstream's page that passes", members, harmless)
+        replies[0] = reply(b"\0\1\n" * 9, "206 Part", kind=b"audio/mpeg")
+        assert request(app, "/v1/audio/1")[::2] == (206, b"\0\1\n" * 9)
+
+
+def test_a_path_stays_within_the_upstreams_address():
+    paths = ["/v1/../admin", "/v1/files/../../admin", "/v1/./x", "/v1/a/..", "/v1/..\\admin", "/v1/.."]
+    with raw_upstream() as (url, replies):
+        app = app_before(url, limits=Limits(pass_through=True, key="k" * 9))
+
+        def refused(path: str) -> str:
+            status, _, _ = request(
+                app, path, headers=[(b"host", b"x/v1/y?"), (b"authorization", b"Bearer " + b"k" * 9)]
+            )
+            return "" if status == 400 else f"status {status}"
+
+        replies[0] = reply(b"{asked}", kind=b"text/plain")
+        try_all("a path that leads away", {path: path for path in paths}, refused)
+        for path, sent in (
+            ("/v1/files/a b?c#d", b"GET /v1/files/a%20b%3Fc%23d HTTP"),
+            ("/v1/files/1", b"GET /v1/files/1 HTTP"),
+        ):
+            headers = [(b"host", b"x/v1/y?"), (b"authorization", b"Bearer " + b"k" * 9)]
+            assert request(app, path, headers=headers)[2].startswith(sent)
+
+
+ONE_TEXT = {"type": "message", "content": [{"type": "output_text", "text": "x"}]}
+ODD_TEXTS = {
+    **{f"output {value!r}": {"output": value} for value in (3, "x", {}, [3], [[]], [{"type": "message", "content": 3}], None,
+        [{"type": "message", "content": [3]}], [{"type": "message", "content": [{"text": 3}]}], [{"type": []}])},
+    **{f"type {value!r}": {"output": [{"type": value}]} for value in ("a\r\nx: y", "明日", "\x1b[31m", "x" * 10_000, KEY)},
+    **{f"status {value!r}": {"status": value, "output": [ONE_TEXT]} for value in ("a\r\nx: y", "ü", 3, [], {}, KEY)},
+    **{f"choices {value!r}": {"choices": value} for value in (3, "x", {}, [3], [{}], [{"text": 3}], [[]], [None])},
+}  # fmt: skip
+
+
+def test_an_odd_text_comes_back_as_it_is():
+    with raw_upstream() as (url, replies):
+        app = app_before(url)
+
+        def passes(member: tuple[str, Any]) -> str:
+            replies[0] = reply(json.dumps(member[1]).encode())
+            status, headers, content = posted(app, member[0], input="q", prompt="q")
+            kept = content == json.dumps(member[1]).replace(KEY, "[key]").encode() and KEY not in str(headers)
+            return (
+                ""
+                if status == 200 and kept and headers["x-aligner"].isascii()
+                else f"{status} {headers} {content[:99]!r}"
+            )
+
+        routes = ("/v1/completions", "/v1/responses")
+        try_all("an odd text", {f"{r} {name}": (r, value) for r in routes for name, value in ODD_TEXTS.items()}, passes)
 
 
 def test_control_characters_are_shown_and_not_obeyed(capsys, tmp_path, monkeypatch):
@@ -318,8 +440,7 @@ def test_whatever_a_judge_replies_it_is_a_verdict_or_none():
 
 
 def test_an_odd_stream_is_bounded_and_breaks_nothing():
-    from aligner.serving.sse import StreamedText
-
+    ends = b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\n'
     piece = b'data: {"choices": [{"index": 0, "delta": {"content": "abc"}}]}\n\n'
     odd = [b"", b"\0" * 100, b"\xff\xfe\n", b"data: " + b"[" * 100_000 + b"\n", b"data: NaN\n", b'data: {"choices": 3}\n',
             b"\n" * 1000,
@@ -332,18 +453,23 @@ def test_an_odd_stream_is_bounded_and_breaks_nothing():
            b'data: {"choices": [{"delta": {"content": ["x"]}}]}\n', b": comment\n"]  # fmt: skip
 
     def passes(part: bytes) -> str:
-        heard = StreamedText(1000)
+        heard = Heard(1000)
         heard.feed(piece)
         heard.feed(part)
-        heard.feed(b"\n" + piece)
-        return "" if heard.texts() == ["abcabc"] else f"{heard.texts()}"
+        heard.feed(b"\n" + piece + ends)
+        return "" if texts_of(heard) == ["abcabc"] else f"{heard.whole_choices()}"
 
     try_all("an odd stream", {repr(part[:30]): part for part in odd}, passes)
-    heard, began = StreamedText(1000), time.process_time()
+    heard, began = Heard(1000), time.process_time()
     for _ in range(20_000):
         heard.feed(piece)
-    assert heard.is_too_long and heard.texts() == [] and time.process_time() - began < 5
-    slow = StreamedText(1000)
-    for byte in piece * 100:
+    heard.feed(ends)
+    assert heard.is_too_long and texts_of(heard) == [] and time.process_time() - began < 5
+    slow = Heard(1000)
+    for byte in piece * 100 + ends:
         slow.feed(bytes([byte]))
-    assert slow.texts() == ["abc" * 100]
+    assert texts_of(slow) == ["abc" * 100]
+
+
+def texts_of(heard: Heard) -> list[str]:
+    return [choice["message"]["content"] for choice in heard.whole_choices()]

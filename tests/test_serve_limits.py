@@ -81,7 +81,7 @@ def test_a_shadow_keeps_no_more_than_its_share(corrector, told, tmp_path):
     made = exchange(corrector, told.url, tmp_path / "shadow.jsonl", mode="shadow")
     with serving(made) as address:
         assert len(ask(address).choices[0].message.content) == 900_000
-    assert made.counts["dropped"] == 1 and made._held == 0 and lines(tmp_path / "shadow.jsonl") == []
+    assert made.counts["dropped"] == 1 and made.behind._held == 0 and lines(tmp_path / "shadow.jsonl") == []
 
 
 def test_whom_nobody_waits_for_costs_no_further_pass(corrector):

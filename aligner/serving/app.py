@@ -28,10 +28,12 @@ from aligner.serving import LOOPBACK
 from aligner.serving.exchange import Exchange
 from aligner.serving.hosts import hostname
 from aligner.serving.metrics import GONE, AccessLog, observed
+from aligner.serving.other_routes import PATHS, answer, forward
 from aligner.serving.protocol import Refused, parse_object, parse_request
 from aligner.terminal import printable
 
 CHAT = "/v1/chat/completions"
+TEXT_ROUTES = tuple(f"/v1{path}" for path in PATHS)  # beside a chat: what may hold a text to correct
 PATIENCE = 60.0  # seconds that a request may take to arrive
 PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
 LONGEST_DIFF = 20_000  # characters of a text that the page may ask to compare
@@ -39,11 +41,13 @@ LONGEST_DIFF = 20_000  # characters of a text that the page may ask to compare
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of the server. `key`: what callers must send, or None. `largest`: bytes of a request; `most`: requests at once."""
+    """The limits of the server. `key`: what callers must send, or None. `largest`: bytes of a request; `most`: requests at once.
+    `pass_through`: whether what is not known of /v1/ goes to the upstream."""
 
     key: str | None = None
     largest: int = 1_000_000
     most: int = 64
+    pass_through: bool = False
 
 
 def application(exchange: Exchange, limits: Limits, access: AccessLog | None = None) -> Starlette:
@@ -69,7 +73,10 @@ def application(exchange: Exchange, limits: Limits, access: AccessLog | None = N
         Route("/diff", layer.compare, methods=["POST"]),
         Route("/v1/models", layer.models),
         Route(CHAT, layer.chat, methods=["POST"]),
+        *(Route(path, layer.text, methods=["POST"]) for path in TEXT_ROUTES),
     ]
+    if limits.pass_through:
+        routes.append(Route("/v1/{rest:path}", layer.rest, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]))
     handlers: dict[Any, Any] = {
         Refused: _refused,
         ClientDisconnect: _gone,
@@ -103,6 +110,20 @@ class Layer:
         chat = parse_request(await body_of(request, self.limits.largest))
         work = self.exchange.stream if chat.get("stream") else self.exchange.answer
         return await unless_gone(request, work(chat, caller))
+
+    async def text(self, request: Request) -> ASGIApp:
+        """A completion or a response."""
+        caller = self._admitted(request)
+        body = parse_object(await body_of(request, self.limits.largest))
+        return await unless_gone(
+            request, answer(self.exchange, request.scope["path"].removeprefix("/v1"), body, caller)
+        )
+
+    async def rest(self, request: Request) -> ASGIApp:
+        """Anything else of the upstream's. With a key of this layer's own a body may be of any type, files for instance."""
+        caller = self._admitted(request, any_type=bool(self.limits.key))
+        content = await body_of(request, self.limits.largest)
+        return await unless_gone(request, forward(self.exchange, request, content, caller))
 
     async def models(self, request: Request) -> Response:
         """The upstream's models, for the caller talks to one of them."""
@@ -143,7 +164,7 @@ class Layer:
         }
         return HTMLResponse(PAGE.replace("NONCE", nonce), headers=headers)
 
-    def _admitted(self, request: Request) -> dict[str, str]:
+    def _admitted(self, request: Request, any_type: bool = False) -> dict[str, str]:
         """The caller's headers to pass on; a key that is this layer's own stays here. Refused (401) without it.
 
         Without a key, a page of another site that the user looks at must not get through: it cannot send JSON unasked (415), nor
@@ -151,7 +172,7 @@ class Layer:
         """
         headers = dict(request.headers)
         kind = headers.get("content-type", "").split(";")[0].strip().lower()
-        if request.method == "POST" and kind != "application/json":
+        if request.method not in ("GET", "DELETE") and not any_type and kind != "application/json":
             raise Refused(415, "The content-type must be application/json.")
         if not self.limits.key and hostname(request.headers.getlist("host")) not in LOOPBACK:
             raise Refused(403, "Without a key (--api_key) this server answers to localhost alone.")
@@ -173,7 +194,7 @@ class Bounded:
         """The application with this bound."""
 
         async def within(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] != "http" or scope["path"] != CHAT:
+            if scope["type"] != "http" or scope["path"] not in (CHAT, *TEXT_ROUTES):
                 await app(scope, receive, send)
             elif self.under_way >= self.most:
                 busy = Refused(
@@ -253,8 +274,8 @@ async def _gone(request: Request, error: ClientDisconnect) -> Response:
 
 
 async def _unknown(request: Request, error: Exception) -> Response:
-    known = f"{CHAT}, /v1/models, /health and /"
-    asked = printable(f"{request.method} {request.url.path[:200]}")
+    known = f"{', '.join((CHAT, *TEXT_ROUTES))}, /v1/models, /health and / (the rest of /v1/ with --pass_through)"
+    asked = printable(f"{request.method} {request.scope['path'][:200]}")
     return Refused(getattr(error, "status_code", 404), f"{asked}: there are {known}.").response()
 
 

@@ -11,8 +11,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from aligner.console import progress, setup_logging
 from aligner.demo import locate
 from aligner.inference.config import AlignerOptions
-from aligner.inference.correct_file import read_items
 from aligner.inference.corrector import Corrected, CorrectionRequest, Corrector, Settings, check_feedback
+from aligner.inference.guard import Guard
+from aligner.inference.items import read_items
 from aligner.keys import read_key
 from aligner.models import check_place, quiet_libraries
 from aligner.plots import draw_gate
@@ -37,7 +38,7 @@ FEWEST = 20  # answers that a threshold is chosen on
 def serve(config: ServeConfig) -> None:
     """Serve until stopped. UserError where the port is in use or the Aligner cannot be opened."""
     with listening(config.host, config.port) as place:  # before the model is loaded: a port in use is known at once
-        limits = Limits(config.caller_key, config.max_request_bytes, config.max_requests)
+        limits = Limits(config.caller_key, config.max_request_bytes, config.max_requests, config.pass_through)
         access = AccessLog(config.access_log) if config.access_log else None
         app = application(exchange_of(config), limits, access)
         # Answers under way when the server is stopped are still sent.
@@ -50,20 +51,22 @@ def serve(config: ServeConfig) -> None:
             server_header=False,
             timeout_graceful_shutdown=patience,
         )
-        address = f"http://{config.host}:{place.getsockname()[1]}"
-        say(f"aligner serves at {address}/v1 (and / to look at); Ctrl-C stops it")
+        host = f"[{config.host}]" if ":" in config.host else config.host
+        say(f"aligner serves at http://{host}:{place.getsockname()[1]}/v1 (and / to look at); Ctrl-C stops it")
         uvicorn.Server(settings).run(sockets=[place])
 
 
 def exchange_of(config: ServeConfig) -> Exchange:
     """The Aligner, its upstream and the policy for answers."""
     shadow = ShadowLog(config.shadow_file) if config.shadow_file else None
-    name, corrector = load_aligner(config.model, config.options, config.max_prompt_tokens)
+    name, corrector = load_aligner(config.model, config.options, config.max_prompt_tokens, not config.keep_unfinished)
     feedback = FEEDBACKS.get(config.feedback, config.feedback)
     check_feedback(corrector.template, [CorrectionRequest("", "", feedback)])
     key, largest = read_key(config.upstream_key) or None, 10 * config.max_request_bytes
-    upstream = UpstreamClient(config.upstream_url, key, config.upstream_timeout, largest)
-    policy = Policy(config.mode, config.threshold, config.on_failure, feedback, config.aligner_timeout)
+    headers = config.pass_headers or (), config.upstream_headers
+    upstream = UpstreamClient(config.upstream_url, key, config.upstream_timeout, largest, *headers)
+    guard = Guard(config.keep_unfinished, config.keep == "code", config.correct_structured, config.scripts or ())
+    policy = Policy(config.mode, config.threshold, config.on_failure, feedback, config.aligner_timeout, guard=guard)
     metrics = Metrics() if config.metrics else None
     return Exchange(name, upstream, Worker(corrector, config.max_characters), policy, shadow, metrics)
 
@@ -103,12 +106,14 @@ def calibrate(config: CalibrateConfig) -> list[str]:
     return [*table(points, chosen), f"picture: {config.output}"]
 
 
-def load_aligner(model: str, options: AlignerOptions, max_prompt_tokens: int | None = None) -> tuple[str, Corrector]:
+def load_aligner(
+    model: str, options: AlignerOptions, max_prompt_tokens: int | None = None, whole_only: bool = False
+) -> tuple[str, Corrector]:
     """The name of an Aligner, and the Aligner itself."""
     quiet_libraries()
     setup_logging()
     folder = locate(model)
     check_place(folder)
-    settings = Settings(options.batch_size, options.max_new_tokens, max_prompt_tokens=max_prompt_tokens)
+    settings = Settings(options.batch_size, options.max_new_tokens, None, max_prompt_tokens, whole_only)
     corrector = Corrector.load(folder, options.prompt_template, settings, options.trust_remote_code, options.dtype)
     return Path(folder).resolve().name, corrector

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from aligner.records import UserError, require_at_least_one
 from aligner.serving import LOOPBACK
 
 UPSTREAM_KEY = "OPENAI_API_KEY"
+HEADER = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)  # the name of one
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,13 @@ class ServeConfig:
     metrics: bool = False
     upstream_timeout: float = 120
     aligner_timeout: float = 60
+    keep_unfinished: bool = False
+    keep: str = "code"
+    correct_structured: bool = False
+    scripts: tuple[str, ...] | None = None
+    pass_through: bool = False
+    pass_headers: tuple[str, ...] | None = None
+    upstream_header: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         numbers = {name: getattr(self.options, name) for name in ("batch_size", "max_new_tokens")}
@@ -57,24 +66,7 @@ class ServeConfig:
         for name, number in numbers.items():
             if not number > 0:
                 raise UserError(f"--{name} is {number}: it must be above 0.")
-        try:
-            parts = urlsplit(self.upstream_url)
-            _ = parts.port
-        except ValueError:
-            raise UserError("--upstream_url is no address of a server: write it as http://HOST:PORT/v1.") from None
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserError(f"--upstream_url {self.upstream_url}: write it as http://HOST:PORT/v1.")
-        if any(sign in self.upstream_url for sign in "@?#") or not is_plain(self.upstream_url):
-            raise UserError(
-                f"--upstream_url: the address of {parts.hostname} is http://HOST:PORT/v1 and no more; a key is --upstream_key's."
-            )
-        key = read_key(self.upstream_key)
-        if self.upstream_key != UPSTREAM_KEY and not key:
-            raise UserError(
-                f"--upstream_key: {named(self.upstream_key)} is not set. Export it with the upstream's key."
-            )
-        if not is_plain(key):
-            raise UserError(f"--upstream_key: {named(self.upstream_key)} holds what cannot be a key. Export it anew.")
+        self._check_upstream()
         if self.threshold is not None and not math.isfinite(self.threshold):
             raise UserError(
                 f"--threshold is {self.threshold}: it is a number of nats a token, as 'aligner calibrate' chooses it."
@@ -88,6 +80,42 @@ class ServeConfig:
                 f"--host {self.host} can be reached from elsewhere: ask callers for a key, --api_key VARIABLE."
             )
         _ = self.caller_key
+
+    def _check_upstream(self) -> None:
+        """UserError where its address, key or headers cannot be one; a query is what some servers ask for (`?api-version=...`)."""
+        try:
+            parts = urlsplit(self.upstream_url)
+            _ = parts.port
+        except ValueError:
+            raise UserError("--upstream_url is no address of a server: write it as http://HOST:PORT/v1.") from None
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            shown = self.upstream_url.partition("?")[0].rpartition("@")[2]
+            raise UserError(f"--upstream_url {shown}: write it as http://HOST:PORT/v1.")
+        if "@" in parts.netloc or "#" in self.upstream_url or not is_plain(self.upstream_url):
+            raise UserError(
+                f"--upstream_url: the address of {parts.hostname} is http://HOST:PORT/v1 and no more; a key is --upstream_key's."
+            )
+        key = read_key(self.upstream_key)
+        if self.upstream_key != UPSTREAM_KEY and not key:
+            raise UserError(
+                f"--upstream_key: {named(self.upstream_key)} is not set. Export it with the upstream's key."
+            )
+        if not is_plain(key):
+            raise UserError(f"--upstream_key: {named(self.upstream_key)} holds what cannot be a key. Export it anew.")
+        _ = self.upstream_headers
+
+    @property
+    def upstream_headers(self) -> dict[str, str]:
+        """The headers that the upstream always gets. UserError where one is not NAME: VALUE."""
+        headers = {}
+        for given in self.upstream_header or ():
+            name, colon, value = given.partition(":")
+            if not colon or not HEADER.fullmatch(name.strip()) or not is_header(value.strip()):
+                raise UserError(
+                    f"--upstream_header {name.split()[0][:40] if name.split() else ''}: write it as 'NAME: VALUE'."
+                )
+            headers[name.strip().lower()] = value.strip()
+        return headers
 
     @property
     def caller_key(self) -> str | None:
@@ -125,7 +153,12 @@ def secret(variable: str) -> str:
 
 def is_plain(text: str) -> bool:
     """Whether a text is printable ASCII without spaces, as keys and addresses are."""
-    return text.isascii() and text.isprintable() and " " not in text
+    return is_header(text) and " " not in text
+
+
+def is_header(value: str) -> bool:
+    """Whether a text can be the value of a header everywhere: printable ASCII."""
+    return value.isascii() and value.isprintable()
 
 
 def named(variable: str) -> str:

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aligner.jsonl import LineLog
 from aligner.records import UserError
+from aligner.serving.worker import Done
 
 log = logging.getLogger("aligner")
 GONE = 499  # the client has disconnected and never sees the status
@@ -40,6 +41,14 @@ class Metrics:
         self.tokens = Counter("aligner_correction_tokens", "tokens of corrections", **here)
         self.waited = Histogram("aligner_correction_waited_seconds", "until the first forward pass", **timed)
         self.took = Histogram("aligner_correction_seconds", "from the first forward pass on", **timed)
+
+    def count(self, action: str, done: Done | None) -> None:
+        """Count an answer by what was done with it, and what its correction took."""
+        self.answers.labels(action).inc()
+        if done:
+            self.tokens.inc(done.tokens)
+            self.waited.observe(done.waited)
+            self.took.observe(done.took)
 
     def gauge(self, name: str, about: str, value: Callable[[], float]) -> None:
         """A number that is read when it is asked for."""

@@ -2,7 +2,8 @@
 
 Every choice that an answer was corrected in (or could have been) carries one more field, `aligner`:
 
-    action      corrected, unchanged (the Aligner wrote the same), left_alone (the gate), shadow, failed_open, no_text
+    action      corrected, unchanged (the Aligner wrote the same), left_alone, shadow, failed_open, no_text
+    reason      why an answer was left alone: the gate, structured output, a tool call, fenced code, another script
     original    the upstream's answer
     edits       identical, copied, similarity, length_ratio (`aligner correct` writes the same)
     model, prompt, mode      of the Aligner: its name, its prompt's name, always, shadow or gate
@@ -19,6 +20,8 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
+from aligner.chat_api.replies import error_in
+from aligner.chat_api.streams import reply_in
 from aligner.keys import without_keys
 from aligner.parsing import json_value
 from aligner.terminal import printable
@@ -55,8 +58,15 @@ class Refused(Exception):
 def _loads(body: bytes) -> Any:
     """JSON whose strings are valid Unicode and whose numbers are numbers. ValueError otherwise."""
     value = json_value(body, finite=True)
-    if b"\\u" in body:
-        json.dumps(value, ensure_ascii=False).encode()
+    return _sendable(value) if b"\\u" in body else value
+
+
+def _sendable(value: Any) -> Any:
+    """A value that another reader of JSON takes. ValueError otherwise."""
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     return value
 
 
@@ -87,21 +97,34 @@ def parse_request(body: bytes) -> dict[str, Any]:
 
 
 def completion(content: bytes) -> dict[str, Any]:
-    """An upstream's chat completion. Refused (502) where it is none."""
+    """An upstream's chat completion, whole or as the events of a stream. Refused: with the upstream's words and the status that
+    they stand for where it is an error, 502 where it is neither."""
     try:
-        value = _loads(content)
-        whole = bool(value["choices"]) and all(map(_is_choice, value["choices"]))
-    except (ValueError, TypeError, LookupError):
+        value = object_in(content)
+        if error := error_in(value):
+            raise Refused(error.status, error.message)
+        choices = value["choices"]
+        whole = isinstance(choices, list) and all(map(_is_choice, choices))
+    except (ValueError, LookupError):
         whole = False
     if not whole:
         raise Refused(502, "The upstream answers with no chat completion.")
-    return dict(value)
+    return value
+
+
+def object_in(content: bytes) -> dict[str, Any]:
+    """The object of an upstream's answer, whole or of the events of a stream, that can be sent on: of valid Unicode, and numbers
+    that are numbers. ValueError where it is none."""
+    value: dict[str, Any] = _sendable(reply_in(content))
+    return value
 
 
 def _is_choice(choice: Any) -> bool:
-    """Whether a choice is what this program will take apart: a message whose tool calls, where there are some, are objects."""
-    message = choice["message"]
-    calls = message.get("tool_calls") if isinstance(message, dict) else 0
+    """Whether a choice is what this program will take apart: its message, where it has one, is an object, and so are the tool calls
+    in it."""
+    if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict | None):
+        return False
+    calls = (choice.get("message") or {}).get("tool_calls")
     return calls is None or (isinstance(calls, list) and all(isinstance(call, dict) for call in calls))
 
 
@@ -123,15 +146,28 @@ def json_answer(status: int, content: bytes, content_type: str) -> bytes:
         ).encode()
 
 
+def error_body(status: int, content: bytes) -> dict[str, Any]:
+    """An upstream's error as an event of a stream."""
+    try:
+        value = object_in(content)
+        error = error_in(value)
+    except ValueError:
+        value, error = {}, None
+    if value.get("error"):
+        return value
+    return Refused(status, error.message if error else f"The upstream answers with status {status}.").body()
+
+
 def event(value: Mapping[str, Any]) -> bytes:
     """One event of a stream."""
     return b"data: " + json.dumps(value, ensure_ascii=True).encode() + b"\n\n"
 
 
 def chunk(whole: Mapping[str, Any], index: int, delta: Mapping[str, Any], **more: Any) -> bytes:
-    """A chunk of a choice; `whole` is the completion that it is a part of."""
+    """A chunk of a choice; `whole` is the completion that it is a part of. The last chunk of a choice carries all its fields."""
     choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None, **more}
-    return event({**_head(whole), "choices": [choice]})
+    extras = {name: v for name, v in whole.items() if name not in ("choices", "usage", "object")} if more else {}
+    return event({**extras, **_head(whole), "choices": [choice]})
 
 
 def usage_chunk(whole: Mapping[str, Any]) -> bytes:
@@ -140,5 +176,7 @@ def usage_chunk(whole: Mapping[str, Any]) -> bytes:
 
 
 def _head(whole: Mapping[str, Any]) -> dict[str, Any]:
-    known = {name: whole[name] for name in ("id", "created", "model", "system_fingerprint") if name in whole}
+    known = {
+        name: whole[name] for name in ("id", "created", "model", "system_fingerprint", "service_tier") if name in whole
+    }
     return {**known, "object": "chat.completion.chunk"}

@@ -6,19 +6,24 @@ open when requests are cancelled while they connect or stream, as every client t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 
-from aligner.keys import bytes_without_keys, remember, without_keys
+from aligner.keys import bytes_without_keys, remember, remember_named, without_keys
+from aligner.serving.config import is_header
 from aligner.serving.protocol import Refused, json_answer
 from aligner.terminal import printable
 
 PASSED = ("authorization", "openai-organization", "openai-project")  # the caller's headers that the upstream gets
-RETURNED = ("retry-after", "x-request-id")  # the upstream's headers that the caller gets
+RETURNED = ("retry-after", "retry-after-ms", "x-should-retry", "x-request-id", "request-id")
+RETURNED_KINDS = ("x-ratelimit-", "openai-", "anthropic-ratelimit-")  # how further headers begin that the caller gets
+ACTIVE = ("html", "xml", "svg", "script", "pdf")  # in types of content in which a browser may run what is in it
+MODELS = "/models"
+STALE = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)  # a kept connection that the other side has closed
 CONNECT = 10.0  # seconds for a connection
 
 
@@ -33,14 +38,27 @@ class Reply:
 
 class UpstreamClient:
     """An OpenAI-compatible server. `key`: sent where the caller's own is not; `timeout`: seconds for a whole answer, and between
-    two pieces of a stream; `largest`: bytes of an answer.
+    two pieces of a stream; `largest`: bytes of an answer; `passed`: further headers of the caller that it gets; `fixed`: headers
+    that it always gets. A query of its address is sent with every request. Proxies are those of the environment.
 
     Raises Refused: 502 where it cannot be reached or its answer is too large, 504 where it takes too long.
     """
 
-    def __init__(self, url: str, key: str | None, timeout: float, largest: int) -> None:
-        self.url, self.timeout, self._largest = url.rstrip("/"), timeout, largest
+    def __init__(
+        self,
+        url: str,
+        key: str | None,
+        timeout: float,
+        largest: int,
+        passed: Sequence[str] = (),
+        fixed: Mapping[str, str] | None = None,
+    ) -> None:
+        address, _, self._query = url.partition("?")
+        self.url, self.timeout, self._largest = address.rstrip("/"), timeout, largest
         self._key = remember(key) if key else None
+        self._passed, self._fixed = (*PASSED, *map(str.lower, passed)), dict(fixed or {})
+        remember_named(self._fixed.items())
+        remember_named((name, value) for name, _, value in (each.partition("=") for each in self._query.split("&")))
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -51,8 +69,11 @@ class UpstreamClient:
     async def ask(self, path: str, caller: Mapping[str, str], body: Mapping[str, Any] | None = None) -> Reply:
         """A whole answer: POST of a body, else GET."""
         async with self.open(path, caller, body, aiohttp.ClientTimeout(self.timeout, sock_connect=CONNECT)) as response:
-            content = json_answer(response.status, await self.read(response), response.content_type)
-            return Reply(response.status, returned(response), content)
+            content, headers = await self.read(response), returned(response)
+            if response.status != 200 or path == MODELS:  # the others' are taken apart where they are corrected
+                content = json_answer(response.status, content, response.content_type)
+                headers["content-type"] = "application/json"
+            return Reply(response.status, headers, content)
 
     @asynccontextmanager
     async def open(
@@ -61,34 +82,55 @@ class UpstreamClient:
         caller: Mapping[str, str],
         body: Mapping[str, Any] | None = None,
         timeout: aiohttp.ClientTimeout | None = None,
+        **raw: Any,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """An answer as it comes."""
+        """An answer as it comes. `raw`: of a request that is no JSON object: its `method`, `query`, `data` and `content_type`."""
         if (
             self._session is None
         ):  # no cookies: those of one caller are no other's; as many connections as the layer holds
             connector, cookies = aiohttp.TCPConnector(limit=0), aiohttp.DummyCookieJar()
-            self._session = aiohttp.ClientSession(cookie_jar=cookies, connector=connector)
-        headers = {name: caller[name] for name in PASSED if name in caller}
+            self._session = aiohttp.ClientSession(cookie_jar=cookies, connector=connector, trust_env=True)
+        headers = {name: caller[name] for name in self._passed if name in caller} | self._fixed
+        if raw.get("content_type"):
+            headers["content-type"] = raw["content_type"]
         for name, value in headers.items():
             if not is_header(value):
                 raise Refused(400, f"The header '{name}' holds a character that no header may have.")
         if self._key and "authorization" not in headers:
             headers["authorization"] = f"Bearer {self._key}"
-        method, address = "POST" if body else "GET", self.url + path
+        query = "&".join(each for each in (self._query, raw.get("query", "")) if each)
+        method, address = (
+            raw.get("method") or ("POST" if body else "GET"),
+            self.url + path + (f"?{query}" if query else ""),
+        )
         limit = timeout or aiohttp.ClientTimeout(None, sock_connect=CONNECT, sock_read=self.timeout)
-        options: dict[str, Any] = {"json": body, "headers": headers, "allow_redirects": False, "timeout": limit}
+        options: dict[str, Any] = {"headers": headers, "allow_redirects": False, "timeout": limit}
+        if raw:
+            options["data"] = raw.get("data") or None
+        else:
+            options["json"] = body
         try:
-            async with self._session.request(method, address, **options) as response:
+            async with await self._answered(method, address, options) as response:
                 if 300 <= response.status < 400:
                     where = printable(response.headers.get("location", "nowhere"))[:200]
                     raise Refused(502, f"The upstream redirects to {where}.")
-                if not (response.status == 200 or 400 <= response.status < 600):
+                if not (400 <= response.status < 600 or response.status in (range(200, 300) if raw else (200,))):
                     raise Refused(502, f"The upstream answers with status {response.status}, which is none of a chat.")
                 yield response
         except TimeoutError:
             raise Refused(504, f"The upstream did not answer within {self.timeout:g} seconds.") from None
         except aiohttp.ClientError as error:
             raise Refused(502, f"The upstream cannot be reached ({type(error).__name__}).") from None
+
+    async def _answered(self, method: str, address: str, options: dict[str, Any]) -> aiohttp.ClientResponse:
+        """The begin of an answer. A kept connection may have been closed meanwhile: the request is sent once more on a new one."""
+        assert self._session
+        try:
+            return await self._session.request(method, address, **options)
+        except aiohttp.ClientConnectorError:
+            raise
+        except STALE:
+            return await self._session.request(method, address, **options)
 
     async def read(self, response: aiohttp.ClientResponse) -> bytes:
         """All of an answer, within the limit."""
@@ -101,14 +143,11 @@ class UpstreamClient:
 
 
 def returned(response: aiohttp.ClientResponse) -> dict[str, str]:
-    """The headers of an answer that the caller sees: what it holds is JSON, whatever the upstream calls it."""
-    found = {name: response.headers.get(name, "") for name in RETURNED}
-    return {
-        "content-type": "application/json",
-        **{name: without_keys(value) for name, value in found.items() if value and is_header(value)},
+    """The headers of an answer that the caller sees. What a browser would run is called a plain text."""
+    found = {name.lower(): value for name, value in response.headers.items()}
+    names = [name for name in found if name in RETURNED or name.startswith(RETURNED_KINDS)]
+    kind = found.get("content-type", "")
+    kind = "text/plain" if not is_header(kind) or any(each in kind.lower() for each in ACTIVE) else kind
+    return {name: without_keys(found[name]) for name in names if is_header(found[name])} | {
+        "content-type": without_keys(kind) or "application/octet-stream"
     }
-
-
-def is_header(value: str) -> bool:
-    """Whether a text can be the value of a header everywhere: printable ASCII."""
-    return value.isascii() and value.isprintable()
