@@ -23,6 +23,7 @@ from aligner.relay import outlive_readers
 from aligner.shipped import shipped
 from aligner.training.checkpoint.resume import inspect_run, log_complete, run_lock
 from aligner.training.config import RunConfig
+from aligner.training.datasets.damage import damage_plan
 from aligner.training.distributed import stop_signals
 from aligner.training.distributed.hardware import gpus_here, resolved
 from aligner.training.distributed.launcher_variables import idle_gpus, rank_variables
@@ -73,8 +74,9 @@ def completed_flags(arguments: Sequence[str]) -> RunConfig:
     config = parse(arguments)
     data, model = config.data.train_datasets, config.model.model_name_or_path
     if not data and not model:
-        default = ["--model_name_or_path", "embedded", "--train_datasets", _relative(shipped("template-dataset.json"))]
-        default += ["--output_dir", "output/embedded"]
+        template = _relative(shipped("template-dataset.json"))
+        default = ["--model_name_or_path", "embedded", "--output_dir", "output/embedded"]
+        default += ["--train_datasets", template, f"restoration:2:{template}"]
         file = [] if config.launch.config else ["--config", str(shipped("configs/embedded.yaml"))]
         config = parse([*default, *file, *arguments])
         data, model = config.data.train_datasets, config.model.model_name_or_path
@@ -125,5 +127,7 @@ def train(config: RunConfig, ranks: int, folder: Path) -> int:
         for stage in planned:
             log_complete(stage)
     data, trusted = stage_data(config, last.name), config.model.trust_remote_code
-    show_result(planned, data, config.output.show_corrections, trusted)
+    show_result(
+        planned, data, config.output.show_corrections, damage_plan(config.data.damage, config.data.hold_back), trusted
+    )
     return 0

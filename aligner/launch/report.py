@@ -15,6 +15,8 @@ from rich.text import Text
 from aligner.quality.edits import diff, show
 from aligner.questions import question_key
 from aligner.records import Correction, UserError
+from aligner.training.datasets.damage import DamagePlan
+from aligner.training.datasets.mixture import Source
 from aligner.training.datasets.supervised import Tokens
 from aligner.training.stages import Stage, StageData
 from aligner.training.train_log import read_log
@@ -51,8 +53,10 @@ def held_out_losses(stages: Sequence[Stage]) -> list[tuple[str, float]]:
     return losses
 
 
-def show_result(stages: Sequence[Stage], data: StageData, corrections: int, trust_remote_code: bool) -> None:
-    """The losses, the folder, and the next command, ready to paste."""
+def show_result(
+    stages: Sequence[Stage], data: StageData, corrections: int, damage: DamagePlan, trust_remote_code: bool
+) -> None:
+    """The losses, some corrections, what help there is, the folder, and the next command, ready to paste."""
     screen, folder, held_out = console(), stages[-1].folder, data.held_out
     if losses := held_out_losses(stages):
         screen.print(f"\nLoss on {len(held_out)} held-out corrections (nats per token)")
@@ -64,19 +68,18 @@ def show_result(stages: Sequence[Stage], data: StageData, corrections: int, trus
             show_corrections(screen, folder, list(different.values())[::-1][:corrections], trust_remote_code)
         except UserError as error:  # the run is complete all the same
             screen.print(f"they cannot be shown: {error}")
-    show_help(screen, folder, data, trust_remote_code)
+    show_help(screen, folder, data, damage, trust_remote_code)
     screen.print(f"\ncheckpoint  {folder}\npicture     {folder / 'loss.png'}")
     next_command = [*command_line(), "correct", "--model", str(folder), *example_flags(data)]
     screen.print("next:", style="bold")
     print(f"  {shlex.join(next_command)}")
 
 
-def show_help(screen: Console, folder: Path, data: StageData, trust_remote_code: bool) -> None:
+def show_help(screen: Console, folder: Path, data: StageData, damage: DamagePlan, trust_remote_code: bool) -> None:
     """Where damaged answers were trained on: how much of the damage the new Aligner takes out of held-out ones."""
-    damaged = {source.path for source in data.train_sources if source.dataset.startswith("restoration ")}
-    records = [record for record in data.held_out if record.origin.file in damaged]
-    if not any(record.answer != record.correction for record in records):
+    if not data.held_out or not any(is_restoration(source) for source in data.train_sources):
         return
+    screen.print("\nmeasuring the help on held-out answers ...", style="dim")
     # Not at the top, as below.
     from aligner.evaluation.measures.held_out import held_out_help, help_lines
     from aligner.inference.corrector import Corrector, Settings
@@ -84,13 +87,18 @@ def show_help(screen: Console, folder: Path, data: StageData, trust_remote_code:
     settings = Settings(batch_size=8, max_new_tokens=LONGEST)
     try:
         corrector = Corrector.load(str(folder), settings=settings, trust_remote_code=trust_remote_code)
-        figures = held_out_help(corrector, records)
+        figures = held_out_help(corrector, data.held_out, damage)
     except UserError as error:  # the run is complete all the same
         screen.print(f"the help cannot be measured: {error}")
         return
     screen.print("\nDoes it help?", style="bold")
     for line in help_lines(figures):
         screen.print(f"  {line}", soft_wrap=True)
+
+
+def is_restoration(source: Source) -> bool:
+    """Whether the records of a source are damaged answers."""
+    return source.dataset.split()[0] == "restoration"
 
 
 def example_flags(data: StageData) -> list[str]:
