@@ -22,4 +22,4 @@ fi
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy
-exec "$PYTHON" -m pytest -n 2 --dist loadgroup --no-loadscope-reorder "$@"
+exec "$PYTHON" -m pytest -n 2 --no-loadscope-reorder "$@"

@@ -6,6 +6,9 @@ import json
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two threads wait for each other longer than they compute
+os.environ.setdefault(
+    "HF_HUB_OFFLINE", "1"
+)  # no test asks the hub, which where there is no network costs half a minute
 
 import shutil
 import subprocess
@@ -42,12 +45,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # Where tests run in several processes, those that share something run in the same one; the longest begin first.
 SHARED_BY = {
-    "ranks": ("test_exact_updates", "test_resume", "test_launchers"),
-    "runs": ("test_pipeline", "test_course", "test_campaign", "test_cache"),
+    "ranks": ("test_exact_updates", "test_resume", "test_launchers", "test_objective_check", "test_families"),
+    "runs": ("test_pipeline", "test_course", "test_export", "test_campaign", "test_cache"),
     "plan": ("test_plan",),
 }
 # The parts of the slow suite: files, tests of a file by a word in their name. The first part that fits is a test's own.
 PARTS = {
+    "exact": ("test_exact_updates",),
     "stops": ("test_faults::SIGTERM", "test_faults::dies", "test_faults::orphaned", "test_faults::second_run"),
     "faults": ("test_faults",),
     "disks": ("test_faults_of_disks",),
@@ -94,17 +98,28 @@ def part_of(item: pytest.Item) -> str | None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Group the tests, put the longest groups first, and leave out what `--part` does not name."""
-    groups = {file: group for group, files in SHARED_BY.items() for file in files}
     order, part = list(SHARED_BY), config.getoption("--part")
     parts = {item: part_of(item) for item in items}
     if part:
         config.hook.pytest_deselected(items=[item for item in items if parts[item] != part])
         items[:] = [item for item in items if parts[item] == part]
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(groups.get(item.path.stem, item.path.stem)))
-    of = {item: item.get_closest_marker("xdist_group").args[0] for item in items}  # type: ignore[union-attr]
-    items.sort(key=lambda item: order.index(of[item]) if of[item] in order else len(order))
+    items.sort(key=lambda item: order.index(group) if (group := group_of(item.path.stem)) in order else len(order))
+
+
+def group_of(file: str) -> str:
+    """The group of a test file, by default its own."""
+    return next((group for group, files in SHARED_BY.items() if file in files), file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A group runs in one process."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(Path(nodeid.partition("::")[0]).stem)
+
+    return Groups(config, log)
 
 
 def read_rows(path: Path, count: int | None = None) -> list[dict[str, Any]]:

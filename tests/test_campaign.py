@@ -16,6 +16,8 @@ from aligner import cli
 from aligner.commands.campaign import check_flags
 from aligner.evaluation.campaign import read_campaign
 
+pytestmark = pytest.mark.usefixtures("quick_commands")
+
 
 def main(arguments: list[str]) -> int:
     return cli.main(["campaign", *arguments])
@@ -45,7 +47,7 @@ def config(folder: Path, told: Told, model: Path) -> str:
     return str(file)
 
 
-def test_a_table_of_upstreams_and_nothing_is_done_twice(both, tiny_model, tmp_path, capsys, quick_commands):
+def test_a_table_of_upstreams_and_nothing_is_done_twice(both, tiny_model, tmp_path, capsys):
     file = config(tmp_path, both, tiny_model)
     assert main([file]) == 0
     said = capsys.readouterr().out.splitlines()

@@ -284,6 +284,24 @@ def test_feedback_that_no_prompt_takes_is_counted_and_not_read(tmp_path):
     assert report.unread == 1 and {request.feedback for request in seen.asked} == {""}
 
 
+def test_fields_of_other_names_are_named_once_and_stay_as_they_are(tiny_model, tmp_path, capsys):
+    """`correct`, then `evaluate`, on rows that nobody renamed."""
+    rows = [{"prompt": f"what is {n}?", "response": f"it is {n}"} for n in range(2)]
+    given, out = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    flags = f"--model {tiny_model} --prompt_template correction --max_new_tokens 4 --keep_unfinished".split()
+    command = ["correct", *flags, "--input", given, "--output", str(out)]
+    assert main(command) == 2
+    assert "--columns question=NAME" in capsys.readouterr().err
+    columns = ["--columns", "question=prompt,answer=response"]
+    assert main([*command, *columns]) == 0
+    assert [{name: row[name] for name in ("prompt", "response")} for row in lines(out)] == rows
+    assert all("question" not in row and row["corrected"] for row in lines(out))
+    assert main(["evaluate", "--after", str(out), "--output", str(tmp_path / "evaluation")]) == 2
+    assert "the field 'question' is missing" in capsys.readouterr().err
+    assert main(["evaluate", "--after", str(out), "--output", str(tmp_path / "evaluation"), *columns]) == 0
+    assert "of 2 identical" in capsys.readouterr().out
+
+
 def test_parquet_is_read_too_and_its_dates_become_text(tmp_path):
     from datasets import Dataset
 

@@ -54,6 +54,20 @@ def one_host(tiny_model, tmp_path_factory) -> list[float]:
 TORCHRUN = {"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "7"}
 
 
+def test_the_program_itself_trains_all_stages_in_one_launch(rows, tiny_model, tmp_path):
+    flags = ["--train_datasets", rows, "--model_name_or_path", tiny_model, "--output_dir", tmp_path / "out", "--epochs", "1",
+             "--identity_proportion", "0.25", "--log_type", "none"]  # fmt: skip
+    said = launch_program("aligner.training.finetune", 2, *flags)
+    assert said.index("identity is complete") < said.index("correction is complete")
+    assert said.count("correction: 2 ranks x 4 rows x 8 accumulation = 64 rows per update") == 1
+    assert "--stage" not in (tmp_path / "out" / "command.sh").read_text()
+    (tmp_path / "new").mkdir()
+    (tmp_path / "out" / "identity").rename(tmp_path / "new" / "identity")
+    alone = ["--output_dir", tmp_path / "new", "--identity_proportion", "0.5", "--stage", "correction", "--gpus", "2"]
+    refused = launch_program("aligner.training.finetune", 2, *flags[:4], *alone, status=2)
+    assert "cannot be started from (eval_datasets" not in refused and "identity ([0.25" in refused
+
+
 def test_torchruns_variables_are_taken_as_they_are():
     assert rank_variables({**TORCHRUN, **SLURM}) == {}
 

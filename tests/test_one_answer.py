@@ -50,8 +50,7 @@ def test_rows_go_through_pipes(tiny_model, monkeypatch, capsys):
     assert "3 of 3 answers corrected" in shown.err
 
 
-def test_a_model_that_is_not_there_a_resume_state_and_a_model_without_a_card_are_three_things(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_a_model_that_is_not_there_a_resume_state_and_a_model_without_a_card_are_three_things(tmp_path):
     with pytest.raises(UserError, match=r"'typo': there is no such folder, and no aligner\.json"):
         prompt_of("typo", None)
     state = tmp_path / "update-3"

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import SECRET, TEMPLATE, launch_program
+from conftest import SECRET, TEMPLATE
 
 from aligner.cli import main as aligner
 from aligner.launch.launch import main as launch
@@ -106,21 +106,6 @@ def test_a_batch_gives_what_one_at_a_time_gives(trained):
     corrector = Corrector.load(str(trained[0]), settings=Settings(batch_size=3, max_new_tokens=10))
     pairs = [("Why?", "Because."), ("What is a very long question about nothing?", "No."), ("Who?", "Nobody " * 30)]
     assert corrector.correct(pairs) == [corrector.correct([pair])[0] for pair in pairs]
-
-
-@pytest.mark.xdist_group("ranks")
-def test_the_program_itself_trains_all_stages_in_one_launch(rows, tiny_model, tmp_path):
-    flags = ["--train_datasets", rows, "--model_name_or_path", tiny_model, "--output_dir", tmp_path / "out", "--epochs", "1",
-             "--identity_proportion", "0.25", "--log_type", "none"]  # fmt: skip
-    said = launch_program("aligner.training.finetune", 2, *flags)
-    assert said.index("identity is complete") < said.index("correction is complete")
-    assert said.count("correction: 2 ranks x 4 rows x 8 accumulation = 64 rows per update") == 1
-    assert "--stage" not in (tmp_path / "out" / "command.sh").read_text()
-    (tmp_path / "new").mkdir()
-    (tmp_path / "out" / "identity").rename(tmp_path / "new" / "identity")
-    alone = ["--output_dir", tmp_path / "new", "--identity_proportion", "0.5", "--stage", "correction", "--gpus", "2"]
-    refused = launch_program("aligner.training.finetune", 2, *flags[:4], *alone, status=2)
-    assert "cannot be started from (eval_datasets" not in refused and "identity ([0.25" in refused
 
 
 def test_command_sh_runs_this_run_again(trained):

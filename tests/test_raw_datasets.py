@@ -223,7 +223,12 @@ def test_hub_ids_load_through_datasets_at_their_revision(tmp_path):
         "except Exception as error: print(error)\n"
     )
     with serving(tmp_path / "hub") as address:
-        variables = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+        variables = {
+            "HF_HUB_OFFLINE": "0",
+            "HF_ENDPOINT": address,
+            "HF_HOME": str(tmp_path / "cache"),
+            "PYTHONPATH": str(ROOT),
+        }
         done = subprocess.run([sys.executable, "-c", program], env={**os.environ, **variables}, capture_output=True,
                               text=True, timeout=120, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,9 +10,11 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT, TEMPLATE, read_rows
+from warm import run_aligner
 
 from aligner.cli import command_parser
 from aligner.training.flags import parse
@@ -116,13 +119,13 @@ def as_a_newcomer(tiny_model, tmp_path_factory):
     (folder / "tickets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tickets))
     (folder / "my_datasets.py").write_text(blocks(FRONT, "python")[0])
 
-    def type_in(words: list[str]) -> subprocess.CompletedProcess[str]:
+    def type_in(words: list[str]) -> Any:
         short = {"embedded": str(tiny_model), "256": "4"}
         words = [short.get(word, word) for word in words]
-        if words[0] == "bash":
-            words = ["bash", str(ROOT / words[1]), *words[2:], "--epochs", "1", "--max_length", "512", "--gpus", "1"]
-        else:
-            words = [sys.executable, "-m", *words]
+        if words[0] != "bash":
+            with contextlib.chdir(folder):
+                return run_aligner([sys.executable, "-m", *words])
+        words = ["bash", str(ROOT / words[1]), *words[2:], "--epochs", "1", "--max_length", "512", "--gpus", "1"]
         variables = {
             **os.environ,
             "PYTHONPATH": str(ROOT),

@@ -68,23 +68,28 @@ class Launch:
             self.process.terminate()  # the launcher kills its ranks
             self.process.wait(60)
 
+    def close(self) -> None:
+        """End it and remove what it wrote."""
+        self.end()
+        self.scratch.cleanup()
+
 
 class Launches:
-    """The one launch that is open. Another number of ranks, or a launch that failed, is started anew."""
+    """The launches that are open, one for a number of ranks. One that failed is started anew."""
 
-    open: Launch | None = None
+    def __init__(self) -> None:
+        self.open: dict[int, Launch] = {}
 
     def of(self, ranks: int) -> Launch:
-        if self.open is None or self.open.ranks != ranks or self.open.process.poll() is not None:
-            self.close()
-            self.open = Launch(ranks)
-        return self.open
+        if ranks in self.open and self.open[ranks].process.poll() is not None:
+            self.open.pop(ranks).close()
+        if ranks not in self.open:
+            self.open[ranks] = Launch(ranks)
+        return self.open[ranks]
 
     def close(self) -> None:
-        if self.open:
-            self.open.end()
-            self.open.scratch.cleanup()
-        self.open = None
+        while self.open:
+            self.open.popitem()[1].close()
 
 
 LAUNCHES = Launches()
@@ -127,6 +132,7 @@ def run_aligner(command: Sequence[str], **_: Any) -> SimpleNamespace:
         process = forks().Process(target=_aligner, args=(command[3:], dict(os.environ), str(Path.cwd()), *files))
         process.start()
         process.join()
-        for descriptor, file in zip((1, 2), files, strict=True):
-            os.write(descriptor, Path(file).read_bytes() if Path(file).exists() else b"")
-    return SimpleNamespace(returncode=process.exitcode)
+        said = [Path(file).read_bytes() if Path(file).exists() else b"" for file in files]
+        for descriptor, text in zip((1, 2), said, strict=True):
+            os.write(descriptor, text)
+    return SimpleNamespace(returncode=process.exitcode, stdout=said[0].decode(), stderr=said[1].decode())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from aligner.commands.shared_flags import add_model_flags, config_from
+from aligner.commands.shared_flags import add_column_flag, add_model_flags, config_from
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +22,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="at least 20 rows with question and answer, as the upstream would give them",
     )
+    add_column_flag(parser, "question, answer")
     add("--output", default="gate.png", metavar="FILE", help="the picture (gate.png)")
     add("--missed", type=float, default=0.05, metavar="X", help="share of the changes that may be left undone (0.05)")
     add("--rows", type=int, default=1000, metavar="N", help="rows to use at most, the first ones (1000)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from aligner.commands.pipes import piped_files
-from aligner.commands.shared_flags import add_model_flags, add_server_flags, config_from
+from aligner.commands.shared_flags import add_column_flag, add_model_flags, add_server_flags, config_from
 from aligner.records import UserError
 
 
@@ -33,6 +33,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="JSON lines: each row with 'corrected', 'finished' and 'edits' ('passes' of several), or 'error'; -: standard output",
     )
+    add_column_flag(parser, "question, answer, feedback")
     add("--rounds", type=int, default=1, metavar="N", help="feed corrections back in, so many times in all (1)")
     add(
         "--feedback",

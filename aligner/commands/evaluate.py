@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from aligner.commands.shared_flags import add_server_flags, config_from
+from aligner.commands.shared_flags import add_column_flag, add_server_flags, config_from
 from aligner.evaluation.judges.dimensions import DIMENSIONS
 from aligner.evaluation.judges.judge import JUDGES
 from aligner.evaluation.measures.config import MEASURES
@@ -46,6 +46,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the answers, where they stand in a file of their own: the same questions in order",
     )
+    add_column_flag(parser, "question, answer, correction")
     add(
         "--output",
         required=True,

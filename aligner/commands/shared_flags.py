@@ -34,6 +34,17 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add("--trust_remote_code", action="store_true", help="run Python code that comes with the model")
 
 
+def add_column_flag(parser: argparse.ArgumentParser, roles: str) -> None:
+    """The names of the fields in rows that call them otherwise."""
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="ROLE=NAME",
+        help=f"fields by other names, of {roles}: question=prompt,answer=response",
+    )
+
+
 def add_server_flags(parser: argparse.ArgumentParser) -> None:
     """How servers are called."""
     add = parser.add_argument

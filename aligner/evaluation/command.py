@@ -13,6 +13,7 @@ from aligner.evaluation.config import EvaluationConfig
 from aligner.evaluation.evaluate import EvaluationJob, run_job
 from aligner.evaluation.judges.judge import Judge
 from aligner.evaluation.systems import parse_system
+from aligner.training.datasets.options import QAC, parse_columns
 
 
 def run_evaluation(config: EvaluationConfig) -> int:
@@ -35,6 +36,7 @@ def run_evaluation(config: EvaluationConfig) -> int:
             run_folder=config.run_folder,
             alpaca=_alpaca_eval_of(config),
             sweep=_sweep_of(config),
+            columns=parse_columns(config.columns, "") or QAC,
         )
     )
 

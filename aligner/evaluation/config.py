@@ -31,6 +31,7 @@ class EvaluationConfig:
     after: str | None = None
     systems: tuple[str, ...] = ()
     before: str | None = None
+    columns: tuple[str, ...] = ()
     limit: int | None = None
     run_folder: str | None = None
     models: tuple[str, ...] = ()
@@ -66,8 +67,8 @@ class EvaluationConfig:
         self._check_together()
 
     def _check_together(self) -> None:
-        if self.systems and (self.before or self.models or self.alpaca_eval):
-            raise UserError("--systems does not go with --before, --models or --alpaca_eval.")
+        if self.systems and (self.before or self.models or self.alpaca_eval or self.columns):
+            raise UserError("--systems does not go with --before, --models, --alpaca_eval or --columns.")
         if self.judge == "none" and (self.labels or (self.judge_model and not self.alpaca_eval)):
             flag = "labels" if self.labels else "judge_model"
             raise UserError(f"--{flag} needs --judge, of {', '.join(JUDGES[1:])}.")

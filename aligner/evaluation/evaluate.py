@@ -20,13 +20,14 @@ from aligner.evaluation.judges.dimensions import DIMENSIONS
 from aligner.evaluation.judges.human import HumanJudge
 from aligner.evaluation.judges.judge import Judge, JudgeReply, JudgeRequest
 from aligner.evaluation.judging import Verdict, judge_pairs, open_requests
-from aligner.evaluation.pairs import Pair, read_pairs
+from aligner.evaluation.pairs import Pair, named_fields, read_pairs
 from aligner.evaluation.replies import ReplyStore
 from aligner.evaluation.report import curves_of, scores_of, write_report
 from aligner.evaluation.systems import System, matches, standing_lines, standings, unpooled
 from aligner.files import write_json, write_lines
 from aligner.locks import take
 from aligner.records import DataError, UserError
+from aligner.training.datasets.options import QAC, Columns
 
 CHARACTERS = 4.0  # a token, about, in English
 FIRST = 16  # replies after which the time for the others is estimated
@@ -53,12 +54,16 @@ class EvaluationJob:
     run_folder: str | None = None
     alpaca: AlpacaEval | None = None
     sweep: CheckpointSweep | None = None
+    columns: Columns = QAC
 
 
 def run_job(job: EvaluationJob) -> int:
     """Judge, count, write the report and print its tables. Returns the exit status: 1 where rows could not be used or replies are
     missing."""
-    pairs, faults = matches(job.systems, job.limit) if job.systems else read_pairs(job.after or "", job.before)
+    fields = named_fields(job.columns)
+    pairs, faults = (
+        matches(job.systems, job.limit) if job.systems else read_pairs(job.after or "", job.before, **fields)
+    )
     if not job.systems and len(pairs) > (job.limit or len(pairs)):
         pairs = pairs[: job.limit]
         last = pairs[-1].origin.row

@@ -7,9 +7,19 @@ from typing import Any
 
 from aligner.readers.rows import read_rows
 from aligner.records import DataError, Origin, UserError, text_fault
+from aligner.training.datasets.options import Columns
 
+QUESTION = ("question", "instruction")  # fields that hold a question, the first that is there
 BEFORE = ("answer", "output")  # fields that hold an answer, the first that is there
 AFTER = ("corrected", "correction")
+USUAL = Columns()
+
+
+def named_fields(columns: Columns) -> dict[str, tuple[str, ...]]:
+    """The fields that `--columns` names, as arguments of `read_pairs`; a role under its usual name is left to it."""
+    arguments = {"question": "question_fields", "answer": "before_fields", "correction": "after_fields"}
+    named = {role: getattr(columns, role) for role in arguments}
+    return {arguments[role]: (name,) for role, name in named.items() if name != getattr(USUAL, role)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +41,14 @@ def read_pairs(
     before: str | None = None,
     after_fields: tuple[str, ...] | None = None,
     before_fields: tuple[str, ...] = BEFORE,
+    question_fields: tuple[str, ...] = QUESTION,
 ) -> tuple[list[Pair], list[DataError]]:
     """The pairs of a file as `aligner correct` writes it, and the rows that cannot be used.
 
-    `before`: a file of its own for the answers, row for row with the same questions. `after_fields`, `before_fields`: where
+    `before`: a file of its own for the answers, row for row with the same questions. `..._fields`: where
     the texts are, the first that is there. UserError where the two files do not belong together, or no row can be used.
     """
-    fields = after_fields or (field_in(after, AFTER + BEFORE) if before else AFTER), before_fields
+    after_fields = after_fields or (field_in(after, AFTER + BEFORE) if before else AFTER)
     pairs, faults = [], []
     rows, others = _rows(after), _rows(before) if before else None
     if others is not None and len(others) != len(rows):
@@ -45,7 +56,7 @@ def read_pairs(
             f"{before} has {len(others):,} rows and {after} {len(rows):,}: they must be the same questions in order."
         )
     for place, row in enumerate(rows):
-        pair = _pair(row, others[place] if others else None, *fields)
+        pair = _pair(row, others[place] if others else None, after_fields, before_fields, question_fields)
         if isinstance(pair, Pair):
             pairs.append(pair)
         else:
@@ -79,15 +90,19 @@ def _rows(path: str) -> list[Read]:
 
 
 def _pair(
-    row: Read, other: Read | None, after_fields: tuple[str, ...], before_fields: tuple[str, ...]
+    row: Read,
+    other: Read | None,
+    after_fields: tuple[str, ...],
+    before_fields: tuple[str, ...],
+    question_fields: tuple[str, ...],
 ) -> Pair | DataError:
     for read in (row, other):
         if isinstance(read, DataError):
             return read
     assert not isinstance(row, DataError) and not isinstance(other, DataError)
     (origin, fields), (place, earlier) = row, other or row
-    question = fields.get("question", fields.get("instruction"))
-    if other and question != earlier.get("question", earlier.get("instruction")):
+    question = _first(fields, question_fields)
+    if other and question != _first(earlier, question_fields):
         raise DataError(
             *origin, f"has another question than {place}", "Give two files with the same questions in order"
         )
@@ -95,9 +110,10 @@ def _pair(
         if "corrected" in names and texts.get("corrected") is None and texts.get("error"):
             return DataError(*where, "was not corrected", str(texts["error"]))
     before, after = _first(earlier, before_fields), _first(fields, after_fields)
-    for name, text in (("question", question), (before_fields[0], before), (after_fields[0], after)):
+    for name, text in ((question_fields[0], question), (before_fields[0], before), (after_fields[0], after)):
         if text is None:
-            return DataError(*origin, f"the field '{name}' is missing", "Write question, answer and corrected")
+            remedy = "Write question, answer and corrected, or say in --columns what they are called"
+            return DataError(*origin, f"the field '{name}' is missing", remedy)
         if fault := text_fault(origin, name, text, may_be_empty=name == "corrected"):
             return fault
     upstream = _name(fields.get("upstream") or fields.get("generator"))

@@ -21,6 +21,7 @@ from aligner.inference.served import ServedAligner, UpstreamModel
 from aligner.inference.servers import Server, ServerGone
 from aligner.models import check_place, fingerprint, load_config, load_tokenizer, positions_of, quiet_libraries
 from aligner.records import UserError
+from aligner.training.datasets.options import QAC, parse_columns
 
 
 def correct(config: CorrectConfig) -> int:
@@ -73,6 +74,7 @@ def job_of(config: CorrectConfig) -> CorrectionJob:
         config.rounds,
         config.feedback,
         _upstream_of(config),
+        parse_columns(config.columns, "") or QAC,
         about,
         config.keep_unfinished,
     )

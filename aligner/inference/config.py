@@ -31,6 +31,7 @@ class CorrectConfig:
     options: AlignerOptions
     model: str | None = None
     stack: tuple[str, ...] | None = None
+    columns: tuple[str, ...] = ()
     rounds: int = 1
     feedback: str | None = None
     sample: bool = False

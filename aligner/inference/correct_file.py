@@ -22,6 +22,7 @@ from aligner.prompts import FEEDBACKS
 from aligner.quality.edits import Edits, edits
 from aligner.readers.rows import read_rows
 from aligner.records import DataError, Origin, UserError, kind_of, text_fault
+from aligner.training.datasets.options import QAC, Columns
 
 ADDED = ("corrected", "finished", "edits", "passes", "error", "answer_finished", "guard", "cut_off")
 KEPT = "answer kept"  # what the guard did, in the field `guard`
@@ -30,11 +31,16 @@ Progress = Callable[..., Any]  # as tqdm: progress(iterable, total=..., desc=...
 
 @dataclass
 class Item:
-    """A row in progress: its fields as they were read, and its fault, if it has one."""
+    """A row in progress: its fields as they were read, which of them have a role, and its fault, if it has one."""
 
     origin: Origin
     fields: dict[str, Any]
+    columns: Columns = QAC
     fault: DataError | None = None
+
+    def text(self, role: str) -> Any:
+        """What the row has as its question, answer or feedback; None where it has nothing."""
+        return self.fields.get(getattr(self.columns, role))
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class CorrectionJob:
     rounds: int = 1
     feedback: str | None = None
     upstream: UpstreamModel | None = None
+    columns: Columns = QAC
     about: dict[str, Any] = field(default_factory=dict)
     keep_unfinished: bool = False
 
@@ -97,11 +104,12 @@ def correct_file(job: CorrectionJob, progress: Progress) -> CorrectionSummary:
     journal_file = Path(f"{job.output}.journal")
     if Path(job.output).is_file() and not journal_file.exists():
         raise UserError(f"{job.output}: is already there. Name another output, or remove it to correct anew.")
-    items = read_items(job.input, job.upstream is not None)
+    items = read_items(job.input, job.upstream is not None, job.columns)
     if all(item.fault for item in items):
         raise next((item.fault for item in items if item.fault), UserError(f"{job.input}: has no rows."))
     about = {"input": sha256_of(job.input), "rounds": job.rounds, "feedback": job.feedback, **job.about}
     about["keep_unfinished"] = job.keep_unfinished
+    about |= {"columns": asdict(job.columns)} if job.columns != QAC else {}
     journal = Journal(journal_file, about)
     try:
         upstream_answers = _ask(job.upstream, items, journal, progress) if job.upstream else 0
@@ -119,33 +127,35 @@ def correct_file(job: CorrectionJob, progress: Progress) -> CorrectionSummary:
     return summary
 
 
-def read_items(path: str, may_ask: bool) -> list[Item]:
+def read_items(path: str, may_ask: bool, columns: Columns = QAC) -> list[Item]:
     """The rows of a file; unusable ones with their fault. `may_ask`: a row may lack an answer, which the upstream then gives."""
     items = []
     for row in read_rows(path):
         if isinstance(row, DataError):
             if row.row is None:
                 raise row
-            items.append(Item(Origin(row.file, row.row), {}, row))
+            items.append(Item(Origin(row.file, row.row), {}, fault=row))
         else:
             fields = row.value if isinstance(row.value, dict) else {}
             if taken := [name for name in ADDED if name in fields]:
                 raise DataError(
                     *row.origin, f"has a field '{taken[0]}', which this program writes", "Rename it in all rows"
                 )
-            items.append(Item(row.origin, fields, _fault(row.origin, row.value, may_ask)))
+            items.append(Item(row.origin, fields, columns, _fault(row.origin, row.value, may_ask, columns)))
     return items
 
 
-def _fault(origin: Origin, value: Any, may_ask: bool) -> DataError | None:
+def _fault(origin: Origin, value: Any, may_ask: bool, columns: Columns) -> DataError | None:
     if not isinstance(value, dict):
         return DataError(*origin, f"holds {kind_of(value)} where an object should be", "Write question and answer")
-    for name in ("question", "answer", "feedback"):
+    for role in ("question", "answer", "feedback"):
+        name = getattr(columns, role)
         text = value.get(name)
-        if _is_missing(text) and (name == "feedback" or (name == "answer" and may_ask)):
+        if _is_missing(text) and (role == "feedback" or (role == "answer" and may_ask)):
             continue
         if text is None:
-            remedy = "Write it, or let --upstream_url ask a model" if name == "answer" else "Each row needs one"
+            remedy = "Write it, or let --upstream_url ask a model" if role == "answer" else "Each row needs one"
+            remedy += f"; where it has another name: --columns {role}=NAME"
             return DataError(*origin, f"the field '{name}' is missing", remedy)
         if fault := text_fault(origin, name, text):
             return fault
@@ -158,16 +168,16 @@ def _is_missing(text: Any) -> bool:
 
 def _ask(upstream: UpstreamModel, items: Sequence[Item], journal: Journal, progress: Progress) -> int:
     """Let the upstream answer where an answer is missing. Returns the number of such rows, those of earlier runs included."""
-    missing = [row for row, item in enumerate(items) if not item.fault and _is_missing(item.fields.get("answer"))]
+    missing = [row for row, item in enumerate(items) if not item.fault and _is_missing(item.text("answer"))]
     left = [row for row in missing if ("answer", row) not in journal.done]
     if left:
-        stream = upstream.stream([items[row].fields["question"] for row in left])
+        stream = upstream.stream([items[row].text("question") for row in left])
         for place, answer in progress(stream, total=len(left), desc="asking"):
             refused = {"refused": str(answer)}
             journal.add("answer", left[place], refused if isinstance(answer, UserError) else answer._asdict())
     for row in missing:
         if not _refused(items[row], answer := journal.done["answer", row]):
-            items[row].fields["answer"] = answer["text"]
+            items[row].fields[items[row].columns.answer] = answer["text"]
             if not answer.get("finished", True):
                 items[row].fields["answer_finished"] = False
     return len(missing)
@@ -199,7 +209,7 @@ def _pass(job: CorrectionJob, number: int, items: Sequence[Item], journal: Journ
     if left:
         aligner = member.open()
         requests = [
-            CorrectionRequest(item.fields["question"], _input(number, row, item, journal), _feedback(job, member, item))
+            CorrectionRequest(item.text("question"), _input(number, row, item, journal), _feedback(job, member, item))
             for row, item in ((row, items[row]) for row in left)
         ]
         name = "correcting" if job.rounds * len(job.stack) == 1 else f"{kind}, {member.name}"
@@ -221,12 +231,12 @@ def _guarded(outcome: Corrected, answer: str, job: CorrectionJob) -> dict[str, A
 
 def _feedback(job: CorrectionJob, member: StackedAligner, item: Item) -> str:
     """The feedback for this Aligner: the row's own, else the one for all rows, if its prompt has a slot for it."""
-    given = (item.fields.get("feedback") or job.feedback or "") if member.takes_feedback else ""
+    given = (item.text("feedback") or job.feedback or "") if member.takes_feedback else ""
     return FEEDBACKS.get(given, given)
 
 
 def _input(number: int, row: int, item: Item, journal: Journal) -> str:
-    text: str = journal.done[_kind(number - 1), row]["text"] if number else item.fields["answer"]
+    text: str = journal.done[_kind(number - 1), row]["text"] if number else item.text("answer")
     return text
 
 
@@ -245,7 +255,7 @@ def _output(item: Item, row: int, journal: Journal, passes: int) -> dict[str, An
         return {**item.fields, "corrected": None, "error": str(item.fault)}
     corrections = [journal.done[_kind(number), row] for number in range(passes)]
     corrected = corrections[-1]["text"]
-    figures = asdict(edits(item.fields["answer"], corrected))
+    figures = asdict(edits(item.text("answer"), corrected))
     more: dict[str, Any] = {"passes": [each["text"] for each in corrections]} if passes > 1 else {}
     if "cut_off" in corrections[-1]:
         more |= {"guard": KEPT, "cut_off": corrections[-1]["cut_off"]}
@@ -262,12 +272,12 @@ def _summary(
         inputs = [_input(number, row, items[row], journal) for row in good]
         texts = [journal.done[_kind(number), row]["text"] for row in good]
         step = [edits(before, after) for before, after in zip(inputs, texts, strict=True)]
-        whole = [edits(items[row].fields["answer"], text) for row, text in zip(good, texts, strict=True)]
+        whole = [edits(items[row].text("answer"), text) for row, text in zip(good, texts, strict=True)]
         drift.append(_drift(f"{_kind(number)}, {job.stack[number % len(job.stack)].name}", step, whole))
     last = [journal.done[_kind(passes - 1), row] for row in good]
     faults = [item.fault for item in items if item.fault]
     deaf = not any(member.takes_feedback for member in job.stack)
-    unread = sum(bool(items[row].fields.get("feedback")) for row in good) if deaf else 0
+    unread = sum(bool(items[row].text("feedback")) for row in good) if deaf else 0
     cut = sum("answer_finished" in items[row].fields for row in good)
     empty = sum(not correction["text"].strip() for correction in last)
     unfinished = sum(not correction["finished"] for correction in last)

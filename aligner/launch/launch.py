@@ -23,7 +23,6 @@ from aligner.relay import outlive_readers
 from aligner.shipped import shipped
 from aligner.training.checkpoint.resume import inspect_run, log_complete, run_lock
 from aligner.training.config import RunConfig
-from aligner.training.datasets.damage import damage_plan
 from aligner.training.distributed import stop_signals
 from aligner.training.distributed.hardware import gpus_here, resolved
 from aligner.training.distributed.launcher_variables import idle_gpus, rank_variables
@@ -126,8 +125,5 @@ def train(config: RunConfig, ranks: int, folder: Path) -> int:
     else:
         for stage in planned:
             log_complete(stage)
-    data, trusted = stage_data(config, last.name), config.model.trust_remote_code
-    show_result(
-        planned, data, config.output.show_corrections, damage_plan(config.data.damage, config.data.hold_back), trusted
-    )
+    show_result(planned, stage_data(config, last.name), config)
     return 0

@@ -15,7 +15,8 @@ from rich.text import Text
 from aligner.quality.edits import diff, show
 from aligner.questions import question_key
 from aligner.records import Correction, UserError
-from aligner.training.datasets.damage import DamagePlan
+from aligner.training.config import RunConfig
+from aligner.training.datasets.damage import DamagePlan, damage_plan
 from aligner.training.datasets.supervised import Tokens
 from aligner.training.stages import Stage, StageData
 from aligner.training.train_log import read_log
@@ -44,34 +45,40 @@ def show_examples(tokens: Sequence[Tokens], tokenizer: Any, count: int = 3) -> N
         screen.print(line, soft_wrap=not screen.is_terminal)
 
 
-def held_out_losses(stages: Sequence[Stage]) -> list[tuple[str, float]]:
-    """The held-out loss before, after the warm-up if there was one, and after the correction; empty if never evaluated."""
+def held_out_losses(stages: Sequence[Stage], export: str) -> list[tuple[str, float]]:
+    """The held-out loss before, after the warm-up if there was one, and after the correction; empty if never evaluated.
+
+    export: whether the correction's model is its last or its best.
+    """
     losses: list[tuple[str, float]] = []
     for stage in stages:
         values = [line["eval_loss"] for line in read_log(stage.folder) if "eval_loss" in line]
         if values:
             losses += [] if losses else [("before", values[0])]
-            losses.append(("after the warm-up" if stage.name == "identity" else "after the correction", values[-1]))
+            if stage.name == "identity":
+                losses.append(("after the warm-up", values[-1]))
+            else:
+                losses.append(("after the correction", min(values[1:]) if export == "best" else values[-1]))
     return losses
 
 
-def show_result(
-    stages: Sequence[Stage], data: StageData, corrections: int, damage: DamagePlan, trust_remote_code: bool
-) -> None:
+def show_result(stages: Sequence[Stage], data: StageData, config: RunConfig) -> None:
     """The losses, some corrections, what help there is, the folder, and the next command, ready to paste."""
     screen, folder, held_out = console(), stages[-1].folder, data.held_out
-    if losses := held_out_losses(stages):
+    if losses := held_out_losses(stages, config.output.export):
         screen.print(f"\nLoss on {len(held_out)} held-out corrections (nats per token)")
         for name, loss in losses:
             screen.print(f"  {name:<22}{loss:.4f}")
+    corrections = config.output.show_corrections
     restores = any(source.dataset.split()[0] == "restoration" for source in data.train_sources)
     if held_out and (corrections or restores):
         try:
-            corrector = open_corrector(folder, stages[-1].optimization.bf16, trust_remote_code)
+            corrector = open_corrector(folder, config)
             if corrections:
                 different = {question_key(record.question): record for record in reversed(held_out)}
                 show_corrections(screen, corrector, list(different.values())[::-1][:corrections])
             if restores:
+                damage = damage_plan(config.data.damage, config.data.hold_back)
                 show_help(screen, corrector, held_out, damage)
         except UserError as error:  # the run is complete all the same
             screen.print(f"what it learned cannot be shown: {error}")
@@ -81,13 +88,14 @@ def show_result(
     print(f"  {shlex.join(next_command)}")
 
 
-def open_corrector(folder: Path, bf16: bool | None, trust_remote_code: bool) -> Corrector:
+def open_corrector(folder: Path, config: RunConfig) -> Corrector:
     """The new Aligner, in the precision it was trained in."""
     # Not at the top: that would be half of this file's import time, also where nothing is generated.
     from aligner.inference.corrector import Corrector, Settings
 
-    settings, dtype = Settings(batch_size=16, max_new_tokens=LONGEST), "bfloat16" if bf16 else None
-    return Corrector.load(str(folder), settings=settings, trust_remote_code=trust_remote_code, dtype=dtype)
+    settings, dtype = Settings(batch_size=16, max_new_tokens=LONGEST), "bfloat16" if config.optimization.bf16 else None
+    trusted = config.model.trust_remote_code
+    return Corrector.load(str(folder), settings=settings, trust_remote_code=trusted, dtype=dtype)
 
 
 def show_help(screen: Console, corrector: Corrector, held_out: Sequence[Correction], damage: DamagePlan) -> None:

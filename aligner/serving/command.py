@@ -24,6 +24,7 @@ from aligner.serving.gate import choose, confidence, curve, table
 from aligner.serving.shadow import ShadowLog
 from aligner.serving.upstream import UpstreamClient
 from aligner.serving.worker import Worker
+from aligner.training.datasets.options import QAC, parse_columns
 
 FEWEST = 20  # answers that a threshold is chosen on
 
@@ -68,13 +69,14 @@ def listening(host: str, port: int) -> socket.socket:
 
 def calibrate(config: CalibrateConfig) -> list[str]:
     """Correct the answers of a file, take the Aligner's confidence in each, draw what every threshold would do, and choose."""
-    items = [item for item in read_items(config.input, may_ask=False) if not item.fault][: config.rows]
+    columns = parse_columns(config.columns, "") or QAC
+    items = [item for item in read_items(config.input, False, columns) if not item.fault][: config.rows]
     if len(items) < FEWEST:
         raise UserError(
             f"{config.input}: {len(items):,} usable rows, of --rows {config.rows:,} at most; a threshold needs at least {FEWEST}."
         )
     _, corrector = load_aligner(config.model, config.options)
-    requests = [CorrectionRequest(item.fields["question"], item.fields["answer"]) for item in items]
+    requests = [CorrectionRequest(item.text("question"), item.text("answer")) for item in items]
     outcomes = dict(progress(corrector.stream(requests), total=len(requests), desc="correcting", unit=" rows"))
     kept = [place for place, outcome in sorted(outcomes.items()) if isinstance(outcome, Corrected)]
     prompts = [corrector.template.render(*requests[place]) for place in kept]

@@ -83,6 +83,7 @@ class CalibrateConfig:
     model: str
     input: str
     options: AlignerOptions
+    columns: tuple[str, ...] = ()
     output: str = "gate.png"
     missed: float = 0.05
     rows: int = 1000

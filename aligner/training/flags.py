@@ -21,7 +21,8 @@ from transformers import HfArgumentParser
 from aligner.files import read_text
 from aligner.records import UserError
 from aligner.shipped import find_config
-from aligner.training.config import NO_DEFAULT, PARTS, RunConfig, check
+from aligner.training.config import NO_DEFAULT, PARTS, RunConfig
+from aligner.training.config_check import check
 
 ROOT = Path(__file__).resolve().parents[2]  # the folder that holds scripts/ and configs/
 ABOUT = (

@@ -7,6 +7,7 @@ to refuse a folder or to find the run complete; the first rank calls it for all 
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from aligner.locks import take
 from aligner.records import UserError
 from aligner.training.config import RunConfig
 from aligner.training.stages import Stage, make_card, records_per_update, stage_data, stages, stages_to_train
+from aligner.training.train_log import read_log
 
 log = logging.getLogger("aligner")
 STATE_NAME = re.compile(r"update-(\d+)")
@@ -131,6 +133,14 @@ def states(output: Path) -> list[Path]:
     """The whole resume states of an output folder, oldest first."""
     folders = [p for p in (output / "checkpoints").glob("update-*") if STATE_NAME.fullmatch(p.name)]
     return sorted((p for p in folders if (p / COMPLETED).is_file()), key=lambda p: int(p.name.split("-")[1]))
+
+
+def best_state(output: Path) -> Path | None:
+    """The whole resume state with the lowest held-out loss in the log, the earliest of equals; None where none was evaluated."""
+    kept = {path.name: path for path in states(output)}
+    losses = [(line["eval_loss"], line["update"]) for line in read_log(output) if "eval_loss" in line]
+    evaluated = [(loss, f"update-{update}") for loss, update in sorted(losses) if math.isfinite(loss)]
+    return next((kept[name] for _, name in evaluated if name in kept), None)
 
 
 def read_state(state: Path) -> dict[str, Any]:

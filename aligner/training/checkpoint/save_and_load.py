@@ -25,13 +25,14 @@ from aligner.training.checkpoint.partitions import (
     refresh_weights,
     set_optimizer_steps,
 )
-from aligner.training.checkpoint.resume import read_state, states
+from aligner.training.checkpoint.resume import best_state, read_state, states
 from aligner.training.checkpoint.tensor_index import Piece, saved_pieces
 from aligner.training.engine.engine import Engine, full_precision, gathered, numel, shape_of
 
 
-def save(engine: Engine, output: Path, state: dict[str, Any], keep: int) -> None:
-    """Save a resume state after update `state['update']` and remove all but the newest `keep`. Called by all ranks.
+def save(engine: Engine, output: Path, state: dict[str, Any], keep: int, keep_best: bool) -> None:
+    """Save a resume state after update `state['update']` and remove all but the newest `keep`, and with `keep_best` the one
+    with the lowest held-out loss. Called by all ranks.
 
     UserError on every rank where one cannot write; the states that were there are untouched then.
     """
@@ -50,7 +51,7 @@ def save(engine: Engine, output: Path, state: dict[str, Any], keep: int) -> None
         write_text(partial / COMPLETED, "")
         remove_folder(output / "checkpoints" / name)
         move_folder(partial, output / "checkpoints" / name)
-        rotate(output, keep)
+        rotate(output, keep, keep_best)
 
     engine.ranks.broadcast_from_rank0(put_in_place)
 
@@ -92,9 +93,10 @@ def write_rank(engine: Engine, folder: Path) -> None:
         ) from None
 
 
-def rotate(output: Path, keep: int) -> None:
-    """Remove all but the newest `keep` whole states, and what a kill left half-written."""
-    for doomed in set((output / "checkpoints").glob("update-*")) - set(states(output)[-keep:]):
+def rotate(output: Path, keep: int, keep_best: bool) -> None:
+    """Remove all but the newest `keep` whole states (and the best), and what a kill left half-written."""
+    kept = {*states(output)[-keep:], best_state(output) if keep_best else None}
+    for doomed in set((output / "checkpoints").glob("update-*")) - kept:
         if doomed.is_dir():
             remove_folder(doomed)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from aligner.records import UserError
-from aligner.training.config import RunConfig, check
+from aligner.training.config import RunConfig
+from aligner.training.config_check import check
 
 
 def gpus_here() -> int:

@@ -36,6 +36,7 @@ class TrainState:
     metrics: Metrics | None  # on the first rank
     save: Callable[[int], None]
     save_interval: int
+    save_evaluated: bool
     stop_requested: Callable[[], bool]  # whether this rank knows that the run is to stop
 
 
@@ -64,7 +65,7 @@ def train(state: TrainState, start: int) -> None:
             state.save(done)
         if is_evaluation_due(state, done):
             evaluate(state, done)
-        if not stop and state.save_interval and (done % state.save_interval == 0 or done == state.plan.updates):
+        if not stop and is_save_due(state, done):
             state.save(done)
         if stop and done < state.plan.updates:
             raise Stopped(f"update {done}")
@@ -134,6 +135,12 @@ def is_evaluation_due(state: TrainState, done: int) -> bool:
     """Whether to evaluate after `done` updates: at the end, and at each epoch's or interval's end as configured."""
     every = {"epoch": state.plan.updates_per_epoch, "steps": state.data.eval_interval, "none": state.plan.updates}
     return done == state.plan.updates or done % every[state.data.eval_strategy] == 0
+
+
+def is_save_due(state: TrainState, done: int) -> bool:
+    """Whether to save after `done` updates: at the end, at each interval's end, and after an evaluation where the best counts."""
+    at_interval = bool(state.save_interval) and (done % state.save_interval == 0 or done == state.plan.updates)
+    return at_interval or (state.save_evaluated and is_evaluation_due(state, done))
 
 
 def evaluate(state: TrainState, done: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import closing, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -18,7 +18,7 @@ from aligner.plots import draw_loss
 from aligner.records import UserError
 from aligner.training.checkpoint import save_and_load
 from aligner.training.checkpoint.folder_writer import plan_folder
-from aligner.training.checkpoint.resume import RunState, begin_run, read_state
+from aligner.training.checkpoint.resume import RunState, begin_run, best_state, read_state
 from aligner.training.config import RunConfig
 from aligner.training.distributed.ranks import Ranks
 from aligner.training.distributed.stop_signals import Stopped
@@ -93,6 +93,7 @@ def train_stage(
         metrics,
         partial(save_state, engine, config, stage, card),
         config.output.save_interval,
+        exports_best(config, stage),
         stop_requested,
     )
     with closing(metrics) if metrics else nullcontext():  # closed last: a tracker may take its time to send what it has
@@ -114,11 +115,20 @@ def load_state(engine: Engine, run_state: RunState) -> int:
 def save_state(engine: Engine, config: RunConfig, stage: Stage, card: Card, update: int) -> None:
     """Save a resume state, with the card of its run."""
     about = {"update": update, "ranks": engine.ranks.count, "zero_stage": engine.stage, "card": asdict(card)}
-    save_and_load.save(engine, stage.folder, about, config.output.save_total_limit)
+    save_and_load.save(engine, stage.folder, about, config.output.save_total_limit, exports_best(config, stage))
+
+
+def exports_best(config: RunConfig, stage: Stage) -> bool:
+    """Whether the folder gets the weights with the lowest held-out loss; a warm-up's are always its last."""
+    return config.output.export == "best" and stage.name == "correction"
 
 
 def finish(engine: Engine, tokenizer: Any, config: RunConfig, stage: Stage, card: Card) -> None:
-    """Export the model, draw the loss, write the card, and COMPLETED last of all."""
+    """Export the model (its last weights, or its best), draw the loss, write the card, and COMPLETED last of all."""
+    if exports_best(config, stage) and (best := engine.ranks.broadcast_from_rank0(partial(best_state, stage.folder))):
+        save_and_load.load(engine, best)
+        card = replace(card, stage=f"{card.stage}, after {best.name.replace('-', ' ')}")
+        log.info("exporting %s, which has the lowest held-out loss", best.name)
     half = config.optimization.bf16 or config.optimization.fp16
     master = bool(half and not config.output.save_16bit)
     save_and_load.export(engine, tokenizer, stage.folder, master, config.model.trust_remote_code)

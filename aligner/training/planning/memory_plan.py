@@ -70,9 +70,8 @@ def is_half(config: RunConfig) -> bool:
 
 def need_of(config: RunConfig, shape: Shape, size: Size, hardware: Hardware) -> Need:
     """What a run needs in the worst case: micro-batches of rows that all have max_length tokens."""
-    o, launch, half = config.optimization, config.launch, is_half(config)
-    dtype = torch.bfloat16 if half else torch.float32
-    states = model_states(size, half, launch.zero_stage, launch.offload, hardware.gpus, hardware.nodes)
+    o, least = config.optimization, need_without_activations(config, shape, size, hardware)
+    dtype = torch.bfloat16 if is_half(config) else torch.float32
     rows, length = o.per_device_train_batch_size, config.model.max_length
     if o.tokens_per_micro_batch:
         rows = -(-o.tokens_per_micro_batch // length)
@@ -81,7 +80,21 @@ def need_of(config: RunConfig, shape: Shape, size: Size, hardware: Hardware) -> 
     activations += gpu_workspace(
         shape.config.get_text_config().vocab_size, int(LEARNED * rows * length), dtype.itemsize
     )
-    return Need(states, activations, buffers(shape, size, half, launch.zero_stage, hardware.gpus))
+    return replace(least, activations=activations)
+
+
+def need_without_activations(config: RunConfig, shape: Shape, size: Size, hardware: Hardware) -> Need:
+    """The part of `need_of` that is arithmetic alone."""
+    launch, half = config.launch, is_half(config)
+    states = model_states(size, half, launch.zero_stage, launch.offload, hardware.gpus, hardware.nodes)
+    return Need(states, 0, buffers(shape, size, half, launch.zero_stage, hardware.gpus))
+
+
+def fits(config: RunConfig, shape: Shape, size: Size, hardware: Hardware) -> bool:
+    """Whether the run's need is within the memory that is known. Activations are watched only where the rest leaves room."""
+    return need_without_activations(config, shape, size, hardware).fits(hardware) and need_of(
+        config, shape, size, hardware
+    ).fits(hardware)
 
 
 def settle_recomputing(config: RunConfig, shape: Shape, size: Size, hardware: Hardware) -> RunConfig:
@@ -148,12 +161,12 @@ def smallest_change(config: RunConfig, shape: Shape, size: Size, hardware: Hardw
             changed = with_flags(config, flags)
             if changed.launch.offload == "all" and changed.launch.zero_stage < 3:
                 continue
-            if need_of(changed, shape, size, hardware).fits(hardware):
+            if fits(changed, shape, size, hardware):
                 return flags
     node = hardware.per_node if hardware.nodes > 1 else hardware.slots
     for gpus in (*range(hardware.gpus + 1, node), *range(max(node, hardware.gpus // node * node + node), 4096, node)):
         larger = replace(hardware, gpus=gpus, per_node=min(gpus, node))
-        if need_of(config, shape, size, larger).fits(hardware):
+        if fits(config, shape, size, larger):
             return {"gpus": gpus}
     return None
 

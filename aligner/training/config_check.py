@@ -1,0 +1,76 @@
+"""Settings that cannot be meant, alone or together: an error before anything is read or started."""
+
+from __future__ import annotations
+
+from aligner.records import UserError
+from aligner.training.config import OFFLOAD_STAGES, RunConfig
+
+
+def check(config: RunConfig) -> None:
+    """UserError where values cannot be meant, alone or together."""
+    check_values(config)
+    check_combinations(config)
+
+
+def check_values(config: RunConfig) -> None:
+    """UserError where a value alone cannot be meant."""
+    o, d, output = config.optimization, config.data, config.output
+    positive = {
+        "max_length": config.model.max_length,
+        "epochs": o.epochs,
+        "eval_interval": d.eval_interval,
+        "per_device_train_batch_size": o.per_device_train_batch_size,
+        "per_device_eval_batch_size": d.per_device_eval_batch_size,
+        "gradient_accumulation_steps": o.gradient_accumulation_steps,
+        "save_total_limit": output.save_total_limit,
+        "records_per_update": o.records_per_update,
+        "tokens_per_micro_batch": o.tokens_per_micro_batch,
+        "identity_epochs": o.identity_epochs,
+        "gpus": config.launch.gpus,
+    }
+    for name, number in positive.items():
+        if number is not None and number < 1:
+            raise UserError(f"--{name} is {number}: it must be at least 1.")
+    for name, number in {"save_interval": output.save_interval, "show_corrections": output.show_corrections}.items():
+        if number < 0:
+            raise UserError(f"--{name} is {number}: it must be at least 0.")
+    shares = {"lr_warmup_ratio": o.lr_warmup_ratio, "identity_proportion": o.identity_proportion}
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise UserError(f"--{name} is {share}: it must lie between 0 and 1.")
+    if d.eval_split_ratio is not None and not 0 < d.eval_split_ratio < 1:
+        raise UserError(f"--eval_split_ratio is {d.eval_split_ratio}: it must lie between 0 and 1.")
+    for name, rate in {"lr": o.lr, "identity_learning_rate": o.identity_learning_rate}.items():
+        if rate is not None and not 0 < rate < float("inf"):
+            raise UserError(f"--{name} is {rate}: it must be above 0.")
+    if not 0 <= o.weight_decay < float("inf") or o.seed < 0:
+        raise UserError("--weight_decay and --seed must be at least 0.")
+
+
+def check_combinations(config: RunConfig) -> None:
+    """UserError where values exclude each other."""
+    o, d, output = config.optimization, config.data, config.output
+    if d.eval_datasets and d.eval_split_ratio is not None:
+        raise UserError("--eval_datasets and --eval_split_ratio are both given: choose one.")
+    if d.need_eval and not d.eval_datasets and d.eval_split_ratio is None:
+        raise UserError("--need_eval needs --eval_datasets PATH or --eval_split_ratio SHARE.")
+    if output.export == "best" and not config.evaluates:
+        raise UserError("--export best needs held-out records: --eval_split_ratio SHARE or --eval_datasets PATH.")
+    if config.launch.stage == "identity" and not o.identity_proportion:
+        raise UserError("--stage identity needs --identity_proportion SHARE.")
+    if o.bf16 and o.fp16:
+        raise UserError("--bf16 and --fp16 are both given: choose one.")
+    if not output.save_16bit and config.launch.zero_stage == 0 and (o.bf16 or o.fp16):
+        raise UserError(
+            "--save_16bit False needs ZeRO stage 1, 2 or 3 in a 16-bit run: stage 0 hides its fp32 weights."
+        )
+    if config.launch.hostfile and config.launch.gpus:
+        raise UserError("--hostfile and --gpus are both given: the hostfile's slots are the ranks.")
+    if config.launch.launcher_args and not config.launch.hostfile:
+        raise UserError("--launcher_args is for several hosts and needs --hostfile.")
+    stages = OFFLOAD_STAGES[config.launch.offload]
+    if config.launch.zero_stage not in stages:
+        valid = " or ".join(filter(None, (", ".join(map(str, stages[:-1])), str(stages[-1]))))
+        raise UserError(
+            f"--offload {config.launch.offload} works at ZeRO stage {valid}; this run is at {config.launch.zero_stage}."
+        )
