@@ -268,7 +268,14 @@ def test_a_run_on_damaged_answers_ends_with_its_figure_and_the_strongest_control
     assert part["questions"] == QUESTIONS and part["answers"] == 2 * QUESTIONS, "each question counts once"
     lines = list(help_lines(part))
     assert lines[0].startswith(f"of the damage to the answers of {QUESTIONS} held-out questions ")
-    assert any(line.startswith("the strongest control, ") for line in lines) and "--epochs" in lines[-1]
+    assert any(line.startswith("the strongest control, ") for line in lines) and "restoration::GOOD.jsonl" in lines[-1]
+
+
+def test_the_longer_run_that_is_named_is_one_that_training_understands():
+    from aligner.evaluation.measures.held_out import LONGER
+    from aligner.training.flags import parse
+
+    assert parse(LONGER.split()[2:]).data.train_datasets == ["restoration::GOOD.jsonl"]
 
 
 def test_a_figure_that_helps_asks_for_no_longer_run(good_rows):

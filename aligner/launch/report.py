@@ -73,7 +73,7 @@ def show_result(stages: Sequence[Stage], data: StageData, config: RunConfig) -> 
     restores = any(source.dataset.split()[0] == "restoration" for source in data.train_sources)
     if held_out and (corrections or restores):
         try:
-            corrector = open_corrector(folder, config)
+            corrector = open_corrector(folder, config.model.trust_remote_code)
             if corrections:
                 different = {question_key(record.question): record for record in reversed(held_out)}
                 show_corrections(screen, corrector, list(different.values())[::-1][:corrections])
@@ -88,14 +88,13 @@ def show_result(stages: Sequence[Stage], data: StageData, config: RunConfig) -> 
     print(f"  {shlex.join(next_command)}")
 
 
-def open_corrector(folder: Path, config: RunConfig) -> Corrector:
-    """The new Aligner, in the precision it was trained in."""
+def open_corrector(folder: Path, trust_remote_code: bool) -> Corrector:
+    """The new Aligner."""
     # Not at the top: that would be half of this file's import time, also where nothing is generated.
     from aligner.inference.corrector import Corrector, Settings
 
-    settings, dtype = Settings(batch_size=16, max_new_tokens=LONGEST), "bfloat16" if config.optimization.bf16 else None
-    trusted = config.model.trust_remote_code
-    return Corrector.load(str(folder), settings=settings, trust_remote_code=trusted, dtype=dtype)
+    settings = Settings(batch_size=16, max_new_tokens=LONGEST)
+    return Corrector.load(str(folder), settings=settings, trust_remote_code=trust_remote_code)
 
 
 def show_help(screen: Console, corrector: Corrector, held_out: Sequence[Correction], damage: DamagePlan) -> None:

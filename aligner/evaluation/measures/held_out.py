@@ -13,6 +13,11 @@ from aligner.records import Correction
 from aligner.training.datasets.damage import DamagePlan
 
 QUESTIONS = 30  # at most: a run should not end by measuring for hours
+LONGER = (  # the recipe whose figure stands in aligner/evaluation/README.md
+    "bash scripts/sft-correction.sh --train_datasets restoration::GOOD.jsonl --model_name_or_path embedded "
+    "--output_dir output/restoration --epochs 1 --per_device_train_batch_size 4 --gradient_accumulation_steps 2 --lr 1e-4 "
+    "--max_length 512 --eval_split_ratio 0.05"
+)
 
 
 def held_out_help(corrector: Corrector, records: Sequence[Correction], plan: DamagePlan) -> dict[str, Any]:
@@ -48,7 +53,7 @@ def help_lines(part: Mapping[str, Any]) -> Iterator[str]:
     yield f"the strongest control, {beside['system']}: {_interval(beside['gain'])}"
     yield f"{part['verdict']}: {part['says']}"
     if part["verdict"] != HELPS:
-        yield "more epochs may show more: the same command with --epochs 4 and another --output_dir"
+        yield f"800 good answers of your own (question, correction) have shown it, in a quarter of an hour on two cores: {LONGER}"
 
 
 def _interval(gain: Mapping[str, float]) -> str:
