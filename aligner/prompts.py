@@ -16,8 +16,7 @@ import yaml
 from aligner.files import read_text
 from aligner.records import UserError
 
-NEEDED = ("question", "answer")
-SLOTS = (*NEEDED, "feedback")
+SLOTS = ("question", "answer", "feedback")
 _ALMOST = re.compile(r"\{\s*(" + "|".join(SLOTS) + r")\s*\}", re.IGNORECASE)
 _SLOT = re.compile(r"\{(" + "|".join(SLOTS) + r")\}")
 
@@ -26,8 +25,8 @@ _SLOT = re.compile(r"\{(" + "|".join(SLOTS) + r")\}")
 class PromptTemplate:
     """A prompt with one slot for the question and one for the answer. The correction follows it with no space between.
 
-    It may have one more for feedback: an instruction for the correction (the paper's controllable refinement).
-    Raises UserError where a slot is missing or stands twice.
+    It may have one more for feedback: an instruction for the correction (the paper's controllable refinement). Without
+    `{answer}` it is plain fine-tuning, question to answer. UserError where a slot stands twice, or it has neither of the two.
     """
 
     name: str
@@ -40,26 +39,32 @@ class PromptTemplate:
             raise UserError(
                 f"prompt template '{self.name}' has {almost[0]}: write {{question}}, {{answer}} and {{feedback}}."
             )
-        for slot in SLOTS:
-            if slots.count(slot) > 1 or (slot in NEEDED and slot not in slots):
-                count = "no" if slot not in slots else "more than one"
-                raise UserError(f"prompt template '{self.name}' has {count} {{{slot}}}: it needs exactly one.")
+        if twice := [slot for slot in SLOTS if slots.count(slot) > 1]:
+            raise UserError(f"prompt template '{self.name}' has more than one {{{twice[0]}}}: write it once.")
+        if not {"question", "answer"} & set(slots):
+            raise UserError(f"prompt template '{self.name}' has neither {{question}} nor {{answer}}: write them.")
+
+    @property
+    def slots(self) -> frozenset[str]:
+        """The fields of a record that it shows: of question, answer, feedback."""
+        return frozenset(_SLOT.findall(self.text))
 
     @property
     def takes_feedback(self) -> bool:
         """Whether it has a slot for feedback."""
-        return "feedback" in _SLOT.findall(self.text)
+        return "feedback" in self.slots
 
     def render(self, question: str, answer: str, feedback: str = "") -> str:
         """The prompt text for one question and answer. Without a slot for it, feedback is ignored."""
         fields = {"question": question, "answer": answer, "feedback": feedback}
-        return "".join(fields[p] if odd else p for odd, p in self._pieces())
+        return "".join(fields[p] if odd else p for odd, p in self.parts())
 
     def literals(self) -> str:
         """The template's own text without its slots."""
-        return "".join(piece for is_slot, piece in self._pieces() if not is_slot)
+        return "".join(piece for is_slot, piece in self.parts() if not is_slot)
 
-    def _pieces(self) -> list[tuple[bool, str]]:
+    def parts(self) -> list[tuple[bool, str]]:
+        """The template in pieces: whether each is a slot, and its name or its text."""
         return [(index % 2 == 1, piece) for index, piece in enumerate(_SLOT.split(self.text))]
 
 

@@ -52,7 +52,8 @@ class Row(NamedTuple):
 class Correction:
     """One Q-A-C record: a question, a model's answer to it, and the better answer to learn (paper, section 2).
 
-    `feedback`: an instruction for the correction, for prompts with a slot for it; mostly empty.
+    feedback: an instruction for the correction, for prompts with a slot for it; mostly empty. prompt: the name of the prompt
+    that its data set brings; empty where that leaves it to the run.
     """
 
     question: str
@@ -60,6 +61,7 @@ class Correction:
     correction: str
     origin: Origin = Origin("memory", 0)
     feedback: str = ""
+    prompt: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,20 +10,22 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 PROMPT = "BEGINNING OF CONVERSATION: USER: ##Question: {}\n##Answer: {}\n##Correction:  ASSISTANT:"
 
 
-def original_tokens(tokenizer, row, max_length=2048):
+def original_tokens(tokenizer, row, max_length=2048, template=PROMPT):
     """Ids and the prompt's length as the original computes them: both strings whole, the prompt cut off by length."""
-    prompt = PROMPT.format(row["question"], row["answer"])
+    prompt = template.format(row["question"], row["answer"])
     ids = tokenizer(prompt + row["correction"] + tokenizer.eos_token, truncation=True, max_length=max_length)[
         "input_ids"
     ]
     return ids, len(tokenizer(prompt, truncation=True, max_length=max_length)["input_ids"])
 
 
-def plain_trajectory(folder, rows, *, per_update, micro_batch, reduction, epochs, lr, seed=42, warmup=0.03):
+def plain_trajectory(
+    folder, rows, *, per_update, micro_batch, reduction, epochs, lr, seed=42, warmup=0.03, template=PROMPT
+):
     """(loss, gradient norm, learning rate) of every update, and the model in the end."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).train()
-    tokens = [original_tokens(tokenizer, row) for row in rows]
+    tokens = [original_tokens(tokenizer, row, template=template) for row in rows]
     updates = epochs * -(-len(rows) // per_update)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
     schedule = get_scheduler("cosine", optimizer, int(np.ceil(updates * warmup)), updates)

@@ -17,6 +17,7 @@ from aligner.files import cache_folder
 from aligner.prompts import CORRECTION, EDIT_PAIR
 from aligner.records import Correction, Origin, UserError
 from aligner.training.datasets.cache import UNUSED, load_or_compute, name_of
+from aligner.training.datasets.run_prompts import RunPrompts
 from aligner.training.datasets.supervised import Tally, Tokens, tokenise
 
 RECORDS = [
@@ -50,7 +51,7 @@ def refuse():
 
 
 def test_what_is_kept_is_what_was_made(encoder):
-    what = RECORDS, CORRECTION, encoder, 100, "cut"
+    what = RECORDS, RunPrompts(CORRECTION), encoder, 100, "cut"
     plain, tally = tokenise(*what)
     assert tally.kept == 3 and len(tally.places) == 2  # one dropped, one with a special string
     load_or_compute(name_of(*what), lambda: tokenise(*what))
@@ -64,26 +65,30 @@ def test_the_name_changes_with_everything_that_decides_the_tokens(encoder, bpe_f
     other.add_tokens(["moon"])
     first, *rest = RECORDS
     names = [
-        name_of(RECORDS, CORRECTION, encoder, 100, "cut"),
-        name_of([replace(first, question="Is the moon cheese"), *rest], CORRECTION, encoder, 100, "cut"),
+        name_of(RECORDS, RunPrompts(CORRECTION), encoder, 100, "cut"),
+        name_of([replace(first, question="Is the moon cheese"), *rest], RunPrompts(CORRECTION), encoder, 100, "cut"),
         name_of(
-            [replace(first, question="Is the moon cheese?Yes", answer="."), *rest], CORRECTION, encoder, 100, "cut"
+            [replace(first, question="Is the moon cheese?Yes", answer="."), *rest],
+            RunPrompts(CORRECTION),
+            encoder,
+            100,
+            "cut",
         ),
-        name_of([replace(first, origin=Origin("a.json", 3)), *rest], CORRECTION, encoder, 100, "cut"),
-        name_of(RECORDS[::-1], CORRECTION, encoder, 100, "cut"),
-        name_of(RECORDS, EDIT_PAIR, encoder, 100, "cut"),
-        name_of(RECORDS, CORRECTION, Encoder(other), 100, "cut"),
-        name_of(RECORDS, CORRECTION, encoder, 101, "cut"),
-        name_of(RECORDS, CORRECTION, encoder, 100, "drop"),
+        name_of([replace(first, origin=Origin("a.json", 3)), *rest], RunPrompts(CORRECTION), encoder, 100, "cut"),
+        name_of(RECORDS[::-1], RunPrompts(CORRECTION), encoder, 100, "cut"),
+        name_of(RECORDS, RunPrompts(EDIT_PAIR), encoder, 100, "cut"),
+        name_of(RECORDS, RunPrompts(CORRECTION), Encoder(other), 100, "cut"),
+        name_of(RECORDS, RunPrompts(CORRECTION), encoder, 101, "cut"),
+        name_of(RECORDS, RunPrompts(CORRECTION), encoder, 100, "drop"),
     ]
     monkeypatch.setattr("aligner.training.datasets.cache.CODE", "another version")
-    names.append(name_of(RECORDS, CORRECTION, encoder, 100, "cut"))
+    names.append(name_of(RECORDS, RunPrompts(CORRECTION), encoder, 100, "cut"))
     assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize("harm", ["empty", "cut", "byte", "other"])
 def test_an_entry_that_is_not_what_was_written_is_made_anew(encoder, harm):
-    what = RECORDS, CORRECTION, encoder, 100, "cut"
+    what = RECORDS, RunPrompts(CORRECTION), encoder, 100, "cut"
     name = name_of(*what)
     plain, _ = load_or_compute(name, lambda: tokenise(*what))
     (file,) = entries()
@@ -96,7 +101,7 @@ def test_an_entry_that_is_not_what_was_written_is_made_anew(encoder, harm):
 
 
 def test_nothing_is_kept_of_what_fails(encoder):
-    what = [replace(RECORDS[2])], CORRECTION, encoder, 100, "cut"
+    what = [replace(RECORDS[2])], RunPrompts(CORRECTION), encoder, 100, "cut"
     for _ in range(2):
         with pytest.raises(UserError, match="no row is left"):
             load_or_compute(name_of(*what), lambda: tokenise(*what))
@@ -106,7 +111,7 @@ def test_nothing_is_kept_of_what_fails(encoder):
 def test_a_cache_that_cannot_be_written_costs_no_run(monkeypatch, tmp_path, encoder):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ALIGNER_CACHE", str(tmp_path / "file"))
-    assert load_or_compute("name", lambda: tokenise(RECORDS, CORRECTION, encoder, 100))[1].kept == 3
+    assert load_or_compute("name", lambda: tokenise(RECORDS, RunPrompts(CORRECTION), encoder, 100))[1].kept == 3
 
 
 def test_entries_that_nobody_reads_are_removed(encoder):

@@ -180,7 +180,8 @@ def test_rows_that_fail_are_named_and_do_not_stop_the_rest(tmp_path):
     ]
     report = correct_file(work(tmp_path, rows, Rewriter(str.upper)), QUIET)
     said = [str(fault).removeprefix(str(tmp_path / "in.jsonl")) for fault in report.faults]
-    assert said[0] == " row 2: the field 'answer' is missing. Write it, or let --upstream_url ask a model"
+    remedy = "Write it, or let --upstream_url ask a model; where it has another name: --columns answer=NAME"
+    assert said[0] == f" row 2: the field 'answer' is missing. {remedy}"
     assert said[1] == " row 3: holds a list where an object should be. Write question and answer"
     assert said[2] == " row 4: it is refused. The other rows went on"
     assert said[3] == " row 6: 'answer' is a number and not text. Write text in quotation marks"

@@ -14,7 +14,8 @@ from aligner.readers.rows import read_rows
 from aligner.records import Correction, DataError, Origin, UserError
 from aligner.training.datasets import register
 from aligner.training.datasets.mixture import identity, mix, sample, split
-from aligner.training.datasets.registry import parse_spec, records_of, register_files
+from aligner.training.datasets.registry import REGISTERED, parse_spec, records_of, register_files
+from aligner.training.datasets.run_prompts import check_identity, prompts_of
 
 ROW = {"question": "q", "answer": "a", "correction": "c"}
 
@@ -218,7 +219,7 @@ def test_a_data_set_is_registered_in_a_short_file_outside_the_package(tmp_path):
     register_files([str(mine)])  # twice is once
     mixture = mix(["support-tickets"], seed=1)
     assert [(r.question, r.answer, r.correction) for r in mixture.records] == [("t", "d", "s")]
-    assert mixture.templates == {"edit-pair"}
+    assert {record.prompt for record in mixture.records} == {"edit-pair"}
 
 
 def test_a_name_is_registered_once_and_without_a_colon():
@@ -259,14 +260,41 @@ def test_the_warm_up_learns_the_answer_on_a_seeded_share():
     assert taken == identity(records, 0.2, seed=1) != identity(records, 0.2, seed=5)
 
 
-def test_different_recommended_prompts_without_a_choice_are_refused():
-    from aligner.training.datasets.mixture import choose_template
+def test_each_data_sets_records_take_its_own_prompt_and_that_of_most_rows_corrects(ten, tmp_path):
+    """A mixture of three with three prompts; what a data set leaves open takes the default; a chosen prompt takes every place."""
+    other = tmp_path / "other.yaml"
+    other.write_text("name: other\ntemplate: 'Q {question} A {answer} C'")
+    register("third", template=str(other))(lambda row: Correction(row["question"], row["answer"], row["correction"]))
+    specs = [f"third:2/-1:{ten}", f"correction-json:4/-1:{ten}", f"empathy-json:3/-1:{ten}"]
+    records = mix(specs, 1).records
+    prompts = prompts_of(None, records)
+    assert [prompts.of(record).name for record in records] == ["other"] * 2 + ["correction"] * 4 + ["empathy"] * 3
+    assert [template.name for template in prompts.all()] == ["correction", "other", "empathy"]
+    assert (
+        prompts.line()
+        == "correction, other, empathy, each for its data set's records; the Aligner corrects with correction"
+    )
+    chosen = prompts_of("edit-pair", records)
+    assert {chosen.of(record).name for record in records} == {"edit-pair"} and chosen.line() == "edit-pair"
+    assert prompts_of(None, records[:3]).correcting.name == "other", "two rows of it, one of the other"
+    REGISTERED.pop("third")
 
-    assert choose_template(None, frozenset()).name == "correction"
-    assert choose_template(None, frozenset({"edit-pair"})).name == "edit-pair"
-    with pytest.raises(UserError, match=r"recommend different prompts \(correction, edit-pair\)"):
-        choose_template(None, frozenset({"edit-pair", "correction"}))
-    assert choose_template("edit-pair", frozenset({"edit-pair", "correction"})).name == "edit-pair"
+
+def test_rows_need_the_fields_that_their_prompt_shows(ten, tmp_path):
+    rows = [{"question": "What is 2 + 2?", "correction": "4."}, {"answer": "Its 5.", "correction": "It's 5."}]
+    file = tmp_path / "rows.json"
+    for row, text in zip(rows, ("USER: {question} ASSISTANT:", "Correct: {answer} ->"), strict=True):
+        prompt = tmp_path / "prompt.yaml"
+        prompt.write_text(json.dumps({"template": text}))
+        file.write_text(json.dumps([row]))
+        (record,) = mix([str(file)], 1, prompt=str(prompt)).records
+        shown = prompts_of(str(prompt), [record]).of(record).render(record.question, record.answer)
+        assert shown == text.format(**row) and record.correction == row["correction"]
+        with pytest.raises(DataError, match="is missing"):
+            mix([str(file)], 1)
+        if "answer" not in row:
+            with pytest.raises(UserError, match=r"has no \{answer\} to copy"):
+                check_identity(prompts_of(str(prompt), [record]))
 
 
 def test_the_warm_up_draws_from_the_training_side(ten):

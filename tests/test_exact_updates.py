@@ -108,7 +108,8 @@ TWO_OFFLOADS = [("optimizer", 2), ("all", 3)]
 
 @pytest.mark.parametrize("offloads", [TWO_OFFLOADS, pytest.param(OFFLOADS, marks=pytest.mark.slow)], ids=["two", "all"])
 def test_odd_cases_with_two_ranks(offloads, real_rows, tiny_model, bpe_folder, tmp_path):
-    """In one launch: an uneven last update with a rank that has nothing, an untied model, a grown embedding, offload."""
+    """In one launch: an uneven last update with a rank that has nothing, an untied model, a grown embedding, a prompt without
+    an answer, offload."""
     from conftest import save_llama
 
     rows = [row for row in real_rows if len(row["question"] + row["answer"] + row["correction"]) < 450][:23]
@@ -117,7 +118,11 @@ def test_odd_cases_with_two_ranks(offloads, real_rows, tiny_model, bpe_folder, t
     untied = save_llama(bpe_folder, tmp_path / "untied", tied=False)
     short = save_llama(bpe_folder, tmp_path / "short", vocab=590)  # ten rows fewer than the tokenizer has tokens
     padded = save_llama(bpe_folder, tmp_path / "padded", vocab=640)  # as Qwen does: must not shrink
+    (tmp_path / "plain.yaml").write_text('template: "USER: {question} ASSISTANT:"')
     cells = {
+        "plain": base_flags(
+            file, tiny_model, tmp_path / "plain", prompt_template=tmp_path / "plain.yaml", records_per_update=9
+        ),
         "uneven": base_flags(
             file, tiny_model, tmp_path / "uneven", records_per_update=9, per_device_train_batch_size=4
         ),
@@ -138,9 +143,10 @@ def test_odd_cases_with_two_ranks(offloads, real_rows, tiny_model, bpe_folder, t
 
     # 23 records by 9: updates of 9, 9 and 5 records. Micro-batches of 4, 4 and 1; of 4 and 1 in the last.
     offloaded = [(f"{offload}-{stage}", tiny_model) for offload, stage in offloads]
-    for name, model in [("uneven", tiny_model), ("untied-out", untied), *offloaded]:
+    for name, model in [("plain", tiny_model), ("uneven", tiny_model), ("untied-out", untied), *offloaded]:
+        template = {"template": "USER: {} ASSISTANT:"} if name == "plain" else {}
         want, plain = plain_trajectory(
-            model, rows, per_update=9, micro_batch=4, reduction="micro_batch", epochs=2, lr=LR
+            model, rows, per_update=9, micro_batch=4, reduction="micro_batch", epochs=2, lr=LR, **template
         )
         got = trajectory(tmp_path / name)
         assert len(got) == 6

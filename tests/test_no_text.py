@@ -13,6 +13,7 @@ from aligner.encoder import Encoder, warn_of_lost_newlines
 from aligner.prompts import CORRECTION
 from aligner.records import Correction, DataError, Origin, UserError, is_blank, text_fault
 from aligner.training.datasets.preference import correction_of_pair
+from aligner.training.datasets.run_prompts import RunPrompts
 from aligner.training.datasets.supervised import Tally, tokenise
 
 UNSEEN = {
@@ -120,7 +121,7 @@ def rows(*corrections: str) -> list[Correction]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_correction_that_cannot_be_spelt_is_counted_with_what_was_lost(kind):
     encoder = Encoder(KINDS[kind]())
-    _, tally = tokenise(rows("the quick brown fox", *CANNOT[kind]), CORRECTION, encoder, 500)
+    _, tally = tokenise(rows("the quick brown fox", *CANNOT[kind]), RunPrompts(CORRECTION), encoder, 500)
     places = tally.places[Tally.UNSPELT]["f"]
     assert set(range(2, 2 + len(CANNOT[kind]))) <= set(places) and tally.kept == 1 + len(CANNOT[kind])
     assert kind in ("words", "WordPiece") or 1 not in places
@@ -130,7 +131,7 @@ def test_a_correction_that_cannot_be_spelt_is_counted_with_what_was_lost(kind):
 
 def test_what_was_lost_is_named():
     encoder = Encoder(KINDS["BPE without bytes"]())
-    _, tally = tokenise(rows("the \U0001f600 fox\n\nquick \U0001f600", "ok"), CORRECTION, encoder, 500)
+    _, tally = tokenise(rows("the \U0001f600 fox\n\nquick \U0001f600", "ok"), RunPrompts(CORRECTION), encoder, 500)
     assert tally.lost == {"\U0001f600": 2, "\n": 2}
     assert "    what was lost: \U0001f600 x 2, newline x 2" in tally.lines()
 
@@ -147,7 +148,7 @@ def test_byte_level_and_byte_fallback_spell_everything(bpe_folder):
         "\u00a0x",
         "1,5\r\n2",
     ]
-    _, tally = tokenise(rows(*texts), CORRECTION, Encoder(AutoTokenizer.from_pretrained(bpe_folder)), 500)
+    _, tally = tokenise(rows(*texts), RunPrompts(CORRECTION), Encoder(AutoTokenizer.from_pretrained(bpe_folder)), 500)
     assert Tally.UNSPELT not in tally.places and tally.lost == {}
 
 
@@ -155,7 +156,7 @@ def test_byte_level_and_byte_fallback_spell_everything(bpe_folder):
 def test_sentencepiece_with_bytes_spells_everything_but_a_prefix_space(name, request):
     tokenizer = KINDS_OF_PIECES[name]()
     texts = ["\U0001f600\n\n\u4f60", "the fox", '"quoted" fox', "a  b"]
-    _, tally = tokenise(rows(*texts), CORRECTION, Encoder(tokenizer), 500)
+    _, tally = tokenise(rows(*texts), RunPrompts(CORRECTION), Encoder(tokenizer), 500)
     assert Tally.UNSPELT not in tally.places, tally.lines()
 
 
@@ -179,14 +180,14 @@ KINDS_OF_PIECES = {"llama": lambda: pieces("\u2581"), "no_prefix": lambda: piece
 
 def test_such_rows_can_be_dropped_or_refused():
     encoder, texts = Encoder(KINDS["BPE without bytes"]()), rows("the fox", "the \U0001f600")
-    kept, tally = tokenise(texts, CORRECTION, encoder, 500, unspellable="drop")
+    kept, tally = tokenise(texts, RunPrompts(CORRECTION), encoder, 500, unspellable="drop")
     assert [row.origin.row for row in kept] == [1] and tally.places == {Tally.NOT_SPELT: {"f": [2]}}
     with pytest.raises(
         DataError, match=r"f row 2: 'correction' holds what the tokenizer cannot spell \(\U0001f600 x 1\)"
     ):
-        tokenise(texts, CORRECTION, encoder, 500, unspellable="error")
+        tokenise(texts, RunPrompts(CORRECTION), encoder, 500, unspellable="error")
     with pytest.raises(UserError, match="no row is left: 0 of 1 rows kept; 1 dropped: the tokenizer cannot spell"):
-        tokenise(texts[1:], CORRECTION, encoder, 500, unspellable="drop")
+        tokenise(texts[1:], RunPrompts(CORRECTION), encoder, 500, unspellable="drop")
 
 
 def test_the_command_counts_them_and_can_fail_on_them(tmp_path, capsys):
@@ -229,7 +230,7 @@ def test_what_was_lost_is_kept_with_the_tokens(tmp_path, monkeypatch):
     from aligner.training.datasets.cache import load_or_compute, name_of
 
     monkeypatch.setenv("ALIGNER_CACHE", str(tmp_path))
-    what = rows("the \U0001f600"), CORRECTION, Encoder(KINDS["BPE without bytes"]()), 500, "cut", "keep"
+    what = rows("the \U0001f600"), RunPrompts(CORRECTION), Encoder(KINDS["BPE without bytes"]()), 500, "cut", "keep"
     for _ in range(2):
         assert load_or_compute(name_of(*what), lambda: tokenise(*what))[1].lost == {"\U0001f600": 1}
     assert name_of(*what) != name_of(*what[:-1], "drop")

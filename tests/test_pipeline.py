@@ -30,7 +30,8 @@ def test_it_ends_by_showing_what_was_learned_and_the_next_command(trained):
 def test_the_output_folder_is_what_the_design_says(trained):
     out, _, _ = trained
     expected = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
-                "aligner.json", "train_log.jsonl", "loss.png", "command.sh", "train.log", "COMPLETED"}  # fmt: skip
+                "chat_template.jinja", "aligner.json", "train_log.jsonl", "loss.png", "command.sh", "train.log",
+                "COMPLETED"}  # fmt: skip
     assert {p.name for p in (out / "identity").iterdir()} - {"checkpoints", "wandb"} == expected
     assert {p.name for p in out.iterdir()} - {"checkpoints"} == {*expected, "identity", "wandb"}  # its key is set
     assert (out / "loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

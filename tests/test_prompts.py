@@ -50,10 +50,15 @@ def test_braces_in_a_template_are_text():
     assert PromptTemplate("t", "{x} {question} {} {answer}").render("Q", "A") == "{x} Q {} A"
 
 
-@pytest.mark.parametrize("text", ["{question}", "{answer}", "{question} {question} {answer}", ""])
-def test_a_template_has_each_slot_once(text):
-    with pytest.raises(UserError, match="it needs exactly one"):
+@pytest.mark.parametrize("text", ["{question} {question} {answer}", "{answer}{answer}", "{feedback}", ""])
+def test_a_template_has_each_slot_once_and_question_or_answer(text):
+    with pytest.raises(UserError, match=r"more than one|neither"):
         PromptTemplate("t", text)
+
+
+def test_a_template_may_show_the_question_or_the_answer_alone():
+    assert PromptTemplate("t", "USER: {question}").render("Q", "A") == "USER: Q"
+    assert PromptTemplate("t", "Mend: {answer}").slots == {"answer"}
 
 
 @pytest.mark.parametrize("slot", ["{Answer}", "{ answer }", "{ANSWER}"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import pytest
 from conftest import TEMPLATE, environment, read_rows
 from test_correct_file import lines, write
 from test_servers import Handler
+from transformers import AutoTokenizer
 
 from aligner.encoder import Encoder
 from aligner.inference.corrector import CorrectionRequest, Corrector, Settings
@@ -98,12 +100,31 @@ class Passing(Handler):
 @pytest.fixture(scope="module")
 def chatting(tiny_model, tmp_path_factory) -> Path:
     """The tiny model with a chat template."""
-    import shutil
-
     folder = tmp_path_factory.mktemp("chatting") / "model"
     shutil.copytree(tiny_model, folder)
     (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}:")
     return folder
+
+
+def test_a_folder_behind_transformers_serve_corrects_through_its_chat_endpoint(tiny_model, tmp_path):
+    from aligner.inference.corrector import Corrector, Settings
+    from aligner.training.checkpoint.chat_template import set_chat_template
+
+    folder, port = tmp_path / "model", free_port()
+    shutil.copytree(tiny_model, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    set_chat_template(tokenizer, CORRECTION)
+    tokenizer.save_pretrained(folder)
+    pairs = [(row["question"], row["answer"]) for row in read_rows(TEMPLATE, 3)]
+    corrected = Corrector.load(str(folder), "correction", Settings(1, 8)).correct(pairs)
+    with serving(folder, port):
+        for (question, answer), expected in zip(pairs, corrected, strict=True):
+            messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+            body = {"model": str(folder), "messages": messages, "max_tokens": 8, "temperature": 0}
+            request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/chat/completions", json.dumps(body).encode())
+            request.add_header("Content-Type", "application/json")
+            with urllib.request.urlopen(request, timeout=60) as reply:
+                assert json.load(reply)["choices"][0]["message"]["content"] == expected.text
 
 
 def test_200_questions_survive_a_kill_a_restart_of_the_server_and_a_refusal(chatting, tmp_path):

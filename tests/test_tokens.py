@@ -15,6 +15,7 @@ from aligner.encoder import Encoder
 from aligner.models import load_tokenizer
 from aligner.prompts import CORRECTION, PromptTemplate
 from aligner.records import Correction, DataError, Origin, UserError
+from aligner.training.datasets.run_prompts import RunPrompts
 from aligner.training.datasets.supervised import Tally, tokenise
 
 
@@ -46,7 +47,9 @@ def record(question="Who?", answer="You.", correction="Me.", row=1) -> Correctio
 
 
 def only(records, tokenizer, **options):
-    kept, tally = tokenise(records, CORRECTION, Encoder(tokenizer), options.pop("max_length", 2048), **options)
+    kept, tally = tokenise(
+        records, RunPrompts(CORRECTION), Encoder(tokenizer), options.pop("max_length", 2048), **options
+    )
     return kept, tally
 
 
@@ -153,7 +156,7 @@ def test_nothing_left_is_an_error_that_says_why(tokenizer):
 def test_a_template_may_not_hold_special_tokens(tokenizer):
     template = PromptTemplate("mine", tokenizer.eos_token + "{question} {answer}")
     with pytest.raises(UserError, match="special token"):
-        tokenise([record()], template, Encoder(tokenizer), 100)
+        tokenise([record()], RunPrompts(template), Encoder(tokenizer), 100)
 
 
 def test_a_tokenizer_gets_end_of_text_and_padding_only_if_it_lacks_them(bpe_folder, tmp_path):

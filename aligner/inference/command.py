@@ -75,6 +75,7 @@ def job_of(config: CorrectConfig) -> CorrectionJob:
         config.feedback,
         _upstream_of(config),
         parse_columns(config.columns, "") or QAC,
+        "answer" in templates[0].slots,
         about,
         config.keep_unfinished,
     )

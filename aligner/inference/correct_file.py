@@ -39,8 +39,8 @@ class Item:
     fault: DataError | None = None
 
     def text(self, role: str) -> Any:
-        """What the row has as its question, answer or feedback; None where it has nothing."""
-        return self.fields.get(getattr(self.columns, role))
+        """What the row has as its question, answer or feedback; empty where it has nothing."""
+        return self.fields.get(getattr(self.columns, role)) or ""
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class CorrectionJob:
     feedback: str | None = None
     upstream: UpstreamModel | None = None
     columns: Columns = QAC
+    needs_answer: bool = True  # whether the first Aligner's prompt shows it
     about: dict[str, Any] = field(default_factory=dict)
     keep_unfinished: bool = False
 
@@ -104,7 +105,7 @@ def correct_file(job: CorrectionJob, progress: Progress) -> CorrectionSummary:
     journal_file = Path(f"{job.output}.journal")
     if Path(job.output).is_file() and not journal_file.exists():
         raise UserError(f"{job.output}: is already there. Name another output, or remove it to correct anew.")
-    items = read_items(job.input, job.upstream is not None, job.columns)
+    items = read_items(job.input, job.upstream is not None or not job.needs_answer, job.columns)
     if all(item.fault for item in items):
         raise next((item.fault for item in items if item.fault), UserError(f"{job.input}: has no rows."))
     about = {"input": sha256_of(job.input), "rounds": job.rounds, "feedback": job.feedback, **job.about}

@@ -37,7 +37,7 @@ def dry_run(config: RunConfig, ranks: int) -> None:
         for side, counted in (("training", tally), ("held out", held_out_tally)):
             for line in counted.lines() if counted.rows else []:
                 print(f"{side}: {line.strip()}")
-        print(f"prompt: {data.template.name}")
+        print(f"prompt: {data.prompts.line()}")
     print(*memory_summary(config, ranks), sep="\n")
     show_examples(tokens, tokenizer)
 

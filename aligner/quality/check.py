@@ -13,11 +13,11 @@ import numpy as np
 
 from aligner.encoder import Encoder
 from aligner.files import line_writer, write_lines
-from aligner.prompts import PromptTemplate
 from aligner.quality.suspicions import KINDS, Finding, Suspicions
 from aligner.records import Correction, DataError, Skipped
 from aligner.training.datasets.options import NO_OPTIONS, Options
 from aligner.training.datasets.registry import Spec, check_options, parse_spec, records_of
+from aligner.training.datasets.run_prompts import RunPrompts
 from aligner.training.datasets.supervised import Tally, Tokens, tokenise
 
 LISTED = 50  # unusable rows that are listed one by one; of more, each finding with its first rows
@@ -27,7 +27,7 @@ LISTED = 50  # unusable rows that are listed one by one; of more, each finding w
 class DataReport:
     """The findings over all rows: how many are usable, the ones left out, the unusable ones, the suspicions.
 
-    records: the usable ones, or a seeded sample of them. templates: the prompts that the data recommend.
+    records: the usable ones, or a seeded sample of them.
     """
 
     usable: int = 0
@@ -36,7 +36,6 @@ class DataReport:
     evaluation_faults: list[DataError] = field(default_factory=list)
     findings: dict[str, Finding] = field(default_factory=dict)
     records: list[Correction] = field(default_factory=list)
-    templates: frozenset[str] = frozenset()
     written: str | None = None
 
     def lines(self) -> Iterator[str]:
@@ -96,22 +95,23 @@ def examine(
     evaluation: Sequence[str] = (),
     keep: int | None = None,
     output: str | None = None,
+    prompt: str | None = None,
     progress: Any = iter,
 ) -> DataReport:
     """Read every row of the specs' data sets once (proportions do not matter here).
 
-    keep: how many records to keep, by a seeded choice; None keeps all. output: a file for the usable rows.
+    prompt: the one that is chosen for all (rows need the fields that their prompt shows). keep: how many records to keep, by a
+    seeded choice; None keeps all. output: a file for the usable rows.
     """
     parsed, against = [parse_spec(text) for text in specs], [parse_spec(text) for text in evaluation]
     check_options([*parsed, *against], options)
-    others = [row for spec in against for row in _rows(spec, options)]
+    others = [row for spec in against for row in _rows(spec, options, prompt)]
     suspicions, draw = Suspicions(row.question for row in others if isinstance(row, Correction)), random.Random(0)
-    templates = frozenset(spec.dataset.template for spec in parsed if spec.dataset.template)
     broken = [row for row in others if isinstance(row, DataError)]
-    report = DataReport(findings=suspicions.findings, templates=templates, written=output, evaluation_faults=broken)
+    report = DataReport(findings=suspicions.findings, written=output, evaluation_faults=broken)
     with ExitStack() as stack:
         write = stack.enter_context(line_writer(output)) if output else None
-        for row in progress(row for spec in parsed for row in _rows(spec, options)):
+        for row in progress(row for spec in parsed for row in _rows(spec, options, prompt)):
             if isinstance(row, DataError):
                 report.faults.append(row)
             elif isinstance(row, Skipped):
@@ -125,11 +125,11 @@ def examine(
     return report
 
 
-def _rows(spec: Spec, options: Options) -> Iterator[Correction | Skipped | DataError]:
+def _rows(spec: Spec, options: Options, prompt: str | None) -> Iterator[Correction | Skipped | DataError]:
     """The rows of a data set; a fault of the file as a whole ends them, and to have none is one."""
     empty = True
     try:
-        for row in records_of(spec, options):
+        for row in records_of(spec, options, prompt):
             empty = False
             yield row
     except DataError as error:
@@ -150,14 +150,14 @@ def _take(record: Correction, report: DataReport, keep: int | None, draw: random
 
 def examine_tokens(
     records: Sequence[Correction],
-    template: PromptTemplate,
+    prompts: RunPrompts,
     encoder: Encoder,
     max_length: int,
     dump: str | None,
     progress: Any = iter,
 ) -> tuple[list[str], Tally]:
     """Lengths, the tally as training would see it, and that tally. `dump` gets the ids and labels of every kept row."""
-    tokens, tally = tokenise(records, template, encoder, max_length, progress=progress)
+    tokens, tally = tokenise(records, prompts, encoder, max_length, progress=progress)
     if dump:
         write_lines(dump, (dumped(row) for row in tokens))
     kinds = {"tokens": [len(t.ids) for t in tokens], "learned tokens": [t.target_length for t in tokens]}

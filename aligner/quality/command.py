@@ -28,7 +28,8 @@ def check_data(config: CheckConfig) -> int:
     options = Options(config.columns, config.prefer, config.multi_turn, config.damage, config.hold_back)
     encoder = _encoder(config.model_name_or_path) if config.model_name_or_path else None
     bar = partial(progress, desc="reading", unit=" rows", delay=2)
-    report = examine(config.data, options, config.eval_datasets, _rows_to_keep(config), config.output, bar)
+    kept, prompt = _rows_to_keep(config), config.prompt_template
+    report = examine(config.data, options, config.eval_datasets, kept, config.output, prompt, bar)
     lines, tally = _tokens(config, encoder, report) if encoder and report.records else ([], None)
     if config.json:
         print(json.dumps({**report.as_json(), "tokens": lines}, indent=2))
@@ -69,12 +70,12 @@ def _encoder(model: str) -> Encoder:
 
 def _tokens(config: CheckConfig, encoder: Encoder, report: DataReport) -> tuple[list[str], Tally | None]:
     """The lines about tokens, and the tally; without a tally, why no row has room for a target."""
-    from aligner.training.datasets.mixture import choose_template
+    from aligner.training.datasets.run_prompts import prompts_of
 
-    template = choose_template(config.prompt_template, report.templates)
+    prompts = prompts_of(config.prompt_template, report.records)
     bar = partial(progress, desc="tokenising", delay=2)
     try:
-        lines, tally = examine_tokens(report.records, template, encoder, config.max_length, config.dump, bar)
+        lines, tally = examine_tokens(report.records, prompts, encoder, config.max_length, config.dump, bar)
     except UserError as error:  # no row has room for a target
         return [str(error)], None
     sampled = len(report.records) < report.usable

@@ -16,14 +16,14 @@ from aligner.console import progress
 from aligner.demo import locate
 from aligner.encoder import Encoder, warn_of_lost_newlines
 from aligner.models import fingerprint, load_config, positions_of
-from aligner.prompts import PromptTemplate
 from aligner.records import Correction, Skipped, UserError
 from aligner.training.config import DataConfig, OptimizationConfig, RunConfig, fingerprint_fields
 from aligner.training.datasets import cache
 from aligner.training.datasets.cache import Tokenised
-from aligner.training.datasets.mixture import Source, choose_template, identity, mix, split
+from aligner.training.datasets.mixture import Source, identity, mix, split
 from aligner.training.datasets.options import Options
 from aligner.training.datasets.registry import check_options, parse_spec, register_files
+from aligner.training.datasets.run_prompts import RunPrompts, check_identity, prompts_of
 from aligner.training.datasets.supervised import Tally, tokenise
 from aligner.training.plan import Plan
 
@@ -40,13 +40,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class StageData:
-    """The records of a stage, the rows its data sets left out, the prompt, and the sources they came from."""
+    """The records of a stage, the rows its data sets left out, the prompts, and the sources they came from."""
 
     train: Sequence[Correction]
     held_out: Sequence[Correction]
     skipped: Sequence[Skipped]
     held_out_skipped: Sequence[Skipped]
-    template: PromptTemplate
+    prompts: RunPrompts
     train_sources: Sequence[Source]
     eval_sources: Sequence[Source]
 
@@ -86,22 +86,22 @@ def stage_data(config: RunConfig, stage: str) -> StageData:
     d, seed = config.data, config.optimization.seed
     register_files(d.register)
     options = options_of(d)
-    mixture = mix(d.train_datasets, seed, options)
+    mixture = mix(d.train_datasets, seed, options, config.model.prompt_template)
     train, held_out = list(mixture.records), []
     held_out_skipped: Sequence[Skipped] = ()
     eval_sources: Sequence[Source] = ()
-    templates = mixture.templates
     if config.evaluates and d.eval_datasets:
-        evaluation = mix(d.eval_datasets, seed, options)
+        evaluation = mix(d.eval_datasets, seed, options, config.model.prompt_template)
         held_out, held_out_skipped = list(evaluation.records), evaluation.skipped
         eval_sources = evaluation.sources
-        templates |= evaluation.templates
     elif config.evaluates and d.eval_split_ratio is not None:
         train, held_out = split(train, d.eval_split_ratio, seed)
+    prompts = prompts_of(config.model.prompt_template, train, held_out)
+    if config.optimization.identity_proportion:
+        check_identity(prompts)
     if stage == "identity":
         train = identity(train, config.optimization.identity_proportion, seed)
-    template = choose_template(config.model.prompt_template, templates)
-    return StageData(train, held_out, mixture.skipped, held_out_skipped, template, mixture.sources, eval_sources)
+    return StageData(train, held_out, mixture.skipped, held_out_skipped, prompts, mixture.sources, eval_sources)
 
 
 def options_of(d: DataConfig) -> Options:
@@ -118,7 +118,7 @@ def tokens_of(
     if not records:
         return [], Tally()
     bar = partial(progress, desc="tokenising", delay=2)
-    what = records, data.template, encoder, config.model.max_length, config.data.overlength, config.data.unspellable
+    what = records, data.prompts, encoder, config.model.max_length, config.data.overlength, config.data.unspellable
     tokens, tally = cache.load_or_compute(cache.name_of(*what), lambda: tokenise(*what, progress=bar))
     for row in skipped:
         tally.add(f"left out: {row.reason}", row.origin)
@@ -162,8 +162,9 @@ def make_card(config: RunConfig, stage: Stage, data: StageData, records_per_upda
         "identity": warmup,
     }
     base = config.model.model_name_or_path or ""
+    others = {template.name: template.text for template in data.prompts.all()[1:]}
     return Card(
-        prompt=data.template,
+        prompt=data.prompts.correcting,
         stage=stage.name,
         base_model=base,
         base_model_sha256=fingerprint(locate(base), config.model.trust_remote_code),
@@ -177,6 +178,7 @@ def make_card(config: RunConfig, stage: Stage, data: StageData, records_per_upda
                 "train_datasets": [[s.dataset, s.sha256, s.rows, s.taken] for s in data.train_sources],
                 "eval_datasets": [[s.dataset, s.sha256, s.rows, s.taken] for s in data.eval_sources],
                 "eval_split_ratio": config.data.eval_split_ratio if config.evaluates else None,
+                **({"other prompts": others} if others else {}),
             },
         },
         settings=settings,

@@ -15,6 +15,7 @@ from aligner.encoder import Encoder
 from aligner.files import cache_folder, is_completed
 from aligner.prompts import DEFAULT
 from aligner.records import Correction, Origin
+from aligner.training.datasets.run_prompts import RunPrompts
 from aligner.training.datasets.supervised import Tokens, tokenise
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "qac_aligner2b_alpacaeval.json"
@@ -88,7 +89,7 @@ def real_rows(file: Path, count: int, seed: int = 0) -> list[Tokens]:
         for n in chosen
     ]
     encoder = Encoder(AutoTokenizer.from_pretrained(locate("embedded")))
-    return tokenise(records, DEFAULT, encoder, MAX_LENGTH)[0]
+    return tokenise(records, RunPrompts(DEFAULT), encoder, MAX_LENGTH)[0]
 
 
 def model_of(vocabulary: int) -> LlamaForCausalLM:

@@ -21,6 +21,7 @@ from aligner.files import COMPLETED, remove_folder
 from aligner.models import fit_embedding, freeze_as_built, load_model, load_tokenizer
 from aligner.quantised import unpacking
 from aligner.records import UserError
+from aligner.training.checkpoint.chat_template import set_chat_template
 from aligner.training.checkpoint.folder_writer import plan_folder, write_rest, write_weights
 from aligner.training.checkpoint.resume import read_state
 from aligner.training.checkpoint.tensor_index import Piece, saved_pieces
@@ -50,6 +51,7 @@ def export_state(state: Path, output: Path, trusted: bool, progress: Progress) -
     freeze_as_built(model)
     fit_embedding(model, tokenizer)
     check_shapes(model, state, read["shapes"])
+    set_chat_template(tokenizer, card.prompt)
     plan = plan_folder(model, master)
     partial = output.with_name(f"{output.name}.partial")
     remove_folder(partial)

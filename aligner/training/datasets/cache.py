@@ -24,8 +24,8 @@ from safetensors.numpy import load_file, save
 
 from aligner.encoder import Encoder
 from aligner.files import cache_folder, whole_file
-from aligner.prompts import PromptTemplate
 from aligner.records import Correction, Origin
+from aligner.training.datasets.run_prompts import RunPrompts
 from aligner.training.datasets.supervised import Tally, Tokens
 
 UNUSED = 30 * 86_400  # seconds after which an entry that no run has read is removed
@@ -34,16 +34,16 @@ log = logging.getLogger("aligner")
 
 
 def name_of(
-    records: Sequence[Correction], template: PromptTemplate, encoder: Encoder, max_length: int, overlength: str,
+    records: Sequence[Correction], prompts: RunPrompts, encoder: Encoder, max_length: int, overlength: str,
     unspellable: str = "keep",
 ) -> str:  # fmt: skip
     """An entry's name: a digest of everything that decides what `tokenise` gives."""
     digest = hashlib.sha256(CODE.encode())
-    digest.update(json.dumps([encoder.fingerprint(), template.text, max_length, overlength, unspellable]).encode())
+    digest.update(json.dumps([encoder.fingerprint(), max_length, overlength, unspellable]).encode())
     for r in records:
         parts = [
             part.encode("utf-8", "surrogatepass")
-            for part in (r.question, r.answer, r.correction, r.feedback, r.origin.file)
+            for part in (r.question, r.answer, r.correction, r.feedback, r.origin.file, prompts.of(r).text)
         ]
         digest.update(f"{r.origin.row}:{','.join(str(len(part)) for part in parts)}:".encode() + b"".join(parts))
     return digest.hexdigest()
@@ -52,7 +52,7 @@ def name_of(
 def _code() -> str:
     """A digest of the code that turns records into tokens, and of the packages under it."""
     digest, here = hashlib.sha256(), Path(__file__)
-    neighbours = (here.with_name(name) for name in ("supervised.py", "tally.py"))
+    neighbours = (here.with_name(name) for name in ("supervised.py", "tally.py", "run_prompts.py"))
     for file in (here, *neighbours, *(here.parents[2] / name for name in ("encoder.py", "prompts.py"))):
         digest.update(file.read_bytes())
     return digest.hexdigest() + version("tokenizers") + version("transformers")

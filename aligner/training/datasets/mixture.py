@@ -6,7 +6,6 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from aligner.prompts import DEFAULT, PromptTemplate, find_template
 from aligner.questions import question_key
 from aligner.records import Correction, DataError, Skipped, UserError
 from aligner.training.datasets.options import NO_OPTIONS, Options
@@ -33,22 +32,24 @@ class Source:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Records in the order of their specs and rows, the rows left out, the sources, the prompts the data sets recommend."""
+    """Records in the order of their specs and rows, the rows left out, and the sources."""
 
     records: tuple[Correction, ...]
     skipped: tuple[Skipped, ...]
     sources: tuple[Source, ...]
-    templates: frozenset[str]
 
 
-def mix(specs: Sequence[str], seed: int, options: Options = NO_OPTIONS) -> Mixture:
-    """Read all specs. Raises DataError for the first unusable row, with the number of all such rows of its file."""
+def mix(specs: Sequence[str], seed: int, options: Options = NO_OPTIONS, prompt: str | None = None) -> Mixture:
+    """Read all specs. `prompt`: the one that is chosen for all, if one is.
+
+    Raises DataError for the first unusable row, with the number of all such rows of its file.
+    """
     records: list[Correction] = []
     skipped: list[Skipped] = []
     sources: list[Source] = []
     parsed = [parse_spec(text) for text in specs]
     for index, spec in enumerate(parsed):
-        rows, left_out = usable(records_of(spec, options), spec)
+        rows, left_out = usable(records_of(spec, options, prompt), spec)
         sampled = sample(rows, spec.size(len(rows)), f"{seed}:{index}:{spec.dataset.name}")
         if not sampled:
             reason = f", {len(left_out)} left out (the first: {left_out[0].reason})" if left_out else ""
@@ -59,20 +60,7 @@ def mix(specs: Sequence[str], seed: int, options: Options = NO_OPTIONS) -> Mixtu
         files = spec.files()
         sha256 = spec.sha256(files)
         sources.append(Source(spec.text, version, spec.path, sha256, count, len(left_out), len(sampled), files))
-    templates = frozenset(spec.dataset.template for spec in parsed if spec.dataset.template)
-    return Mixture(tuple(records), tuple(skipped), tuple(sources), templates)
-
-
-def choose_template(chosen: str | None, recommended: frozenset[str]) -> PromptTemplate:
-    """The prompt: the chosen one, else what the data recommend. UserError where they recommend different ones."""
-    if chosen:
-        return find_template(chosen)
-    if len(recommended) > 1:
-        raise UserError(
-            f"the data sets recommend different prompts ({', '.join(sorted(recommended))}). "
-            "Choose one with --prompt_template."
-        )
-    return find_template(next(iter(recommended))) if recommended else DEFAULT
+    return Mixture(tuple(records), tuple(skipped), tuple(sources))
 
 
 def usable(rows: Iterable[Read], spec: Spec) -> tuple[list[Correction], list[Skipped]]:
@@ -101,15 +89,20 @@ def sample(records: Sequence[Correction], size: int, key: str) -> list[Correctio
 def split(records: Sequence[Correction], ratio: float, seed: int) -> tuple[list[Correction], list[Correction]]:
     """Training and held-out records; every question is on one side only, and a held-out record counts once however often its
     rows are repeated. UserError where a side would be empty."""
-    questions = sorted({question_key(record.question) for record in records})
+    questions = sorted({_question(record) for record in records})
     size = max(1, round(len(questions) * ratio))
     if size >= len(questions):
         raise UserError(f"--eval_split_ratio {ratio} leaves nothing to train on: there are {len(questions)} questions.")
     held_out = set(random.Random(f"{seed}:split").sample(questions, size))
     sides: tuple[list[Correction], list[Correction]] = ([], [])
     for record in records:
-        sides[question_key(record.question) in held_out].append(record)
+        sides[_question(record) in held_out].append(record)
     return sides[0], list(dict.fromkeys(sides[1]))
+
+
+def _question(record: Correction) -> str:
+    """The question of a record; where a prompt needs none and the row has none, its answer."""
+    return question_key(record.question or record.answer)
 
 
 def identity(records: Sequence[Correction], proportion: float, seed: int) -> list[Correction]:

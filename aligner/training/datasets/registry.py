@@ -12,7 +12,8 @@ import inspect
 import math
 import re
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -20,10 +21,11 @@ from typing import Any
 
 from aligner.files import read_text, sha256_of
 from aligner.hub import commit_of, is_hub_address, parse_address, read_hub
+from aligner.prompts import DEFAULT, find_template
 from aligner.readers.paths import data_files, names_data
 from aligner.readers.rows import read_rows_lazily
 from aligner.records import Correction, DataError, Origin, Row, Skipped, UserError, kind_of, text_fault
-from aligner.training.datasets.options import NO_OPTIONS, Options, split_columns
+from aligner.training.datasets.options import NO_OPTIONS, QAC, Options, split_columns
 
 Formatter = Callable[..., Correction | Skipped]
 Read = Correction | Skipped | DataError
@@ -40,7 +42,7 @@ SAME_RECORDS = {
 
 @dataclass(frozen=True)
 class RawDataset:
-    """A registered data set: its formatter, the default path of its rows, and the prompt it recommends.
+    """A registered data set: its formatter, the default path of its rows, and the prompt that its records take.
 
     sources: files besides the formatter that decide its records.
     """
@@ -206,18 +208,25 @@ def check_options(specs: Sequence[Spec], options: Options) -> None:
             raise UserError(f"--columns {text} speaks of '{name}', which is not among the data sets of this run.")
 
 
-def records_of(spec: Spec, options: Options = NO_OPTIONS) -> Iterator[Read]:
-    """Every row of a data set in order: its record, why it was left out, or what is wrong with it."""
+def records_of(spec: Spec, options: Options = NO_OPTIONS, prompt: str | None = None) -> Iterator[Read]:
+    """Every row of a data set in order: its record, why it was left out, or what is wrong with it.
+
+    Rows need the fields that their prompt shows: `prompt` where one is chosen for all, else the data set's own.
+    """
+    slots = find_template(prompt or spec.dataset.template or DEFAULT.name).slots
     chosen = options.chosen_for(spec.dataset.name, spec.dataset.choices())
     rows = read_hub(parse_address(spec.path)) if is_hub_address(spec.path) else read_rows_lazily(spec.path)
     for row in rows:
-        yield row if isinstance(row, DataError) else _record(spec.dataset, row, chosen)
+        yield row if isinstance(row, DataError) else _record(spec.dataset, row, chosen, slots)
 
 
-def _record(dataset: RawDataset, row: Row, chosen: dict[str, Any]) -> Read:
+def _record(dataset: RawDataset, row: Row, chosen: dict[str, Any], slots: Set[str]) -> Read:
     origin, value = row
     if not isinstance(value, Mapping):
         return _fault(origin, f"holds {kind_of(value)} where an object should be", "Write an object with the fields")
+    unseen = {"question", "answer"} - slots  # fields that no model sees, which a row may lack
+    if unseen:
+        value = ChainMap(value, {getattr(chosen.get("columns", QAC), role): "" for role in unseen})  # type: ignore[arg-type]
     try:
         record = dataset.formatter(value, **chosen)
     except DataError:  # a column that cannot be decoded: the file's fault
@@ -239,9 +248,9 @@ def _record(dataset: RawDataset, row: Row, chosen: dict[str, Any]) -> Read:
     if not isinstance(record, Correction):
         return _fault(origin, f"{dataset.name} returns {kind_of(record)} and no Correction", "Mend its function")
     for field in ("question", "answer", "correction", "feedback"):
-        if fault := text_fault(origin, field, getattr(record, field), may_be_empty=field == "feedback"):
+        if fault := text_fault(origin, field, getattr(record, field), field == "feedback" or field in unseen):
             return fault
-    return replace(record, origin=origin)
+    return replace(record, origin=origin, prompt=record.prompt or dataset.template or "")
 
 
 def _missing_field(dataset: RawDataset, origin: Origin, value: Mapping[str, Any], missing: str) -> DataError:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from aligner.encoder import Encoder, check_template
-from aligner.prompts import PromptTemplate
 from aligner.records import Correction, DataError, Origin, UserError
+from aligner.training.datasets.run_prompts import RunPrompts
 from aligner.training.datasets.tally import Tally, told_losses
 
 BATCH = 512
@@ -43,7 +43,7 @@ class Tokens:
 
 def tokenise(
     records: Sequence[Correction],
-    template: PromptTemplate,
+    prompts: RunPrompts,
     encoder: Encoder,
     max_length: int,
     overlength: str = "cut",
@@ -55,19 +55,20 @@ def tokenise(
     `unspellable` says what happens to a row whose correction holds what the tokenizer cannot spell: keep, drop or error.
     Raises DataError under 'error', and UserError where no row is left. `progress` wraps the batches (tqdm does).
     """
-    check_template(template, encoder)
+    for template in prompts.all():
+        check_template(template, encoder)
     tally, kept = Tally(rows=len(records)), []
     for start in progress(range(0, len(records), BATCH)):
         batch = records[start : start + BATCH]
-        prompts = [template.render(record.question, record.answer, record.feedback) for record in batch]
+        rendered = [prompts.of(record).render(record.question, record.answer, record.feedback) for record in batch]
         corrections = [record.correction for record in batch]
-        pairs = list(encoder.pairs(prompts, corrections))
+        pairs = list(encoder.pairs(rendered, corrections))
         losses = encoder.lost([target[:-1] for _, target, _ in pairs], corrections)
         for record, (prompt, target, merged), lost in zip(batch, pairs, losses, strict=True):
             row = Tokens(np.array(prompt + target, dtype=np.int32), len(prompt), record.origin, False, merged)
             if encoder.holds_special(record):
                 tally.add(Tally.SPECIAL, record.origin)
-            if record.feedback and not template.takes_feedback:
+            if record.feedback and not prompts.of(record).takes_feedback:
                 tally.add(Tally.UNREAD, record.origin)
             if lost is not None and not _spelt(record.origin, lost, unspellable, tally):
                 continue

@@ -23,4 +23,4 @@ def announce(stage: Stage, plan: Plan, data: StageData, tally: Tally, held_out_t
     for side, counted in (("training", tally), ("held out", held_out_tally)):
         for line in counted.lines() if counted.rows else []:
             log.info("  %s: %s", side, line.strip())
-    log.info("  prompt: %s; from %s into %s", data.template.name, stage.start_from, stage.folder)
+    log.info("  prompt: %s; from %s into %s", data.prompts.line(), stage.start_from, stage.folder)

@@ -17,6 +17,7 @@ from aligner.models import load_tokenizer
 from aligner.plots import draw_loss
 from aligner.records import UserError
 from aligner.training.checkpoint import save_and_load
+from aligner.training.checkpoint.chat_template import set_chat_template
 from aligner.training.checkpoint.folder_writer import plan_folder
 from aligner.training.checkpoint.resume import RunState, begin_run, best_state, read_state
 from aligner.training.config import RunConfig
@@ -131,6 +132,7 @@ def finish(engine: Engine, tokenizer: Any, config: RunConfig, stage: Stage, card
         log.info("exporting %s, which has the lowest held-out loss", best.name)
     half = config.optimization.bf16 or config.optimization.fp16
     master = bool(half and not config.output.save_16bit)
+    set_chat_template(tokenizer, card.prompt)
     save_and_load.export(engine, tokenizer, stage.folder, master, config.model.trust_remote_code)
     if engine.ranks.first:
         write_card(stage.folder, card)
