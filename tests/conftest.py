@@ -59,6 +59,7 @@ PARTS = {
     "launchers": ("test_launchers",),
     "browser": ("test_report_page", "test_real_layer::page"),
     "servers": ("test_real_servers", "test_real_layer"),
+    "clients": ("test_real_clients",),
     "evaluation": ("test_real_judge",),
     "environment": ("test_environment_script",),
     "surroundings": ("test_surroundings", "test_doctor"),

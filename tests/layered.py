@@ -14,6 +14,7 @@ import pytest
 import uvicorn
 
 from aligner.inference.corrector import Corrector, Settings
+from aligner.inference.guard import Guard
 from aligner.serving.app import Limits, application
 from aligner.serving.exchange import Exchange, Policy
 from aligner.serving.shadow import ShadowLog
@@ -45,7 +46,9 @@ def serving(exchange: Exchange, **limits: Any) -> Iterator[str]:
 
 
 def exchange(corrector: Corrector, url: str, shadow: Path | None = None, seconds: float = 5, **policy: Any) -> Exchange:
+    """The layer. The tiny model never ends by itself, so its corrections are taken as far as they go unless a `guard` is given."""
     log = ShadowLog(str(shadow)) if shadow else None
+    policy.setdefault("guard", Guard(keep_unfinished=True))
     return Exchange("tiny", UpstreamClient(url, None, seconds, 10**6), Worker(corrector), Policy(**policy), log)
 
 
@@ -67,3 +70,41 @@ def until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def writing_model(bpe_folder: Path, folder: Path, text: str, ends: bool = True, prompt: str = "") -> Path:
+    """A real Llama whose weights say for each token which one follows: after the prompt it writes this text, whose tokens differ
+    from each other, and ends, or begins it again for ever."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    from aligner.prompts import CORRECTION
+
+    tokenizer = AutoTokenizer.from_pretrained(bpe_folder)
+    ids = tokenizer(text)["input_ids"]
+    start = tokenizer(prompt or CORRECTION.render("q", "a"))["input_ids"][-1]
+    assert len({start, *ids}) == len(ids) + 1, "a token can be followed by one alone"
+    size = len(tokenizer)
+    config = LlamaConfig(
+        vocab_size=size,
+        hidden_size=size,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=512,
+        tie_word_embeddings=False,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_() if weight.dim() > 1 else weight.fill_(1)
+        model.model.embed_tokens.weight.copy_(torch.eye(size))
+        for before, after in zip([start, *ids], [*ids, 0 if ends else ids[0]], strict=True):
+            model.lm_head.weight[after, before] = 1
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -20,6 +20,7 @@ from conftest import TEMPLATE, environment, read_rows
 from aligner.cli import main
 from aligner.inference.correct_file import CorrectionJob, StackedAligner, correct_file
 from aligner.inference.corrector import Corrected, CorrectionRequest
+from aligner.inference.guard import Guard
 from aligner.inference.journal import Journal
 from aligner.jsonl import LineLog
 from aligner.quality.edits import edits
@@ -93,9 +94,26 @@ def test_a_later_pass_goes_on_from_the_answer_that_was_kept(tmp_path):
 
 
 def test_a_correction_that_was_cut_off_can_be_kept_all_the_same(tmp_path):
-    correct_file(work(tmp_path, ROWS, Rewriter(str.upper, endless="a2"), keep_unfinished=True), QUIET)
+    correct_file(work(tmp_path, ROWS, Rewriter(str.upper, endless="a2"), guard=Guard(keep_unfinished=True)), QUIET)
     third = lines(tmp_path / "out.jsonl")[2]
     assert third["corrected"] == "A2" and not third["finished"] and "guard" not in third
+
+
+def test_only_the_rows_that_failed_are_corrected_again(tmp_path):
+    class Refuses(Rewriter):
+        def stream(self, requests):
+            for place, outcome in super().stream(requests):
+                yield place, UserError("no.") if requests[place].answer in ("a1", "a3") else outcome
+
+    correct_file(work(tmp_path, ROWS, Refuses(str.upper)), QUIET)
+    again = Rewriter(lambda text: text + "!")
+    report = correct_file(work(tmp_path, ROWS, again, retry_failed=True), QUIET)
+    assert [row["corrected"] for row in lines(tmp_path / "out.jsonl")] == ["A0", "a1!", "A2", "a3!", "A4"]
+    assert (len(again.asked), report.rows, report.faults) == (2, 2, [])
+    with pytest.raises(UserError, match="has no row that failed"):
+        correct_file(work(tmp_path, ROWS, again, retry_failed=True), QUIET)
+    with pytest.raises(UserError, match="is not the output of"):
+        correct_file(work(tmp_path, ROWS[:3], again, retry_failed=True), QUIET)
 
 
 def test_rows_keep_their_order_and_their_fields(tmp_path):

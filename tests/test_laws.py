@@ -17,8 +17,10 @@ RAW = [f"training.datasets.raw.{f.stem}" for f in sorted((PACKAGE / "training/da
 # Each module imports only from those above it.
 ORDER = [
     "records", "questions", "shipped",
+    "chat_api.thoughts", "chat_api.replies", "chat_api.parameters", "chat_api.streams",
     "readers.paths", "readers.content", "readers.json_rows", "readers.delimited", "readers.columnar",
-    "readers.rows", "file_systems", "files", "jsonl", "locks", "network", "surroundings", "relay", "packages",
+    "readers.rows", "readers.published_answers",
+    "file_systems", "files", "jsonl", "locks", "network", "surroundings", "relay", "packages",
     "hub", "prompts", "encoder", "card", "models", "quantised", "console", "demo",
     "quality.edits", "plots",
     "training.config", "training.config_check", "training.flags", "training.train_log", "training.datasets.damage",
@@ -40,10 +42,12 @@ ORDER = [
     "training.finetune.metrics", "training.finetune.loop", "training.finetune.announce", "training.finetune.run",
     "training.finetune.rank", "training.finetune.__main__",
     "quality.suspicions", "quality.check", "quality.config", "quality.command", "inference.drafts", "inference.row_cache",
-    "inference.greedy", "inference.sampling", "inference.corrector", "inference.servers", "inference.served",
-    "inference.journal", "inference.correct_file", "inference.config", "inference.one_answer", "inference.command",
+    "inference.greedy", "inference.sampling", "inference.corrector", "inference.guard", "inference.servers", "inference.served",
+    "inference.journal", "inference.items", "inference.correct_file", "inference.config", "inference.one_answer",
+    "inference.command",
     "serving.config", "serving.dialogue", "serving.gate", "serving.worker", "serving.protocol", "serving.upstream",
-    "serving.shadow", "serving.exchange", "serving.app", "serving.command", "evaluation.rates", "evaluation.pairs",
+    "serving.shadow", "serving.behind", "serving.waiting", "serving.untouched",
+    "serving.exchange", "serving.other_routes", "serving.app", "serving.command", "evaluation.rates", "evaluation.pairs",
     "evaluation.judges.dimensions", "evaluation.judges.judge", "evaluation.judges.human", "evaluation.judges.served",
     "evaluation.judges.local", "evaluation.judges.scores", "evaluation.judges.reward_and_cost", "evaluation.judges",
     "evaluation.replies", "evaluation.judging", "evaluation.figures", "evaluation.systems", "evaluation.subprocess_step",
@@ -62,7 +66,7 @@ ORDER = [
     "__main__", "",
 ]  # fmt: skip
 BARE = {
-    "readers", "training", "training.distributed", "training.engine", "training.checkpoint", "training.finetune",
+    "readers", "chat_api", "training", "training.distributed", "training.engine", "training.checkpoint", "training.finetune",
     "training.planning", "quality", "inference", "launch", "serving", "evaluation",
     "evaluation.measures", "reproduce",
 }  # fmt: skip
@@ -74,7 +78,7 @@ ROOMS = {
     "datasets": {"readers.columnar", "hub"},
     "pyarrow": {"readers.content", "readers.columnar"},
     "openai": {"inference.servers"},
-    "aiohttp": {"serving.upstream", "serving.exchange"},
+    "aiohttp": {"serving.upstream", "serving.untouched"},
     "uvicorn": {"serving.command"},
 }
 ALLOWED_BASES = {

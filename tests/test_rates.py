@@ -98,6 +98,7 @@ def test_agreement_by_hand():
     found = agreement([1, 1, 1, 1, 1, 1, -1, -1, -1, -1], [1, 1, 1, 1, 1, -1, 1, -1, -1, -1])
     assert (found.rows, found.share) == (10, 0.8)
     assert found.kappa == pytest.approx(0.28 / 0.48)
+    assert agreement([1, 1], [1, 1]).kappa is None, "outcomes of one kind say nothing about agreement beyond chance"
 
 
 def test_elo_of_two_systems_is_the_papers_formula():

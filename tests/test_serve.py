@@ -15,11 +15,12 @@ from layered import ANSWER, QUESTION, ask, client, correction, corrector, exchan
 from test_correct_file import lines
 
 from aligner import cli
+from aligner.chat_api.streams import CollectedStream
 from aligner.inference.corrector import Corrector
 from aligner.inference.greedy import DecoderRow
+from aligner.inference.guard import Guard
 from aligner.records import UserError
 from aligner.serving.dialogue import CandidateQuestions, candidate_questions
-from aligner.serving.exchange import StreamedText
 from aligner.serving.shadow import ShadowLog
 from aligner.serving.worker import Ticket, Worker
 
@@ -119,10 +120,11 @@ def test_what_a_stream_says_is_put_together_by_choice():
         )
     events += b': a comment\n\ndata: {"choices": [3]}\n\ndata: [DONE]\n\n'
     for size in (1, 7, 10_000):
-        heard = StreamedText()
+        heard = CollectedStream()
         for start in range(0, len(events), size):
             heard.feed(events[start : start + size])
-        assert heard.texts() == ["a\u00e4", "x"]
+        heard.finish()
+        assert [choice["message"]["content"] for choice in heard.completion()["choices"]] == ["a\u00e4", "x"]
 
 
 def test_an_answer_without_text_is_passed_on(corrector, told):
@@ -161,7 +163,7 @@ def test_who_calls_tools_says_so_after_the_correction_too(corrector, told):
     message = {"role": "assistant", "content": ANSWER, "tool_calls": [call, {**call, "id": "c2"}]}
     whole = {"id": "1", "object": "chat.completion", "created": 1, "model": "m",
              "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]}  # fmt: skip
-    made = exchange(corrector, told.url)
+    made = exchange(corrector, told.url, guard=Guard(keep_unfinished=True, correct_structured=True))
     with serving(made) as address:
         made.upstream.ask = lambda *_: _reply(whole)  # type: ignore[method-assign]
         choice = ask(address).choices[0]

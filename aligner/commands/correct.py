@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 
 from aligner.commands.pipes import piped_files
-from aligner.commands.shared_flags import add_column_flag, add_model_flags, add_server_flags, config_from
+from aligner.commands.shared_flags import (
+    add_column_flag,
+    add_guard_flags,
+    add_model_flags,
+    add_server_flags,
+    config_from,
+)
 from aligner.records import UserError
 
 
@@ -34,20 +40,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="JSON lines: each row with 'corrected', 'finished' and 'edits' ('passes' of several), or 'error'; -: standard output",
     )
     add_column_flag(parser, "question, answer, feedback")
+    add(
+        "--questions",
+        metavar="FILE",
+        help="of MT-Bench's answers: question.jsonl (beside them, or one folder above)",
+    )
+    add("--retry_failed", action="store_true", help="correct the rows of --output that failed again, and those alone")
     add("--rounds", type=int, default=1, metavar="N", help="feed corrections back in, so many times in all (1)")
     add(
         "--feedback",
         metavar="TEXT",
         help=f"instruction for the correction, for rows that have none: {', '.join(FEEDBACKS)}, or any text",
     )
-    add(
-        "--keep_unfinished",
-        action="store_true",
-        help="put corrections that did not end within --max_new_tokens, cut off there, in place of the answers all the same "
-        "(otherwise the answer is kept: 'guard' says so, 'cut_off' has the text)",
-    )
     add("--sample", action="store_true", help="draw tokens as the paper did (temperature 0.3, top-k 10, top-p 0.95)")
     add("--seed", type=int, default=42, metavar="N", help="of --sample (42)")
+    add_guard_flags(parser)
     add_served_flags(parser)
     add_server_flags(parser)
     add_model_flags(parser)
@@ -93,7 +100,17 @@ def run_one(args: argparse.Namespace) -> int:
 
     if args.question is None or args.answer is None:
         raise UserError("--question and --answer belong together: give both.")
-    for name in ("input", "output", "stack", "aligner_url", "upstream_url", "keep_unfinished"):
+    for name in (
+        "input",
+        "output",
+        "stack",
+        "aligner_url",
+        "upstream_url",
+        "keep_unfinished",
+        "scripts",
+        "questions",
+        "retry_failed",
+    ):
         if getattr(args, name):
             raise UserError(f"--{name} is for files of answers: leave it out, or --question and --answer.")
     options = args.prompt_template, args.max_new_tokens, args.dtype, args.trust_remote_code

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from aligner.commands.shared_flags import add_model_flags, config_from
+from aligner.commands.shared_flags import add_guard_flags, add_model_flags, config_from
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -50,8 +50,23 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="instruction for corrections, where the Aligner's prompt has a slot for it",
     )
+    add_route_flags(parser)
+    add_guard_flags(parser)
     add_limit_flags(parser)
     add_model_flags(parser)
+
+
+def add_route_flags(parser: argparse.ArgumentParser) -> None:
+    """What else goes to the upstream: routes and headers."""
+    add = parser.add_argument
+    add("--pass_through", action="store_true", help="pass on every other route of /v1/ as it is (otherwise 404)")
+    add("--pass_headers", nargs="+", metavar="NAME", help="headers of callers that the upstream gets too (traceparent)")
+    add(
+        "--upstream_header",
+        action="append",
+        metavar="'NAME: VALUE'",
+        help="a header that the upstream always gets; may be given several times",
+    )
 
 
 def add_limit_flags(parser: argparse.ArgumentParser) -> None:

@@ -34,6 +34,34 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add("--trust_remote_code", action="store_true", help="run Python code that comes with the model")
 
 
+def add_guard_flags(parser: argparse.ArgumentParser) -> None:
+    """Which answers stay as they are."""
+    add = parser.add_argument
+    add(
+        "--keep_unfinished",
+        action="store_true",
+        help="take corrections that did not end within --max_new_tokens, cut off there, all the same",
+    )
+    add(
+        "--keep",
+        choices=("code", "none"),
+        default="code",
+        help="code: an answer is left alone where its correction would change fenced code in it (code)",
+    )
+    add(
+        "--correct_structured",
+        action="store_true",
+        help="correct JSON, structured output and the text beside tool calls like prose (otherwise left alone)",
+    )
+    add(
+        "--scripts",
+        nargs="+",
+        metavar="NAME",
+        help="of Unicode (Latin, Han, Cyrillic): leave alone answers with less than half of their letters in these, as languages "
+        "that the Aligner was never trained on (any)",
+    )
+
+
 def add_column_flag(parser: argparse.ArgumentParser, roles: str) -> None:
     """The names of the fields in rows that call them otherwise."""
     parser.add_argument(

@@ -85,6 +85,7 @@ def _figures(
 ) -> dict[str, Any]:
     """The figures of the report, by their names in report.json."""
     figures: dict[str, Any] = {"verdicts": verdict_figures(verdicts, people), "copying": copying(pairs)}
+    figures["unfinished"] = sum(pair.unfinished for pair in pairs)
     if scores := {} if job.systems else scores_of(verdicts):
         figures["scores"] = {name: shift(before, after) for name, (before, after) in scores.items()}
     if job.systems:
@@ -167,6 +168,9 @@ def shift(before: Sequence[float], after: Sequence[float]) -> dict[str, float]:
 def _tables(report: dict[str, Any], pairs: int) -> Iterator[str]:
     """The tables for a terminal."""
     faults = report["faults"]
+    if endless := report["unfinished"]:
+        share = endless / pairs
+        yield f"{endless:,} of {pairs:,} answers ({share:.0%}) have no correction that ended: they count as they are in 'corrected'"
     yield from (f"left out: {fault}" for fault in faults[:5])
     if faults:
         yield f"{len(faults):,} of {len(faults) + pairs:,} rows were left out"

@@ -184,7 +184,8 @@ def agreed_line(agreed: dict[str, Any]) -> str:
         return f"agreement with people: of {agreed['labelled']:,} labelled pairs none was judged and read"
     unread = agreed["labelled"] - agreed["rows"]
     more = f" ({unread:,} more were labelled, and not read)" if unread else ""
-    return f"agrees with people in {agreed['share']:.1%} of {agreed['rows']:,} pairs, kappa {agreed['kappa']:.2f}{more}"
+    kappa = "none (all of one kind)" if agreed["kappa"] is None else f"{agreed['kappa']:.2f}"
+    return f"agrees with people in {agreed['share']:.1%} of {agreed['rows']:,} pairs, kappa {kappa}{more}"
 
 
 def _percent(share: float | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from aligner.readers.rows import read_rows
+from aligner.readers.published_answers import read_answers
 from aligner.records import DataError, Origin, UserError, text_fault
 from aligner.training.datasets.options import Columns
 
@@ -25,7 +25,8 @@ def named_fields(columns: Columns) -> dict[str, tuple[str, ...]]:
 @dataclass(frozen=True, slots=True)
 class Pair:
     """An answer and its correction. `upstream`, `category`: fields of the row, or empty. `settled`: whether the last
-    of several passes changed nothing any more (idempotence, after `--rounds`); None of a single one."""
+    of several passes changed nothing any more (idempotence, after `--rounds`); None of a single one. `unfinished`: whether its
+    correction had no room or no end."""
 
     origin: Origin
     question: str
@@ -34,6 +35,7 @@ class Pair:
     upstream: str = ""
     category: str = ""
     settled: bool | None = None
+    unfinished: bool = False
 
 
 def read_pairs(
@@ -77,7 +79,7 @@ Read = tuple[Origin, dict[str, Any]] | DataError
 
 def _rows(path: str) -> list[Read]:
     rows: list[Read] = []
-    for row in read_rows(path):
+    for row in read_answers(path):
         if isinstance(row, DataError):
             if row.row is None:
                 raise row
@@ -119,7 +121,8 @@ def _pair(
     upstream = _name(fields.get("upstream") or fields.get("generator"))
     passes = fields.get("passes")
     settled = passes[-1] == passes[-2] if isinstance(passes, list) and len(passes) > 1 else None
-    return Pair(origin, str(question), str(before), str(after), upstream, _name(fields.get("category")), settled)
+    unfinished, category = fields.get("finished") is False, _name(fields.get("category"))
+    return Pair(origin, str(question), str(before), str(after), upstream, category, settled, unfinished)
 
 
 def _name(value: Any) -> str:

@@ -101,11 +101,12 @@ def order_bias(first_chosen: int, second_chosen: int) -> float | None:
 
 @dataclass(frozen=True)
 class Agreement:
-    """With human labels: the share of equal outcomes, and Cohen's kappa, which takes away what chance would give."""
+    """With human labels: the share of equal outcomes, and Cohen's kappa, which takes away what chance would give; None where all
+    outcomes are of one kind, of which chance would give as much."""
 
     rows: int
     share: float
-    kappa: float
+    kappa: float | None
 
 
 def agreement(judged: Sequence[int], human: Sequence[int]) -> Agreement | None:
@@ -115,7 +116,7 @@ def agreement(judged: Sequence[int], human: Sequence[int]) -> Agreement | None:
         return None
     share = float((ours == theirs).mean())
     chance = sum(float((ours == kind).mean() * (theirs == kind).mean()) for kind in (-1, 0, 1))
-    return Agreement(len(ours), share, (share - chance) / (1 - chance) if chance < 1 else 1.0)
+    return Agreement(len(ours), share, (share - chance) / (1 - chance) if chance < 1 else None)
 
 
 def elo(results: Mapping[tuple[str, str], tuple[float, float]], anchor: str, at: float = 1500.0) -> dict[str, float]:

@@ -16,6 +16,7 @@ from aligner.encoder import Encoder
 from aligner.inference.config import CorrectConfig
 from aligner.inference.correct_file import CorrectionJob, CorrectionSummary, Drift, StackedAligner, correct_file
 from aligner.inference.corrector import Corrector, Settings, best_dtype
+from aligner.inference.guard import Guard, markers_of
 from aligner.inference.sampling import Sampling
 from aligner.inference.served import ServedAligner, UpstreamModel
 from aligner.inference.servers import Server, ServerGone
@@ -44,7 +45,7 @@ def correct(config: CorrectConfig) -> int:
 def job_of(config: CorrectConfig) -> CorrectionJob:
     """The job that the settings describe. UserError where a model cannot be used as they say."""
     options, sampling = config.options, Sampling(seed=config.seed) if config.sample else None
-    settings = Settings(options.batch_size, options.max_new_tokens, sampling)
+    settings = Settings(options.batch_size, options.max_new_tokens, sampling, whole_only=not config.keep_unfinished)
     folders = [locate(folder) for folder in config.models]
     for folder in folders:
         check_place(folder)
@@ -64,7 +65,7 @@ def job_of(config: CorrectConfig) -> CorrectionJob:
         **({"sampling": asdict(sampling)} if sampling else {}),
     }
     stack = [
-        StackedAligner(name, partial(_open, config, folder, settings), template.takes_feedback)
+        StackedAligner(name, partial(_open, config, folder, settings), template.takes_feedback, markers_of(template))
         for name, folder, template in zip(_names(folders), folders, templates, strict=True)
     ]
     return CorrectionJob(
@@ -77,7 +78,9 @@ def job_of(config: CorrectConfig) -> CorrectionJob:
         parse_columns(config.columns, "") or QAC,
         "answer" in templates[0].slots,
         about,
-        config.keep_unfinished,
+        Guard(config.keep_unfinished, config.keep == "code", config.correct_structured, config.scripts or ()),
+        config.questions,
+        config.retry_failed,
     )
 
 
@@ -120,7 +123,10 @@ def summary_lines(summary: CorrectionSummary, config: CorrectConfig) -> Iterator
     if summary.unfinished:
         limit = f"{config.options.max_new_tokens:,} tokens (or the model's)"
         action = "were cut off" if config.keep_unfinished else "their answers were kept ('guard', 'cut_off' say where)"
-        yield f"{summary.unfinished:,} of them did not end within {limit}: {action}"
+        share = f"{summary.unfinished / max(1, summary.corrected):.0%}"
+        yield f"{summary.unfinished:,} of them ({share}) did not end within {limit}: {action}"
+    if summary.left_alone:
+        yield f"{summary.left_alone:,} answers were left alone (structured, fenced code, script): 'guard_reason' says why"
     if summary.unread:
         yield f"{summary.unread:,} rows have feedback, which the Aligner's prompt has no slot for: it was ignored"
 
@@ -130,9 +136,10 @@ def drift_lines(drift: Sequence[Drift]) -> list[str]:
     if len(drift) < 2:
         return []
     width = max(len(each.name) for each in drift)
-    lines = [f"{'':<{width}}  unchanged  like its input  like the answer  length"]
+    lines = [f"{'':<{width}}  unchanged  like its input  like the answer  length  no end"]
     for each in drift:
         lines.append(
             f"{each.name:<{width}}{each.unchanged:>11.0%}{each.to_input:>15.2f}{each.to_answer:>17.2f}{each.length:>8.2f}"
+            f"{each.unfinished:>8.0%}"
         )
     return lines

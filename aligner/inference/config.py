@@ -36,6 +36,11 @@ class CorrectConfig:
     feedback: str | None = None
     sample: bool = False
     keep_unfinished: bool = False
+    keep: str = "code"
+    correct_structured: bool = False
+    scripts: tuple[str, ...] | None = None
+    questions: str | None = None
+    retry_failed: bool = False
     seed: int = 42
     aligner_url: str | None = None
     aligner_model: str | None = None

@@ -15,49 +15,34 @@ from pathlib import Path
 from typing import Any
 
 from aligner.files import sha256_of, write_lines
-from aligner.inference.corrector import Aligner, Corrected, CorrectionRequest
+from aligner.inference.corrector import Aligner, Corrected, CorrectionRequest, NoRoom, Outcome
+from aligner.inference.guard import Guard, Kept
+from aligner.inference.items import Item, earlier_rows, is_missing, read_items
 from aligner.inference.journal import Journal
 from aligner.inference.served import UpstreamModel
 from aligner.prompts import FEEDBACKS
 from aligner.quality.edits import Edits, edits
-from aligner.readers.rows import read_rows
-from aligner.records import DataError, Origin, UserError, kind_of, text_fault
+from aligner.records import DataError, UserError
 from aligner.training.datasets.options import QAC, Columns
 
-ADDED = ("corrected", "finished", "edits", "passes", "error", "answer_finished", "guard", "cut_off")
 KEPT = "answer kept"  # what the guard did, in the field `guard`
 Progress = Callable[..., Any]  # as tqdm: progress(iterable, total=..., desc=...)
 
 
-@dataclass
-class Item:
-    """A row in progress: its fields as they were read, which of them have a role, and its fault, if it has one."""
-
-    origin: Origin
-    fields: dict[str, Any]
-    columns: Columns = QAC
-    fault: DataError | None = None
-
-    def text(self, role: str) -> Any:
-        """What the row has as its question, answer or feedback; empty where it has nothing."""
-        return self.fields.get(getattr(self.columns, role)) or ""
-
-
 @dataclass(frozen=True)
 class StackedAligner:
-    """One Aligner of a stack: its name and how to open it. It is opened when its pass begins and freed at its end."""
+    """One Aligner of a stack: its name, how to open it, and its prompt's markers. It is opened when its pass begins and freed at
+    its end."""
 
     name: str
     open: Callable[[], Aligner]
     takes_feedback: bool = False
+    markers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class CorrectionJob:
-    """A file to correct. `about`: everything that decides the result, by name; a job that is continued must agree in it.
-
-    keep_unfinished: put a correction that did not end, cut off where the limit was, in the answer's place all the same.
-    """
+    """A file to correct. `about`: everything that decides the result, by name; a job that is continued must agree in it."""
 
     input: str
     output: str
@@ -68,14 +53,16 @@ class CorrectionJob:
     columns: Columns = QAC
     needs_answer: bool = True  # whether the first Aligner's prompt shows it
     about: dict[str, Any] = field(default_factory=dict)
-    keep_unfinished: bool = False
+    guard: Guard = Guard()
+    questions: str | None = None
+    retry_failed: bool = False
 
 
 @dataclass
 class CorrectionSummary:
     """The outcome of a job, in numbers of rows: all, those answered by the upstream, those whose answer was cut off, corrected
-    ones, those whose correction is empty or was cut off, those whose feedback was ignored; the faults in order, and the drift of
-    each pass."""
+    ones, those whose correction is empty or did not end, those left alone on purpose, those whose feedback was ignored; the faults
+    in order, and the drift of each pass."""
 
     rows: int
     upstream_answers: int
@@ -83,6 +70,7 @@ class CorrectionSummary:
     corrected: int
     empty: int
     unfinished: int
+    left_alone: int
     unread: int
     faults: list[DataError]
     drift: list[Drift]
@@ -91,25 +79,31 @@ class CorrectionSummary:
 @dataclass(frozen=True)
 class Drift:
     """What a pass changed, as means over rows: the share left unchanged, similarity to its input and to the first answer,
-    characters over the first answer's. A corrector should reach a fixed point: unchanged tends to 1."""
+    characters over the first answer's, the share without a correction (no room, no end). A corrector should reach a fixed point:
+    unchanged tends to 1."""
 
     name: str
     unchanged: float
     to_input: float
     to_answer: float
     length: float
+    unfinished: float
 
 
 def correct_file(job: CorrectionJob, progress: Progress) -> CorrectionSummary:
     """Run the job. UserError where no row can be corrected, or a server is gone: the same job, run again, continues."""
     journal_file = Path(f"{job.output}.journal")
-    if Path(job.output).is_file() and not journal_file.exists():
+    if Path(job.output).is_file() and not journal_file.exists() and not job.retry_failed:
         raise UserError(f"{job.output}: is already there. Name another output, or remove it to correct anew.")
-    items = read_items(job.input, job.upstream is not None or not job.needs_answer, job.columns)
+    items = read_items(job.input, job.upstream is not None or not job.needs_answer, job.columns, job.questions)
+    earlier = earlier_rows(job.output, job.input, items) if job.retry_failed else [None] * len(items)
+    items = [item for item, row in zip(items, earlier, strict=True) if row is None]
     if all(item.fault for item in items):
         raise next((item.fault for item in items if item.fault), UserError(f"{job.input}: has no rows."))
     about = {"input": sha256_of(job.input), "rounds": job.rounds, "feedback": job.feedback, **job.about}
-    about["keep_unfinished"] = job.keep_unfinished
+    if job.retry_failed:
+        about["output"] = sha256_of(job.output)
+    about["guard"] = {**asdict(job.guard), "scripts": list(job.guard.scripts)}
     about |= {"columns": asdict(job.columns)} if job.columns != QAC else {}
     journal = Journal(journal_file, about)
     try:
@@ -120,7 +114,8 @@ def correct_file(job: CorrectionJob, progress: Progress) -> CorrectionSummary:
         for number in range(passes):
             _pass(job, number, items, journal, progress)
         summary = _summary(job, items, journal, upstream_answers, passes)
-        write_lines(job.output, (_output(item, row, journal, passes) for row, item in enumerate(items)))
+        anew = (_output(item, row, journal, passes) for row, item in enumerate(items))
+        write_lines(job.output, [next(anew) if row is None else row for row in earlier])
     except BaseException:
         journal.close()
         raise
@@ -128,48 +123,9 @@ def correct_file(job: CorrectionJob, progress: Progress) -> CorrectionSummary:
     return summary
 
 
-def read_items(path: str, may_ask: bool, columns: Columns = QAC) -> list[Item]:
-    """The rows of a file; unusable ones with their fault. `may_ask`: a row may lack an answer, which the upstream then gives."""
-    items = []
-    for row in read_rows(path):
-        if isinstance(row, DataError):
-            if row.row is None:
-                raise row
-            items.append(Item(Origin(row.file, row.row), {}, fault=row))
-        else:
-            fields = row.value if isinstance(row.value, dict) else {}
-            if taken := [name for name in ADDED if name in fields]:
-                raise DataError(
-                    *row.origin, f"has a field '{taken[0]}', which this program writes", "Rename it in all rows"
-                )
-            items.append(Item(row.origin, fields, columns, _fault(row.origin, row.value, may_ask, columns)))
-    return items
-
-
-def _fault(origin: Origin, value: Any, may_ask: bool, columns: Columns) -> DataError | None:
-    if not isinstance(value, dict):
-        return DataError(*origin, f"holds {kind_of(value)} where an object should be", "Write question and answer")
-    for role in ("question", "answer", "feedback"):
-        name = getattr(columns, role)
-        text = value.get(name)
-        if _is_missing(text) and (role == "feedback" or (role == "answer" and may_ask)):
-            continue
-        if text is None:
-            remedy = "Write it, or let --upstream_url ask a model" if role == "answer" else "Each row needs one"
-            remedy += f"; where it has another name: --columns {role}=NAME"
-            return DataError(*origin, f"the field '{name}' is missing", remedy)
-        if fault := text_fault(origin, name, text):
-            return fault
-    return None
-
-
-def _is_missing(text: Any) -> bool:
-    return text is None or (isinstance(text, str) and not text.strip())
-
-
 def _ask(upstream: UpstreamModel, items: Sequence[Item], journal: Journal, progress: Progress) -> int:
     """Let the upstream answer where an answer is missing. Returns the number of such rows, those of earlier runs included."""
-    missing = [row for row, item in enumerate(items) if not item.fault and _is_missing(item.text("answer"))]
+    missing = [row for row, item in enumerate(items) if not item.fault and is_missing(item.text("answer"))]
     left = [row for row in missing if ("answer", row) not in journal.done]
     if left:
         stream = upstream.stream([items[row].text("question") for row in left])
@@ -203,6 +159,8 @@ def _pass(job: CorrectionJob, number: int, items: Sequence[Item], journal: Journ
         if item.fault or (kind, row) in journal.done:
             continue
         known = _known(job, number, row, item, journal)
+        if known is None and (kept := job.guard.before(text := _input(number, row, item, journal))):
+            known = _kept(kept, Corrected.unchanged(text), text, None)
         if known is None:
             left.append(row)
         else:
@@ -215,19 +173,25 @@ def _pass(job: CorrectionJob, number: int, items: Sequence[Item], journal: Journ
         ]
         name = "correcting" if job.rounds * len(job.stack) == 1 else f"{kind}, {member.name}"
         for place, outcome in progress(aligner.stream(requests), total=len(left), desc=name):
-            refused = {"refused": str(outcome)}
-            corrected = isinstance(outcome, Corrected) and _guarded(outcome, requests[place].answer, job)
-            journal.add(kind, left[place], corrected or refused)
+            journal.add(kind, left[place], _result(outcome, requests[place], job.guard, member.markers))
     for row, item in enumerate(items):
         if not item.fault:
             _refused(item, journal.done[kind, row])
 
 
-def _guarded(outcome: Corrected, answer: str, job: CorrectionJob) -> dict[str, Any]:
-    """A correction as it is kept. One that did not end runs on, mostly repeating itself: its answer is kept in its place."""
-    if outcome.finished or job.keep_unfinished:
-        return asdict(outcome)
-    return {**asdict(outcome), "text": answer, "cut_off": outcome.text}
+def _result(outcome: Outcome, request: CorrectionRequest, guard: Guard, markers: tuple[str, ...]) -> dict[str, Any]:
+    """What is kept of a row: its correction, its answer where that stays, or why there is neither."""
+    if isinstance(outcome, NoRoom):
+        return _kept(Kept(str(outcome), True), Corrected.unchanged(request.answer), request.answer, None)
+    if isinstance(outcome, UserError):
+        return {"refused": str(outcome)}
+    kept = guard.after(outcome, request.question, request.answer, markers)
+    return _kept(kept, outcome, request.answer, outcome.text) if kept else asdict(outcome)
+
+
+def _kept(kept: Kept, outcome: Corrected, answer: str, decoded: str | None) -> dict[str, Any]:
+    """An answer that stays, with the text that was not taken."""
+    return {**asdict(outcome), "text": answer, "finished": not kept.failed, "kept": kept.reason, "cut_off": decoded}
 
 
 def _feedback(job: CorrectionJob, member: StackedAligner, item: Item) -> str:
@@ -258,8 +222,8 @@ def _output(item: Item, row: int, journal: Journal, passes: int) -> dict[str, An
     corrected = corrections[-1]["text"]
     figures = asdict(edits(item.text("answer"), corrected))
     more: dict[str, Any] = {"passes": [each["text"] for each in corrections]} if passes > 1 else {}
-    if "cut_off" in corrections[-1]:
-        more |= {"guard": KEPT, "cut_off": corrections[-1]["cut_off"]}
+    if "kept" in corrections[-1]:
+        more |= {"guard": KEPT, "guard_reason": corrections[-1]["kept"], "cut_off": corrections[-1]["cut_off"]}
     rounded = {name: value if isinstance(value, bool) else round(value, 4) for name, value in figures.items()}
     return {**item.fields, "corrected": corrected, "finished": corrections[-1]["finished"], "edits": rounded, **more}
 
@@ -274,7 +238,8 @@ def _summary(
         texts = [journal.done[_kind(number), row]["text"] for row in good]
         step = [edits(before, after) for before, after in zip(inputs, texts, strict=True)]
         whole = [edits(items[row].text("answer"), text) for row, text in zip(good, texts, strict=True)]
-        drift.append(_drift(f"{_kind(number)}, {job.stack[number % len(job.stack)].name}", step, whole))
+        endless = _mean(not journal.done[_kind(number), row]["finished"] for row in good)
+        drift.append(_drift(f"{_kind(number)}, {job.stack[number % len(job.stack)].name}", step, whole, endless))
     last = [journal.done[_kind(passes - 1), row] for row in good]
     faults = [item.fault for item in items if item.fault]
     deaf = not any(member.takes_feedback for member in job.stack)
@@ -282,12 +247,15 @@ def _summary(
     cut = sum("answer_finished" in items[row].fields for row in good)
     empty = sum(not correction["text"].strip() for correction in last)
     unfinished = sum(not correction["finished"] for correction in last)
-    return CorrectionSummary(len(items), upstream_answers, cut, len(good), empty, unfinished, unread, faults, drift)
+    alone = sum("kept" in correction and correction["finished"] for correction in last)
+    counts = upstream_answers, cut, len(good), empty, unfinished, alone, unread
+    return CorrectionSummary(len(items), *counts, faults, drift)
 
 
-def _drift(name: str, step: Sequence[Edits], whole: Sequence[Edits]) -> Drift:
+def _drift(name: str, step: Sequence[Edits], whole: Sequence[Edits], endless: float) -> Drift:
     unchanged, to_input = _mean(e.identical for e in step), _mean(e.similarity for e in step)
-    return Drift(name, unchanged, to_input, _mean(e.similarity for e in whole), _mean(e.length_ratio for e in whole))
+    to_answer, length = _mean(e.similarity for e in whole), _mean(e.length_ratio for e in whole)
+    return Drift(name, unchanged, to_input, to_answer, length, endless)
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -48,6 +48,10 @@ class Corrected:
         return cls(answer, True, edits(answer, answer))
 
 
+class NoRoom(UserError):
+    """An answer that is longer than any correction of it could be."""
+
+
 Outcome = Corrected | UserError  # the error says why this one cannot be corrected
 
 
@@ -64,12 +68,14 @@ MODEL_ERRORS = (IndexError, ValueError, TypeError, RuntimeError)  # what a model
 @dataclass(frozen=True)
 class Settings:
     """How corrections are decoded: rows at once, tokens of a correction at most, and how tokens are drawn (greedily without
-    `sampling`). `max_prompt_tokens`: the longest prompt, where that is less than the model's positions."""
+    `sampling`). `max_prompt_tokens`: the longest prompt, where that is less than the model's positions. `whole_only`: an answer
+    that a correction has no room for is refused (NoRoom) before it is decoded."""
 
     batch_size: int = 8
     max_new_tokens: int = 2048
     sampling: Sampling | None = None
     max_prompt_tokens: int | None = None
+    whole_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -218,7 +224,19 @@ class Corrector:
         most = self.settings.max_prompt_tokens
         if most and len(prompt) > most:
             return UserError(f"its prompt has {len(prompt):,} tokens, and at most {most:,} are read: shorten it.")
-        return DecoderRow(prompt, answer, min(self.settings.max_new_tokens, positions - len(prompt)), index)
+        room = min(self.settings.max_new_tokens, positions - len(prompt))
+        if fault := no_room(self.settings, len(answer), room):
+            return fault
+        return DecoderRow(prompt, answer, room, index)
+
+
+def no_room(settings: Settings, needed: int, room: int) -> NoRoom | None:
+    """Why an answer of so many tokens cannot be rewritten in this room, where the settings ask for whole corrections alone."""
+    if not settings.whole_only or room >= needed:
+        return None
+    return NoRoom(
+        f"its answer has {needed:,} tokens and the correction room for {room:,}: raise --max_new_tokens or shorten it."
+    )
 
 
 def best_dtype() -> str:

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from aligner.chat_api.replies import is_whole
+from aligner.chat_api.thoughts import said_in
 from aligner.encoder import Encoder
-from aligner.inference.corrector import Corrected, CorrectionRequest, Outcome, Settings, check_feedback
+from aligner.inference.corrector import Corrected, CorrectionRequest, NoRoom, Outcome, Settings, check_feedback, no_room
 from aligner.inference.servers import Client, Server
 from aligner.prompts import PromptTemplate
 from aligner.quality.edits import edits
@@ -35,19 +37,19 @@ class UpstreamModel:
 
     def _ask(self, client: Client, question: str) -> Answer | UserError:
         given: dict[str, Any] = {"max_tokens": self.max_tokens, "temperature": self.temperature}
-        answer = client.chat.completions.create(
-            model=self.server.model,
-            messages=[{"role": "user", "content": question}],
+        request = {
+            "messages": [{"role": "user", "content": question}],
             **{name: value for name, value in given.items() if value is not None},
-        )
-        choice = answer.choices[0]
-        text = choice.message.content
-        if not isinstance(text, str) or not text.strip():
-            return UserError(f"{self.server.url} gave no text for it.")
+        }
+        choice = self.server.complete(client, "/chat/completions", request)["choices"][0]
+        text, thought = said_in(choice["message"])
+        if not text.strip():
+            more = ", only a thought: it may need more --upstream_max_tokens" if thought else ""
+            return UserError(f"{self.server.url} gave no text for it{more}.")
         fault = text_fault(Origin(self.server.url, 0), "answer", text)
         if fault:
             return UserError(f"{self.server.url} gave what is no text: {fault.problem}.")
-        return Answer(text, choice.finish_reason != "length")
+        return Answer(text, is_whole(choice.get("finish_reason")))
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,12 @@ class ServedAligner:
         check_feedback(self.template, requests)
         # All in this thread: a tokenizer must not be used by several at once.
         prompts = [(place, *self._prompt(request)) for place, request in enumerate(requests)]
-        for place, outcome in self.server.each(self._complete, prompts):
+        for place, _, room in prompts:
+            if fault := self._no_room(requests[place].answer, room):
+                yield place, fault
+        prompts = [each for each in prompts if not self._no_room(requests[each[0]].answer, each[2])]
+        for at, outcome in self.server.each(self._complete, prompts):
+            place = prompts[at][0]
             if isinstance(outcome, UserError):
                 yield place, outcome
             else:
@@ -83,13 +90,27 @@ class ServedAligner:
         same = self.encoder.tokenizer(text)["input_ids"] == ids
         return text if same else ids, min(self.settings.max_new_tokens, self.positions - len(ids))
 
+    def _no_room(self, answer: str, room: int) -> NoRoom | None:
+        """Why an answer cannot be rewritten in this room; one whose prompt leaves none at all is refused as such."""
+        if room < 1 or not self.settings.whole_only:
+            return None
+        return no_room(
+            self.settings, len(self.encoder.tokenizer(answer, add_special_tokens=False)["input_ids"]) + 1, room
+        )
+
     def _complete(self, client: Client, prompt: tuple[int, str | list[int], int]) -> tuple[str, bool] | UserError:
         place, sent, most = prompt
         if most < 1:
             return UserError(f"its prompt leaves no room in the model's {self.positions:,} positions: shorten it.")
         drawn, more = self.settings.sampling, dict[str, Any](temperature=0)
         if drawn:
-            more = {"temperature": drawn.temperature, "top_p": drawn.top_p, "seed": drawn.seed + place}
-            more["extra_body"] = {"top_k": drawn.top_k}
-        choice = client.completions.create(model=self.server.model, prompt=sent, max_tokens=most, **more).choices[0]
-        return choice.text or "", choice.finish_reason == "stop"
+            more = {
+                "temperature": drawn.temperature,
+                "top_p": drawn.top_p,
+                "top_k": drawn.top_k,
+                "seed": drawn.seed + place,
+            }
+        request = {"prompt": sent, "max_tokens": most, **more}
+        choice = self.server.complete(client, "/completions", request)["choices"][0]
+        reason = choice.get("finish_reason")
+        return choice.get("text") or "", reason is not None and is_whole(reason)

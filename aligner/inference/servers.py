@@ -12,13 +12,17 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import Empty, Queue
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import openai
 
+from aligner.chat_api.parameters import ModelParameters
+from aligner.chat_api.replies import error_in
+from aligner.chat_api.streams import reply_in
 from aligner.records import UserError
 
 log = logging.getLogger("aligner")
@@ -56,8 +60,10 @@ class Server:
     key: str = "OPENAI_API_KEY"
     concurrency: int = 8
     timeout: float = 600
+    parameters: ModelParameters = field(init=False, compare=False, repr=False)  # what the model takes, learned from it
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "parameters", ModelParameters(f"{self.model} at {_place_of(self.url)}"))
         try:
             parts = urlsplit(self.url)
             _ = parts.port  # it is read, and may be none, only here
@@ -81,9 +87,24 @@ class Server:
         key = os.environ.get(self.key, "").strip() or NO_KEY
         if not (key.isascii() and key.isprintable()):
             raise UserError(f"the variable {self.key} holds what cannot be a key.")
-        return openai.OpenAI(
-            base_url=self.url, api_key=key, max_retries=RETRIES, timeout=openai.Timeout(self.timeout, connect=CONNECT)
-        )
+        timeout = openai.Timeout(self.timeout, connect=CONNECT)
+        caller = openai.DefaultHttpxClient(base_url=self.url, timeout=timeout, event_hooks={"response": [true_status]})
+        return openai.OpenAI(base_url=self.url, api_key=key, max_retries=RETRIES, timeout=timeout, http_client=caller)
+
+    def complete(self, client: Client, path: str, request: dict[str, Any]) -> dict[str, Any]:
+        """The reply to a request (`/chat/completions`, `/completions`), sent as the model takes it.
+
+        What it refuses is learned from its refusal. A reply that comes only as a stream is collected. Raises what the client
+        raises.
+        """
+        sent = self.parameters.adapt({"model": self.model, **request})
+        while True:
+            try:
+                return reply_in(client.post(path, cast_to=httpx.Response, body=sent).content)
+            except openai.APIStatusError as error:
+                if not self.parameters.learn(error.status_code, error.body or error.message, sent):
+                    raise
+                sent = self.parameters.adapt(sent)
 
     def each(self, call: Call, items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         """Yield the place and result of `call(client, item)` as each is there; of a row that cannot be had, its UserError.
@@ -172,6 +193,23 @@ class Server:
             return isinstance(client.with_options(max_retries=1, timeout=10).models.list().data, list)
         except BROKEN:
             return False
+
+
+def _place_of(url: str) -> str:
+    """The address of a server for a message: without what could be a secret in it."""
+    return url.partition("?")[0].rpartition("@")[2].partition("://")[2] or url.rpartition("@")[2]
+
+
+def true_status(response: httpx.Response) -> None:
+    """Give an error in a body of status 200 the status that it should have had, so that the client waits, tries again and raises
+    as for any other."""
+    if response.status_code == 200:
+        try:
+            error = error_in(reply_in(response.read()))
+        except (ValueError, RecursionError):
+            return
+        if error:
+            response.status_code = error.status
 
 
 def _line(error: object) -> str:

@@ -25,9 +25,11 @@ from aligner import __version__
 from aligner.quality.edits import diff
 from aligner.serving import LOOPBACK
 from aligner.serving.exchange import Exchange
+from aligner.serving.other_routes import PATHS, answer, forward
 from aligner.serving.protocol import Refused, parse_object, parse_request
 
 CHAT = "/v1/chat/completions"
+TEXT_ROUTES = tuple(f"/v1{path}" for path in PATHS)  # beside a chat: what may hold a text to correct
 PATIENCE = 60.0  # seconds that a request may take to arrive
 PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
 LONGEST_DIFF = 20_000  # characters of a text that the page may ask to compare
@@ -36,11 +38,13 @@ GONE = 499  # the client has disconnected and never sees the status
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of the server. `key`: what callers must send, or None. `largest`: bytes of a request; `most`: requests at once."""
+    """The limits of the server. `key`: what callers must send, or None. `largest`: bytes of a request; `most`: requests at once.
+    `pass_through`: whether what is not known of /v1/ goes to the upstream."""
 
     key: str | None = None
     largest: int = 1_000_000
     most: int = 64
+    pass_through: bool = False
 
 
 def application(exchange: Exchange, limits: Limits) -> Starlette:
@@ -60,7 +64,10 @@ def application(exchange: Exchange, limits: Limits) -> Starlette:
         Route("/diff", layer.compare, methods=["POST"]),
         Route("/v1/models", layer.models),
         Route(CHAT, layer.chat, methods=["POST"]),
+        *(Route(path, layer.text, methods=["POST"]) for path in TEXT_ROUTES),
     ]
+    if limits.pass_through:
+        routes.append(Route("/v1/{rest:path}", layer.rest, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]))
     handlers: dict[Any, Any] = {
         Refused: _refused,
         ClientDisconnect: _gone,
@@ -87,6 +94,18 @@ class Layer:
         chat = parse_request(await body_of(request, self.limits.largest))
         work = self.exchange.stream if chat.get("stream") else self.exchange.answer
         return await unless_gone(request, work(chat, caller))
+
+    async def text(self, request: Request) -> ASGIApp:
+        """A completion or a response."""
+        caller = self._admitted(request)
+        body = parse_object(await body_of(request, self.limits.largest))
+        return await unless_gone(request, answer(self.exchange, request.url.path.removeprefix("/v1"), body, caller))
+
+    async def rest(self, request: Request) -> ASGIApp:
+        """Anything else of the upstream's. With a key of this layer's own a body may be of any type, files for instance."""
+        caller = self._admitted(request, any_type=bool(self.limits.key))
+        content = await body_of(request, self.limits.largest)
+        return await unless_gone(request, forward(self.exchange, request, content, caller))
 
     async def models(self, request: Request) -> Response:
         """The upstream's models, for the caller talks to one of them."""
@@ -120,14 +139,15 @@ class Layer:
         }
         return HTMLResponse(PAGE.replace("NONCE", nonce), headers=headers)
 
-    def _admitted(self, request: Request) -> dict[str, str]:
+    def _admitted(self, request: Request, any_type: bool = False) -> dict[str, str]:
         """The caller's headers to pass on; a key that is this layer's own stays here. Refused (401) without it.
 
         Without a key, a page of another site that the user looks at must not get through: it cannot send JSON unasked (415), nor
         let a name of its own point here (403).
         """
         headers = dict(request.headers)
-        if request.method == "POST" and headers.get("content-type", "").split(";")[0].strip() != "application/json":
+        kind = headers.get("content-type", "").split(";")[0].strip().lower()
+        if request.method not in ("GET", "DELETE") and not any_type and kind != "application/json":
             raise Refused(415, "The content-type must be application/json.")
         if not self.limits.key and request.url.hostname not in LOOPBACK:
             raise Refused(403, "Without a key (--api_key) this server answers to localhost alone.")
@@ -149,7 +169,7 @@ class Bounded:
         """The application with this bound."""
 
         async def within(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] != "http" or scope["path"] != CHAT:
+            if scope["type"] != "http" or scope["path"] not in (CHAT, *TEXT_ROUTES):
                 await app(scope, receive, send)
             elif self.under_way >= self.most:
                 busy = Refused(
@@ -212,7 +232,7 @@ async def _gone(request: Request, error: ClientDisconnect) -> Response:
 
 
 async def _unknown(request: Request, error: Exception) -> Response:
-    known = f"{CHAT}, /v1/models, /health and /"
+    known = f"{', '.join((CHAT, *TEXT_ROUTES))}, /v1/models, /health and / (the rest of /v1/ with --pass_through)"
     return Refused(
         getattr(error, "status_code", 404), f"{request.method} {request.url.path}: there are {known}."
     ).response()

@@ -11,8 +11,9 @@ import uvicorn
 from aligner.console import progress, setup_logging
 from aligner.demo import locate
 from aligner.inference.config import AlignerOptions
-from aligner.inference.correct_file import read_items
 from aligner.inference.corrector import Corrected, CorrectionRequest, Corrector, Settings, check_feedback
+from aligner.inference.guard import Guard
+from aligner.inference.items import read_items
 from aligner.models import check_place, quiet_libraries
 from aligner.plots import draw_gate
 from aligner.prompts import FEEDBACKS
@@ -32,14 +33,15 @@ FEWEST = 20  # answers that a threshold is chosen on
 def serve(config: ServeConfig) -> None:
     """Serve until stopped. UserError where the port is in use or the Aligner cannot be opened."""
     with listening(config.host, config.port) as place:  # before the model is loaded: a port in use is known at once
-        limits = Limits(config.caller_key, config.max_request_bytes, config.max_requests)
+        limits = Limits(config.caller_key, config.max_request_bytes, config.max_requests, config.pass_through)
         app = application(exchange_of(config), limits)
         # Answers under way when the server is stopped are still sent.
         patience = int(config.upstream_timeout + config.aligner_timeout) + 5
         settings = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=patience
         )
-        address = f"http://{config.host}:{place.getsockname()[1]}"
+        host = f"[{config.host}]" if ":" in config.host else config.host
+        address = f"http://{host}:{place.getsockname()[1]}"
         print(f"aligner serves at {address}/v1 (and / to look at); Ctrl-C stops it", flush=True)
         uvicorn.Server(settings).run(sockets=[place])
 
@@ -47,12 +49,14 @@ def serve(config: ServeConfig) -> None:
 def exchange_of(config: ServeConfig) -> Exchange:
     """The Aligner, its upstream and the policy for answers."""
     shadow = ShadowLog(config.shadow_file) if config.shadow_file else None
-    name, corrector = load_aligner(config.model, config.options, config.max_prompt_tokens)
+    name, corrector = load_aligner(config.model, config.options, config.max_prompt_tokens, not config.keep_unfinished)
     feedback = FEEDBACKS.get(config.feedback, config.feedback)
     check_feedback(corrector.template, [CorrectionRequest("", "", feedback)])
     key, largest = os.environ.get(config.upstream_key), 10 * config.max_request_bytes
-    upstream = UpstreamClient(config.upstream_url, key, config.upstream_timeout, largest)
-    policy = Policy(config.mode, config.threshold, config.on_failure, feedback, config.aligner_timeout)
+    headers = config.pass_headers or (), config.upstream_headers
+    upstream = UpstreamClient(config.upstream_url, key, config.upstream_timeout, largest, *headers)
+    guard = Guard(config.keep_unfinished, config.keep == "code", config.correct_structured, config.scripts or ())
+    policy = Policy(config.mode, config.threshold, config.on_failure, feedback, config.aligner_timeout, guard=guard)
     return Exchange(name, upstream, Worker(corrector), policy, shadow)
 
 
@@ -91,12 +95,14 @@ def calibrate(config: CalibrateConfig) -> list[str]:
     return [*table(points, chosen), f"picture: {config.output}"]
 
 
-def load_aligner(model: str, options: AlignerOptions, max_prompt_tokens: int | None = None) -> tuple[str, Corrector]:
+def load_aligner(
+    model: str, options: AlignerOptions, max_prompt_tokens: int | None = None, whole_only: bool = False
+) -> tuple[str, Corrector]:
     """The name of an Aligner, and the Aligner itself."""
     quiet_libraries()
     setup_logging()
     folder = locate(model)
     check_place(folder)
-    settings = Settings(options.batch_size, options.max_new_tokens, max_prompt_tokens=max_prompt_tokens)
+    settings = Settings(options.batch_size, options.max_new_tokens, None, max_prompt_tokens, whole_only)
     corrector = Corrector.load(folder, options.prompt_template, settings, options.trust_remote_code, options.dtype)
     return Path(folder).resolve().name, corrector

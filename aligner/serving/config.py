@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -39,6 +40,13 @@ class ServeConfig:
     max_request_bytes: int = 1_000_000
     upstream_timeout: float = 120
     aligner_timeout: float = 60
+    keep_unfinished: bool = False
+    keep: str = "code"
+    correct_structured: bool = False
+    scripts: tuple[str, ...] | None = None
+    pass_through: bool = False
+    pass_headers: tuple[str, ...] | None = None
+    upstream_header: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         numbers = {name: getattr(self.options, name) for name in ("batch_size", "max_new_tokens")}
@@ -50,10 +58,11 @@ class ServeConfig:
         parts = urlsplit(self.upstream_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UserError(f"--upstream_url {self.upstream_url}: write it as http://HOST:PORT/v1.")
-        if parts.username or parts.query or parts.fragment:
+        if parts.username or parts.fragment:
             raise UserError(
                 f"--upstream_url: the address of {parts.hostname} is http://HOST:PORT/v1 and no more; a key is --upstream_key's."
             )
+        _ = self.upstream_headers
         if self.upstream_key != UPSTREAM_KEY and not os.environ.get(self.upstream_key):
             raise UserError(f"--upstream_key: {named(self.upstream_key)} is not set.")
         if self.threshold is not None and not math.isfinite(self.threshold):
@@ -69,6 +78,19 @@ class ServeConfig:
                 f"--host {self.host} can be reached from elsewhere: ask callers for a key, --api_key VARIABLE."
             )
         _ = self.caller_key
+
+    @property
+    def upstream_headers(self) -> dict[str, str]:
+        """The headers that the upstream always gets. UserError where one is not NAME: VALUE."""
+        headers = {}
+        for given in self.upstream_header or ():
+            name, colon, value = given.partition(":")
+            if not colon or not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name.strip()) or not value.strip().isprintable():
+                raise UserError(
+                    f"--upstream_header {name.split()[0][:40] if name.split() else ''}: write it as 'NAME: VALUE'."
+                )
+            headers[name.strip().lower()] = value.strip()
+        return headers
 
     @property
     def caller_key(self) -> str | None:

@@ -2,7 +2,7 @@
 
 An Aligner learns one question and one answer. A chat of one user turn is just that. Of a longer one the question is the dialogue
 before the answer, turn by turn as `hh-rlhf --multi_turn` trains it: "Human: ...", "Assistant: ...", "Human: ...". System and tool
-messages are instructions to the upstream and are not shown; of a message with parts, its text is.
+messages are instructions to the upstream and are not shown; of a message with parts its text is, and no thought of any.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from aligner.chat_api.thoughts import said_in
 
 SPEAKERS = {"user": "Human", "assistant": "Assistant"}
 
@@ -39,22 +41,9 @@ def candidate_questions(messages: Sequence[Mapping[str, Any]]) -> CandidateQuest
     No answer goes back uncorrected for lack of a question: where the last turn is the assistant's, it is part of the dialogue, and
     without a user's turn the text of the other messages is the question, or nothing.
     """
-    turns = [
-        (message["role"], message_text(message.get("content"))) for message in messages if message["role"] in SPEAKERS
-    ]
+    turns = [(message["role"], said_in(message).text) for message in messages if message["role"] in SPEAKERS]
     turns = [turn for turn in turns if turn[1].strip()]
     starts = [place for place, (role, _) in enumerate(turns) if role == "user"]
     if not starts:
-        return CandidateQuestions(
-            [("user", "\n".join(message_text(message.get("content")) for message in messages))], [0]
-        )
+        return CandidateQuestions([("user", "\n".join(said_in(message).text for message in messages))], [0])
     return CandidateQuestions(turns, starts)
-
-
-def message_text(content: Any) -> str:
-    """The text of a message's content: itself, or its parts of text, a line each."""
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else []
-    texts = [part.get("text") for part in parts if isinstance(part, Mapping)]
-    return "\n".join(text for text in texts if isinstance(text, str))

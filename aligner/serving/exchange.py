@@ -4,34 +4,43 @@
     gate    it is left unchanged where the Aligner itself would have written it
     shadow  it goes back unchanged, and the correction is written to a file
 
-A stream begins when the upstream's answer is whole, for a correction depends on all of it; what streams is the correction as it
-is decoded. In shadow mode the upstream's own stream goes through.
+A stream's text begins when the upstream's answer is whole, for a correction depends on all of it; until then comment lines keep the
+client. What streams is the correction as it is decoded, or, where an answer may still have to take its place, all of it at its end.
+In shadow mode the upstream's own stream goes through.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import AsyncExitStack, aclosing
+from contextlib import aclosing
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from aiohttp import ClientError, ClientResponse
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from aligner.serving.dialogue import CandidateQuestions, candidate_questions, message_text
+from aligner.chat_api.parameters import refused_in
+from aligner.chat_api.replies import error_in, is_whole
+from aligner.chat_api.streams import reply_in
+from aligner.chat_api.thoughts import FIELDS, said_in, with_text
+from aligner.inference.guard import Guard, markers_of
+from aligner.serving.behind import ShadowQueue
+from aligner.serving.dialogue import CandidateQuestions, candidate_questions
 from aligner.serving.protocol import LAST, Refused, chunk, completion, event, usage_chunk
 from aligner.serving.shadow import ShadowLog
-from aligner.serving.upstream import UpstreamClient, returned
-from aligner.serving.worker import Done, Failed, Ticket, TooLong, Worker
+from aligner.serving.untouched import untouched
+from aligner.serving.upstream import Reply, UpstreamClient
+from aligner.serving.waiting import kept_alive
+from aligner.serving.worker import Done, Endless, Failed, Ticket, TooLong, Worker
 
-log = logging.getLogger("aligner")
 CHAT = "/chat/completions"
-LONGEST = 1 << 20  # bytes of a line of a stream that is parsed
+GRACE = 1.0  # seconds in which a stream's error still has its status; then the headers are sent
+SILENCE = 5.0  # seconds between two comments of a stream that waits
+STRUCTURED = (  # fields of a request whose answer has a form that prose would break
+    "guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "grammar", "json_schema",
+    "ebnf", "regex",
+)  # fmt: skip
 Choice = dict[str, Any]
 
 
@@ -39,7 +48,7 @@ Choice = dict[str, Any]
 class Policy:
     """What happens to an answer. `mode`: always, gate, shadow. `threshold`: the gate's, in nats a token. `on_failure`: closed
     (an error) or open (the upstream's answer, flagged). `timeout`: seconds that a correction may take. `backlog`: answers that may
-    wait for their shadow."""
+    wait for their shadow. `guard`: what stays as it is."""
 
     mode: str = "always"
     threshold: float | None = None
@@ -47,6 +56,7 @@ class Policy:
     feedback: str = ""
     timeout: float = 60
     backlog: int = 256
+    guard: Guard = Guard()
 
 
 class Exchange:
@@ -55,37 +65,50 @@ class Exchange:
     def __init__(
         self, name: str, upstream: UpstreamClient, worker: Worker, policy: Policy, shadow: ShadowLog | None = None
     ) -> None:
-        self.name, self.upstream, self.worker, self.policy, self._shadow = name, upstream, worker, policy, shadow
-        self._behind = set[asyncio.Task[None]]()  # shadows under way
-        self.counts = {"corrected": 0, "unchanged": 0, "left_alone": 0, "shadow": 0, "failed": 0, "dropped": 0}
+        self.name, self.upstream, self.worker, self.policy = name, upstream, worker, policy
+        kinds = ("corrected", "unchanged", "left_alone", "unfinished", "shadow", "failed", "dropped")
+        self.counts = dict.fromkeys(kinds, 0)
+        self.behind = ShadowQueue(worker, shadow, policy.guard, policy.feedback, policy.backlog, self.counts)
+        self._only_streams = set[Any]()  # models that refuse to answer without a stream
 
     def describe(self) -> dict[str, Any]:
-        """The part of /health about corrections. It holds no text of a request."""
+        """The part of /health about corrections. It holds no text of a request. `unfinished_share`: of the answers that were to be
+        corrected, those whose correction had no room, no end or the prompt's own markers in it."""
         prompt = self.worker.corrector.template.name
-        return {"mode": self.policy.mode, "model": self.name, "prompt": prompt, "answers": self.counts}
+        tried = sum(self.counts[kind] for kind in ("corrected", "unchanged", "unfinished", "shadow"))
+        share = round(self.counts["unfinished"] / tried, 4) if tried else 0.0
+        about = {"mode": self.policy.mode, "model": self.name, "prompt": prompt}
+        return {**about, "answers": self.counts, "unfinished_share": share}
 
     async def close(self) -> None:
         """Close: shadow corrections may take as long as any correction, then waiting requests fail."""
-        if self._behind:
-            await asyncio.wait(self._behind, timeout=self.policy.timeout)
+        await self.behind.close(self.policy.timeout)
         await asyncio.to_thread(self.worker.close)
-        await asyncio.gather(*self._behind, return_exceptions=True)
         await self.upstream.close()
-        if self._shadow:
-            self._shadow.close()
+        await self.behind.ended()
+
+    async def ask_whole(self, path: str, body: dict[str, Any], caller: Mapping[str, str]) -> Reply:
+        """The upstream's whole reply; as a stream from a model that refuses to answer otherwise."""
+        model, body = body.get("model"), {name: v for name, v in body.items() if name != "stream_options"}
+        if model not in self._only_streams:
+            reply = await self.upstream.ask(path, caller, {**body, "stream": False})
+            if not refused_in(reply.status, reply.content.decode("utf-8", "replace"), {"stream": False}):
+                return reply
+            self._only_streams.add(model)
+        return await self.upstream.ask(path, caller, {**body, "stream": True})
 
     async def answer(self, chat: dict[str, Any], caller: Mapping[str, str]) -> Response:
         """The whole completion, with its answers corrected."""
-        reply = await self.upstream.ask(CHAT, caller, {**chat, "stream": False})
+        reply = await self.ask_whole(CHAT, chat, caller)
         if reply.status != 200:
             return Response(reply.content, reply.status, reply.headers)
         whole = completion(reply.content)
-        for error in await asyncio.gather(*(self._whole(chat, choice) for choice in whole["choices"])):
+        for error in await asyncio.gather(*(self.whole(chat, choice) for choice in whole["choices"])):
             if error:
                 raise error
-        return JSONResponse(whole, headers={n: v for n, v in reply.headers.items() if n == "x-request-id"})
+        return JSONResponse(whole, headers={n: v for n, v in reply.headers.items() if n != "content-type"})
 
-    async def _whole(self, chat: Mapping[str, Any], choice: Choice) -> Refused | None:
+    async def whole(self, chat: Mapping[str, Any], choice: Choice) -> Refused | None:
         """Run through all pieces of a choice. An error is returned, so that the other choices are finished."""
         try:
             async for _ in self._pieces(chat, choice):
@@ -95,66 +118,121 @@ class Exchange:
         return None
 
     async def stream(self, chat: dict[str, Any], caller: Mapping[str, str]) -> ASGIApp:
-        """The completion as server-sent events."""
+        """The completion as server-sent events. The client has its first byte after GRACE seconds, whenever the answer comes."""
         if self.policy.mode == "shadow":
-            return await self._through(chat, caller)
-        body = {name: value for name, value in chat.items() if name != "stream_options"}
-        reply = await self.upstream.ask(CHAT, caller, {**body, "stream": False})
-        if reply.status != 200:
-            return Response(reply.content, reply.status, reply.headers)
-        whole = completion(reply.content)
-        options = chat.get("stream_options")
-        usage = isinstance(options, dict) and bool(options.get("include_usage"))
-        return StreamingResponse(self._events(chat, whole, usage), media_type="text/event-stream")
-
-    async def _events(self, chat: Mapping[str, Any], whole: dict[str, Any], usage: bool) -> AsyncGenerator[bytes, None]:
+            return await self.through(CHAT, chat, caller)
+        asked = asyncio.ensure_future(self.ask_whole(CHAT, chat, caller))
         try:
+            await asyncio.wait({asked}, timeout=GRACE)
+        except asyncio.CancelledError:
+            asked.cancel()
+            raise
+        if asked.done() and (reply := asked.result()).status != 200:
+            return Response(reply.content, reply.status, reply.headers)
+        if asked.done():
+            completion(asked.result().content)  # an error in it still gets its status
+        headers = {n: v for n, v in asked.result().headers.items() if n != "content-type"} if asked.done() else None
+        events = kept_alive(self._events(chat, asked), SILENCE)
+        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+
+    async def _events(self, chat: Mapping[str, Any], asked: asyncio.Future[Reply]) -> AsyncGenerator[bytes, None]:
+        try:
+            reply = await asked
+            if reply.status != 200:
+                yield event(error_body(reply))
+                return
+            whole = completion(reply.content)
             for choice in whole["choices"]:
-                index = choice.get("index", 0)
-                yield chunk(whole, index, {"role": "assistant", "content": ""})
-                async with aclosing(self._pieces(chat, choice)) as pieces:
-                    async for piece in pieces:
-                        yield chunk(whole, index, {"content": piece})
-                rest = {name: v for name, v in choice["message"].items() if name not in ("role", "content") and v}
-                if calls := rest.get("tool_calls"):  # which in a stream are pieces of a numbered call
-                    rest["tool_calls"] = [{"index": number, **call} for number, call in enumerate(calls)]
-                yield chunk(whole, index, rest, finish_reason=choice.get("finish_reason"), aligner=choice["aligner"])
-            if usage:
+                async with aclosing(self._chunks(chat, whole, choice)) as chunks:
+                    async for each in chunks:
+                        yield each
+            options = chat.get("stream_options")
+            if isinstance(options, dict) and options.get("include_usage"):
                 yield usage_chunk(whole)
             yield LAST
         except Refused as error:  # the status has been sent: an error in the stream is what is left
             yield event(error.body())
+        finally:
+            asked.cancel()
+
+    async def _chunks(
+        self, chat: Mapping[str, Any], whole: dict[str, Any], choice: Choice
+    ) -> AsyncGenerator[bytes, None]:
+        """A choice as chunks: what was thought first, as it is in a whole message, then what is said, then its other fields."""
+        index, message = choice.get("index", 0), choice.get("message")
+        message = message if isinstance(message, dict) else {}
+        thoughts = {name: message[name] for name in FIELDS if message.get(name)}
+        content = message.get("content")
+        if isinstance(content, str) and (thought := said_in({"content": content}).thought):
+            thoughts["reasoning_content"] = "\n".join(filter(None, (message.get("reasoning_content"), thought)))
+        yield chunk(whole, index, {"role": "assistant", "content": "", **thoughts})
+        async with aclosing(self._pieces(chat, choice)) as pieces:
+            async for piece in pieces:
+                yield chunk(whole, index, {"content": piece})
+        rest = {name: v for name, v in message.items() if name not in ("role", "content", *FIELDS) and v}
+        if isinstance(calls := rest.get("tool_calls"), list):  # which in a stream are pieces of a numbered call
+            rest["tool_calls"] = [{"index": number, **call} for number, call in enumerate(calls)]
+        more = {name: v for name, v in choice.items() if name not in ("index", "message", "finish_reason")}
+        yield chunk(whole, index, rest, finish_reason=choice.get("finish_reason"), **more)
 
     async def _pieces(self, chat: Mapping[str, Any], choice: Choice) -> AsyncGenerator[str, None]:
         """The text of a choice as it is decoded; then the choice holds all of it. Raises Refused (503) where the Aligner fails."""
-        original, questions = message_text(choice["message"].get("content")), candidate_questions(chat["messages"])
+        message = choice.get("message")
+        original = said_in(message).text if isinstance(message, dict) else ""
+        if self.policy.mode == "shadow":
+            if is_whole(choice.get("finish_reason")):
+                self.behind.add(chat, message)
+            choice["aligner"] = self._note("shadow" if original.strip() else "no_text", original)
+            return
+        if isinstance(message, dict) and said_in({"content": message.get("content")}).thought:
+            choice["message"] = with_text(message, original)  # no thought is ever the answer
         if not original.strip():
             choice["aligner"] = self._note("no_text", original)
             return
-        if self.policy.mode == "shadow":
-            self._behind_it(questions, original, chat.get("model"))
-            choice["aligner"] = self._note("shadow", original)
+        if reason := self._left_alone(chat, choice, original):
+            self.counts["left_alone"] += 1
+            choice["aligner"] = {**self._note("left_alone", original), "reason": reason}
+            yield original
             return
-        sent_text, deadline = "", asyncio.get_running_loop().time() + self.policy.timeout
+        async with aclosing(self._corrected(candidate_questions(chat["messages"]), choice, original)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    def _left_alone(self, chat: Mapping[str, Any], choice: Choice, original: str) -> str | None:
+        """Why an answer is not to be corrected, known before it is decoded."""
+        guard, form, message = self.policy.guard, chat.get("response_format"), choice["message"]
+        if not guard.correct_structured:
+            if (isinstance(form, dict) and form.get("type", "text") != "text") or any(chat.get(n) for n in STRUCTURED):
+                return "structured output was asked for"
+            if message.get("tool_calls") or message.get("function_call"):
+                return "it stands beside a tool call"
+        kept = guard.before(original)
+        return kept.reason if kept else None
+
+    async def _corrected(
+        self, questions: CandidateQuestions, choice: Choice, original: str
+    ) -> AsyncGenerator[str, None]:
+        """The correction piece by piece, or at once at its end where the answer may have to take its place."""
+        held = self.policy.on_failure == "open" or self.policy.guard.needs_all(original)
+        sent, deadline = False, asyncio.get_running_loop().time() + self.policy.timeout
         try:
             async with aclosing(self._ticket(questions, original).pieces()) as pieces:
                 while True:
                     async with asyncio.timeout_at(deadline):  # not around the yield: it would cancel who reads
                         piece = await anext(pieces)
                     if isinstance(piece, Done):
-                        self._finish(choice, original, piece)
+                        text = self._finish(choice, questions[0], original, piece)
+                        if held:
+                            yield text
                         return
-                    if piece:
-                        sent_text += piece
+                    if piece and not held:
+                        sent = True
                         yield piece
         except (Failed, TimeoutError) as error:
             why = str(error) or f"the Aligner did not finish within {self.policy.timeout:g} seconds."
-            self.counts["failed"] += 1
-            if self.policy.on_failure == "closed" or sent_text:  # what was sent cannot be taken back
-                why = why[0].upper() + why[1:]
-                if isinstance(error, TooLong):  # again would be the same
-                    raise Refused(400, why, "context_length_exceeded") from None
-                raise Refused(503, why) from None
+            self.counts["unfinished" if isinstance(error, Endless) else "failed"] += 1
+            if self.policy.on_failure == "closed" or sent:  # what was sent cannot be taken back
+                raise refusal(error, why[0].upper() + why[1:]) from None
             choice["aligner"] = {**self._note("failed_open", original), "error": why}
             yield original
 
@@ -162,116 +240,62 @@ class Exchange:
         threshold = self.policy.threshold if self.policy.mode == "gate" else None
         return self.worker.submit(questions, original, self.policy.feedback, threshold)
 
-    def _finish(self, choice: Choice, original: str, done: Done) -> None:
-        """Put the correction into the choice."""
-        corrected = done.corrected
-        action = "left_alone" if done.left_alone else "unchanged" if corrected.edits.identical else "corrected"
+    def _finish(self, choice: Choice, question: str, original: str, done: Done) -> str:
+        """Put the correction into the choice, unless the answer stays; the text that is in it then. Raises Endless where it is no
+        correction."""
+        corrected, action, reason = done.corrected, "corrected", None
+        if done.left_alone:
+            action, reason = "left_alone", "the gate: the Aligner would have written it so"
+        elif kept := self.policy.guard.after(corrected, question, original, markers_of(self.worker.corrector.template)):
+            if kept.failed:
+                raise Endless(kept.reason + ".")
+            action, reason = "left_alone", kept.reason
+        elif corrected.edits.identical:
+            action = "unchanged"
         self.counts[action] += 1
         rounded = {name: v if isinstance(v, bool) else round(v, 4) for name, v in asdict(corrected.edits).items()}
         seconds = {"waited": round(done.waited, 3), "took": round(done.took, 3)}
-        choice["aligner"] = self._note(action, original) | {
-            "edits": rounded,
-            "tokens": done.tokens,
-            "seconds": seconds,
-        }
+        choice["aligner"] = self._note(action, original) | {"edits": rounded, "tokens": done.tokens, "seconds": seconds}
+        if reason:
+            choice["aligner"]["reason"] = reason
         if done.confidence is not None:
             choice["aligner"] |= {"confidence": round(done.confidence, 4), "threshold": self.policy.threshold}
-        if not done.left_alone:
-            choice["message"]["content"] = corrected.text
-            if choice.get("finish_reason") in (None, "stop", "length"):  # other reasons concern more than the text
-                # Cut off by the Aligner's limit, or by the upstream's.
-                cut = not corrected.finished or choice.get("finish_reason") == "length"
-                choice["finish_reason"] = "length" if cut else "stop"
-            if choice.get("logprobs"):  # they belong to the upstream's tokens
-                choice["logprobs"] = None
+        if action == "left_alone":
+            return original
+        choice["message"] = with_text(choice["message"], corrected.text)
+        if choice.get("finish_reason") in (None, "stop", "length"):  # other reasons concern more than the text
+            # Cut off by the Aligner's limit, or by the upstream's.
+            cut = not corrected.finished or choice.get("finish_reason") == "length"
+            choice["finish_reason"] = "length" if cut else "stop"
+        if choice.get("logprobs"):  # they belong to the upstream's tokens
+            choice["logprobs"] = None
+        return corrected.text
 
     def _note(self, action: str, original: Any) -> dict[str, Any]:
         prompt = self.worker.corrector.template.name
         return {"action": action, "original": original, "model": self.name, "prompt": prompt, "mode": self.policy.mode}
 
-    async def _through(self, chat: dict[str, Any], caller: Mapping[str, str]) -> ASGIApp:
-        """The upstream's own stream, unchanged; its text goes to the shadow file. The upstream is awaited here, where a client
-        that disconnects is noticed."""
-        async with AsyncExitStack() as opening:
-            response = await opening.enter_async_context(self.upstream.open(CHAT, caller, chat))
-            opened = opening.pop_all()
-
-        async def parts(response: ClientResponse) -> AsyncGenerator[bytes, None]:
-            streamed = StreamedText()
-            try:
-                async for part in response.content.iter_any():
-                    streamed.feed(part)
-                    yield part
-            except (
-                ClientError,
-                TimeoutError,
-            ) as error:  # the status has been sent: an error in the stream is what is left
-                yield event(Refused(502, f"The upstream broke off ({type(error).__name__}).").body())
-                return
-            for text in streamed.texts():
-                self._behind_it(candidate_questions(chat["messages"]), text, chat.get("model"))
-
-        async def respond(scope: Scope, receive: Receive, send: Send) -> None:
-            async with opened:
-                answer: Response
-                if response.status != 200:
-                    answer = Response(await self.upstream.read(response), response.status, returned(response))
-                elif response.content_type == "text/event-stream":
-                    answer = StreamingResponse(parts(response), media_type="text/event-stream")
-                else:  # it does not stream: its answer as it is, if it is one
-                    whole = completion(await self.upstream.read(response))
-                    for choice in whole["choices"]:
-                        await self._whole(chat, choice)
-                    answer = JSONResponse(whole)
-                await answer(scope, receive, send)
-
-        return respond
-
-    def _behind_it(self, questions: CandidateQuestions, original: str, model: Any) -> None:
-        """Queue the correction of an answer that was already sent back."""
-        if len(self._behind) >= self.policy.backlog:
-            self.counts["dropped"] += 1
-            if self.counts["dropped"] == 1:
-                log.warning("more answers come than the Aligner corrects: some are not written to the shadow file")
-            return
-        task = asyncio.create_task(self._log(questions, original, model))
-        self._behind.add(task)
-        task.add_done_callback(self._behind.discard)
-
-    async def _log(self, questions: CandidateQuestions, original: str, model: Any) -> None:
-        assert self._shadow
-        try:
-            done = await self.worker.submit(questions, original, self.policy.feedback).done()
-            self._shadow.add(
-                questions[0], original, done.corrected.text, upstream=model, finished=done.corrected.finished
-            )
-            self.counts["shadow"] += 1
-        except Failed:
-            self.counts["failed"] += 1
-        except OSError as error:
-            self.counts["dropped"] += 1
-            log.warning("%s: a row cannot be written (%s)", Path(self._shadow.file), error.strerror)
+    async def through(self, path: str, chat: dict[str, Any], caller: Mapping[str, str], said: str = "") -> ASGIApp:
+        """The upstream's own answer, byte for byte; whole answers of a chat go to the shadow file."""
+        queue = self.behind if path == CHAT else None
+        return await untouched(self.upstream, queue, path, chat, caller, said)
 
 
-class StreamedText:
-    """The text of a stream of chunks, by choice."""
+def refusal(error: Exception, why: str) -> Refused:
+    """The error for a caller whose answer has no correction; whether to try again stands in it."""
+    if isinstance(error, TooLong):  # again would be the same
+        return Refused(400, why, "context_length_exceeded")
+    again = {"x-should-retry": "false"} if isinstance(error, Endless) else None
+    return Refused(503, why, headers=again)
 
-    def __init__(self) -> None:
-        self._texts: dict[int, str] = {}
-        self._begun = b""  # of a line
 
-    def feed(self, part: bytes) -> None:
-        """Add some bytes of server-sent events; lines that are no chunk are ignored."""
-        *whole, begun = (self._begun + part).split(b"\n")
-        self._begun = begun if len(begun) < LONGEST else b""
-        for line in whole:
-            try:
-                for choice in json.loads(line.removeprefix(b"data:"))["choices"]:
-                    index = choice.get("index", 0)
-                    self._texts[index] = self._texts.get(index, "") + (choice["delta"].get("content") or "")
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-                continue
-
-    def texts(self) -> list[str]:
-        """The texts of all choices that are not empty."""
-        return [text for text in self._texts.values() if text.strip()]
+def error_body(reply: Reply) -> dict[str, Any]:
+    """An upstream's error as an event of a stream."""
+    try:
+        value = reply_in(reply.content)
+        error = error_in(value)
+    except (ValueError, RecursionError):
+        value, error = {}, None
+    if value.get("error"):
+        return value
+    return Refused(reply.status, error.message if error else f"The upstream answers with status {reply.status}.").body()

@@ -2,7 +2,8 @@
 
 Every choice that an answer was corrected in (or could have been) carries one more field, `aligner`:
 
-    action      corrected, unchanged (the Aligner wrote the same), left_alone (the gate), shadow, failed_open, no_text
+    action      corrected, unchanged (the Aligner wrote the same), left_alone, shadow, failed_open, no_text
+    reason      why an answer was left alone: the gate, structured output, a tool call, fenced code, another script
     original    the upstream's answer
     edits       identical, copied, similarity, length_ratio (`aligner correct` writes the same)
     model, prompt, mode      of the Aligner: its name, its prompt's name, always, shadow or gate
@@ -18,6 +19,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from starlette.responses import JSONResponse
+
+from aligner.chat_api.replies import error_in
+from aligner.chat_api.streams import reply_in
 
 KINDS = {  # any other: an invalid request below 500, the server's own error above
     401: "authentication_error",
@@ -83,15 +87,20 @@ def parse_request(body: bytes) -> dict[str, Any]:
 
 
 def completion(content: bytes) -> dict[str, Any]:
-    """An upstream's chat completion. Refused (502) where it is none."""
+    """An upstream's chat completion, whole or as the events of a stream. Refused: with the upstream's words and the status that
+    they stand for where it is an error, 502 where it is neither."""
     try:
-        value = _loads(content)
-        value["choices"][0]
-        for choice in value["choices"]:
-            choice["message"].get("content")
-    except (ValueError, RecursionError, TypeError, LookupError, AttributeError):
+        value = reply_in(content)
+        if b"\\u" in content:
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    except (ValueError, RecursionError):
         raise Refused(502, "The upstream answers with no chat completion.") from None
-    return dict(value)
+    if error := error_in(value):
+        raise Refused(error.status, error.message)
+    choices = value.get("choices")
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        raise Refused(502, "The upstream answers with no chat completion.")
+    return value
 
 
 def event(value: Mapping[str, Any]) -> bytes:
@@ -100,9 +109,10 @@ def event(value: Mapping[str, Any]) -> bytes:
 
 
 def chunk(whole: Mapping[str, Any], index: int, delta: Mapping[str, Any], **more: Any) -> bytes:
-    """A chunk of a choice; `whole` is the completion that it is a part of."""
+    """A chunk of a choice; `whole` is the completion that it is a part of. The last chunk of a choice carries all its fields."""
     choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None, **more}
-    return event({**_head(whole), "choices": [choice]})
+    extras = {name: v for name, v in whole.items() if name not in ("choices", "usage", "object")} if more else {}
+    return event({**extras, **_head(whole), "choices": [choice]})
 
 
 def usage_chunk(whole: Mapping[str, Any]) -> bytes:
@@ -111,5 +121,7 @@ def usage_chunk(whole: Mapping[str, Any]) -> bytes:
 
 
 def _head(whole: Mapping[str, Any]) -> dict[str, Any]:
-    known = {name: whole[name] for name in ("id", "created", "model", "system_fingerprint") if name in whole}
+    known = {
+        name: whole[name] for name in ("id", "created", "model", "system_fingerprint", "service_tier") if name in whole
+    }
     return {**known, "object": "chat.completion.chunk"}

@@ -6,7 +6,7 @@ open when requests are cancelled while they connect or stream, as every client t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,9 @@ import aiohttp
 from aligner.serving.protocol import Refused
 
 PASSED = ("authorization", "openai-organization", "openai-project")  # the caller's headers that the upstream gets
-RETURNED = ("content-type", "retry-after", "x-request-id")  # the upstream's headers that the caller gets
+RETURNED = ("content-type", "retry-after", "retry-after-ms", "x-should-retry", "x-request-id", "request-id")
+RETURNED_KINDS = ("x-ratelimit-", "openai-", "anthropic-ratelimit-")  # how further headers begin that the caller gets
+STALE = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)  # a kept connection that the other side has closed
 CONNECT = 10.0  # seconds for a connection
 
 
@@ -31,13 +33,24 @@ class Reply:
 
 class UpstreamClient:
     """An OpenAI-compatible server. `key`: sent where the caller's own is not; `timeout`: seconds for a whole answer, and between
-    two pieces of a stream; `largest`: bytes of an answer.
+    two pieces of a stream; `largest`: bytes of an answer; `passed`: further headers of the caller that it gets; `fixed`: headers
+    that it always gets. A query of its address is sent with every request. Proxies are those of the environment.
 
     Raises Refused: 502 where it cannot be reached or its answer is too large, 504 where it takes too long.
     """
 
-    def __init__(self, url: str, key: str | None, timeout: float, largest: int) -> None:
-        self.url, self.timeout, self._key, self._largest = url.rstrip("/"), timeout, key, largest
+    def __init__(
+        self,
+        url: str,
+        key: str | None,
+        timeout: float,
+        largest: int,
+        passed: Sequence[str] = (),
+        fixed: Mapping[str, str] | None = None,
+    ) -> None:
+        address, _, self._query = url.partition("?")
+        self.url, self.timeout, self._key, self._largest = address.rstrip("/"), timeout, key, largest
+        self._passed, self._fixed = (*PASSED, *map(str.lower, passed)), dict(fixed or {})
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -57,21 +70,31 @@ class UpstreamClient:
         caller: Mapping[str, str],
         body: Mapping[str, Any] | None = None,
         timeout: aiohttp.ClientTimeout | None = None,
+        **raw: Any,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """An answer as it comes."""
+        """An answer as it comes. `raw`: of a request that is no JSON object: its `method`, `query`, `data` and `content_type`."""
         if (
             self._session is None
         ):  # no cookies: those of one caller are no other's; as many connections as the layer holds
             connector, cookies = aiohttp.TCPConnector(limit=0), aiohttp.DummyCookieJar()
-            self._session = aiohttp.ClientSession(cookie_jar=cookies, connector=connector)
-        headers = {name: caller[name] for name in PASSED if name in caller}
+            self._session = aiohttp.ClientSession(cookie_jar=cookies, connector=connector, trust_env=True)
+        headers = {name: caller[name] for name in self._passed if name in caller} | self._fixed
         if self._key and "authorization" not in headers:
             headers["authorization"] = f"Bearer {self._key}"
-        method, address = "POST" if body else "GET", self.url + path
+        query = "&".join(each for each in (self._query, raw.get("query", "")) if each)
+        method, address = (
+            raw.get("method") or ("POST" if body else "GET"),
+            self.url + path + (f"?{query}" if query else ""),
+        )
         limit = timeout or aiohttp.ClientTimeout(None, sock_connect=CONNECT, sock_read=self.timeout)
-        options: dict[str, Any] = {"json": body, "headers": headers, "allow_redirects": False, "timeout": limit}
+        options: dict[str, Any] = {"headers": headers, "allow_redirects": False, "timeout": limit}
+        if raw:
+            options["data"] = raw.get("data") or None
+            headers |= {"content-type": raw["content_type"]} if raw.get("content_type") else {}
+        else:
+            options["json"] = body
         try:
-            async with self._session.request(method, address, **options) as response:
+            async with await self._answered(method, address, options) as response:
                 if 300 <= response.status < 400:
                     raise Refused(502, f"The upstream redirects to {response.headers.get('location', 'nowhere')}.")
                 yield response
@@ -79,6 +102,16 @@ class UpstreamClient:
             raise Refused(504, f"The upstream did not answer within {self.timeout:g} seconds.") from None
         except aiohttp.ClientError as error:
             raise Refused(502, f"The upstream cannot be reached ({type(error).__name__}).") from None
+
+    async def _answered(self, method: str, address: str, options: dict[str, Any]) -> aiohttp.ClientResponse:
+        """The begin of an answer. A kept connection may have been closed meanwhile: the request is sent once more on a new one."""
+        assert self._session
+        try:
+            return await self._session.request(method, address, **options)
+        except aiohttp.ClientConnectorError:
+            raise
+        except STALE:
+            return await self._session.request(method, address, **options)
 
     async def read(self, response: aiohttp.ClientResponse) -> bytes:
         """All of an answer, within the limit."""
@@ -92,4 +125,5 @@ class UpstreamClient:
 
 def returned(response: aiohttp.ClientResponse) -> dict[str, str]:
     """The headers of an answer that the caller sees."""
-    return {name: response.headers[name] for name in RETURNED if name in response.headers}
+    names = {name.lower(): value for name, value in response.headers.items()}
+    return {name: value for name, value in names.items() if name in RETURNED or name.startswith(RETURNED_KINDS)}

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
-from aligner.inference.corrector import Corrected, Corrector
+from aligner.inference.corrector import Corrected, Corrector, NoRoom
 from aligner.inference.greedy import DecoderRow
 from aligner.records import UserError
 from aligner.serving.dialogue import CandidateQuestions
@@ -26,6 +26,10 @@ class Failed(Exception):
 
 class TooLong(Failed):
     """The question and the answer have no room in the model."""
+
+
+class Endless(Failed):
+    """There is a text, or would be, that is no correction: it has no room, no end, or the prompt's markers in it."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +178,7 @@ class Worker:
             row = self._row(ticket)
         except UserError as error:
             del self._active[self._count]
-            ticket.say(TooLong(str(error)))
+            ticket.say((Endless if isinstance(error, NoRoom) else TooLong)(str(error)))
             return None
         if ticket.threshold is not None:
             ticket.confidence = confidence(self.corrector.model, row.prompt, row.answer)

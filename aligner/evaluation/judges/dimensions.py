@@ -9,7 +9,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_VERDICT = re.compile(r"\[\[\s*(?:response\s*)?(A|B|equal)\s*\]\]", re.IGNORECASE)
+from aligner.chat_api.thoughts import part
+
+_MARK = r"\[\[\s*(?:response\s*)?(A|B|equal)\s*\]\]"
+_VERDICT = re.compile(_MARK, re.IGNORECASE)
+_ANNOUNCED = re.compile(  # a line that is nothing else, or the words that introduce a verdict
+    rf"^[\W_]*(?:my |the )?(?:(?:final |overall )?(?:verdict|judge?ment|decision|choice|answer)|final)(?: is)?[\s:*_`=-]*{_MARK}"
+    rf"|^[\s*_`#>-]*{_MARK}[\s*_`.!#]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
 CUT_OFF = "\n[cut off here]"  # appended to a reply that did not end by itself
 FORM = """
 
@@ -49,11 +57,14 @@ class Dimension:
     def read(self, reply: str) -> int | None:
         """1 where the first response is the better one, -1 the second, 0 neither; None where no verdict can be read.
 
-        The last one counts, for reasons may weigh several; two different ones in the same last line are none. A reply that was
-        cut off has not come to its verdict.
+        The last one that stands alone in its line or is introduced as the verdict counts; without such a one the last of all, for
+        reasons may weigh several; two different ones in the same last line are none. A thought holds no verdict, and a reply that
+        was cut off has not come to its own.
         """
-        lines = [line for line in reply.splitlines() if _VERDICT.search(line)] if not reply.endswith(CUT_OFF) else []
-        verdicts = {verdict.upper() for verdict in _VERDICT.findall(lines[-1])} if lines else set()
+        said = "" if reply.endswith(CUT_OFF) else part(reply).text
+        announced = [found[1] or found[2] for found in _ANNOUNCED.finditer(said)][-1:]
+        lines = [line for line in said.splitlines() if _VERDICT.search(line)][-1:]
+        verdicts = {verdict.upper() for verdict in announced or _VERDICT.findall("".join(lines))}
         if len(verdicts) != 1:
             return None
         preference = {"A": 1, "B": -1, "EQUAL": 0}[verdicts.pop()]

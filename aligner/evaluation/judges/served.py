@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aligner.chat_api.replies import is_whole
+from aligner.chat_api.thoughts import said_in
 from aligner.evaluation.judges.dimensions import CUT_OFF
 from aligner.evaluation.judges.judge import JudgeReply, JudgeRequest
 from aligner.inference.servers import Client, Server
@@ -34,19 +36,19 @@ class ServedJudge:
         yield from self.server.each(self._ask, [self.prompt(each) for each in requests])
 
     def _ask(self, client: Client, prompt: Any) -> JudgeReply | UserError:
-        reply = client.chat.completions.create(
-            model=self.server.model,
-            messages=[{"role": "user", "content": prompt}],
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-        )
-        choice, usage = reply.choices[0], reply.usage
-        text = choice.message.content
-        if not isinstance(text, str) or not text.strip():
+        request = {
+            "messages": [{"role": "user", "content": prompt}],
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+        }
+        reply = self.server.complete(client, "/chat/completions", request)
+        choice, usage = reply["choices"][0], reply.get("usage") or {}
+        text = said_in(choice["message"]).text  # a verdict that it weighed in its thoughts is none
+        if not text.strip():
             return UserError(f"{self.server.url} gave no text for it; a model that reasons may need more --max_tokens.")
-        counts = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+        counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
         return JudgeReply(
-            text + CUT_OFF * (choice.finish_reason == "length"),
+            text + CUT_OFF * (not is_whole(choice.get("finish_reason"))),
             *(count if isinstance(count, int) else 0 for count in counts),
         )
 

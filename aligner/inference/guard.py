@@ -1,0 +1,115 @@
+"""What must not be rewritten, and what is no correction: one rule for `aligner serve` and `aligner correct`.
+
+Left alone: an answer that is JSON, or in a script that the Aligner was not trained on (where that is said), or whose fenced code
+the correction would change. No correction: a text that did not end, or that went on past its end with the prompt's own markers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import regex
+
+from aligner.inference.corrector import Corrected
+from aligner.prompts import PromptTemplate
+from aligner.records import UserError
+
+_FENCE = regex.compile(r"^([ \t]*)(`{3,}|~{3,})[^\n]*\n.*?(?:^[ \t]*\2[`~]*[ \t]*$|\Z)", regex.DOTALL | regex.MULTILINE)
+_MARKER = regex.compile(r"#+\s?\p{Lu}\w*:|\p{Lu}[\w ]*:")
+
+
+class Kept(NamedTuple):
+    """Why an answer stays as it is. `failed`: there is no correction; otherwise it is left alone on purpose."""
+
+    reason: str
+    failed: bool
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What stays as it is.
+
+    keep_unfinished: a correction that did not end is taken all the same. keep_code: fenced code comes back byte for byte or not
+    at all. correct_structured: JSON and the text beside tool calls are corrected like prose. scripts: of Unicode, in which at
+    least half of an answer's letters are; none: any. UserError where a script has no such name.
+    """
+
+    keep_unfinished: bool = False
+    keep_code: bool = True
+    correct_structured: bool = False
+    scripts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.scripts:
+            try:
+                regex.compile(rf"\p{{Script={name}}}")
+            except regex.error:
+                raise UserError(
+                    f"--scripts {name}: is no script of Unicode. Write Latin, Han, Cyrillic, Arabic ..."
+                ) from None
+
+    def before(self, answer: str) -> Kept | None:
+        """Why an answer is not given to the Aligner; None where it is."""
+        if not self.correct_structured and is_structured(answer):
+            return Kept("the answer is structured (JSON)", False)
+        if self.scripts and not is_written_in(answer, self.scripts):
+            return Kept(f"less than half of its letters are {' or '.join(self.scripts)}", False)
+        return None
+
+    def after(self, corrected: Corrected, question: str, answer: str, markers: Sequence[str]) -> Kept | None:
+        """Why a decoded text does not take the answer's place; None where it does. `markers`: those of the Aligner's prompt."""
+        if not self.keep_unfinished:
+            if not corrected.finished:
+                return Kept("the correction did not end", True)
+            if marker := runs_on(corrected.text, question + "\n" + answer, markers):
+                return Kept(f"the correction runs on with the prompt's own '{marker}'", True)
+        if self.keep_code and (blocks := code_blocks(answer)) and code_blocks(corrected.text) != blocks:
+            return Kept("the correction would change fenced code", False)
+        return None
+
+    def needs_all(self, answer: str) -> bool:
+        """Whether only the whole correction shows if it may be sent."""
+        return self.keep_code and bool(code_blocks(answer))
+
+
+def markers_of(template: PromptTemplate) -> tuple[str, ...]:
+    """The labels of a prompt, such as '##Question:' and 'USER:', whose reappearance says that a model went on with another one."""
+    return tuple(dict.fromkeys(found.strip() for found in _MARKER.findall(template.literals())))
+
+
+def runs_on(text: str, given: str, markers: Sequence[str]) -> str | None:
+    """The marker with which a text goes on; None where it does not. One that stands in what was given may stand in the text; a
+    marker without a sign of its own counts at the begin of a line alone."""
+    for marker in markers:
+        if marker in given:
+            continue
+        anywhere = marker.startswith("#") or marker.isupper()
+        if marker in text if anywhere else regex.search(rf"^\s*{regex.escape(marker)}", text, regex.MULTILINE):
+            return marker
+    return None
+
+
+def code_blocks(text: str) -> list[str]:
+    """The fenced code of a text, each block with its fences, byte for byte; an open one lasts to the end."""
+    return [match[0] for match in _FENCE.finditer(text)]
+
+
+def is_structured(text: str) -> bool:
+    """Whether a text is a JSON object or array and nothing else."""
+    if text.strip()[:1] not in ("{", "["):
+        return False
+    try:
+        return isinstance(json.loads(text), dict | list)
+    except (ValueError, RecursionError):
+        return False
+
+
+def is_written_in(text: str, scripts: Sequence[str]) -> bool:
+    """Whether at least half of a text's letters, code aside, are in these scripts; a text without letters is."""
+    prose = _FENCE.sub("", text)
+    letters = len(regex.findall(r"\p{L}", prose))
+    ours = len(regex.findall("|".join(rf"(?=\p{{L}})\p{{Script={name}}}" for name in scripts), prose))
+    return 2 * ours >= letters
