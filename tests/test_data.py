@@ -254,9 +254,9 @@ def test_a_split_that_leaves_nothing_is_an_error():
 
 
 def test_the_warm_up_learns_the_answer_on_a_seeded_share():
-    records = [Correction(f"q{n}", f"a{n}", f"c{n}") for n in range(10)]
+    records = [Correction(f"q{n}", f"a{n}", f"c{n}", feedback="be kind") for n in range(10)]
     taken = identity(records, 0.2, seed=1)
-    assert len(taken) == 2 and all(r.correction == r.answer for r in taken)
+    assert len(taken) == 2 and all(r.correction == r.answer and not r.feedback for r in taken)
     assert taken == identity(records, 0.2, seed=1) != identity(records, 0.2, seed=5)
 
 
