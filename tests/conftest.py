@@ -54,7 +54,7 @@ SHARED_BY = {
 PARTS = {
     "exact": ("test_exact_updates",),
     "stops": ("test_faults::SIGTERM", "test_faults::dies", "test_faults::orphaned", "test_faults::second_run"),
-    "faults": ("test_faults",),
+    "faults": ("test_faults", "test_state_faults"),
     "disks": ("test_faults_of_disks",),
     "resume": ("test_resume",),
     "launchers": ("test_launchers",),

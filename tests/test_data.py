@@ -254,9 +254,9 @@ def test_a_split_that_leaves_nothing_is_an_error():
 
 
 def test_the_warm_up_learns_the_answer_on_a_seeded_share():
-    records = [Correction(f"q{n}", f"a{n}", f"c{n}") for n in range(10)]
+    records = [Correction(f"q{n}", f"a{n}", f"c{n}", feedback="be kind") for n in range(10)]
     taken = identity(records, 0.2, seed=1)
-    assert len(taken) == 2 and all(r.correction == r.answer for r in taken)
+    assert len(taken) == 2 and all(r.correction == r.answer and not r.feedback for r in taken)
     assert taken == identity(records, 0.2, seed=1) != identity(records, 0.2, seed=5)
 
 
@@ -367,3 +367,9 @@ def test_an_output_never_replaces_what_is_read_nor_a_device(ten, tmp_path, capsy
     assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text() == "x"
     write_text("/dev/null", "x")
     assert Path("/dev/null").is_char_device()
+
+
+def test_a_held_out_record_counts_once_however_often_its_rows_are_repeated():
+    records = [Correction(f"Question {n}?", "a", "b") for n in range(10)]
+    train, held_out = split(records * 3, 0.2, 0)
+    assert len(held_out) == len(set(held_out)) == 2 and len(train) == 24

@@ -118,3 +118,10 @@ def test_on_a_gpu_passes_are_timed_up_to_a_thousand_tokens(monkeypatch):
     decoder = Decoder(Model(), 2)  # type: ignore[arg-type]
     monkeypatch.setattr(decoder, "_forward", lambda *_: [])
     assert max(decoder.measure().tokens) == 1024
+
+
+@pytest.mark.parametrize(("feature", "has"), [("amx_bf16", True), ("avx512_bf16", True), ("avx512_f", False)])
+def test_a_cpu_that_multiplies_bfloat16_trains_in_it(feature, has, monkeypatch):
+    monkeypatch.setattr(hardware, "gpus_here", lambda: 0)
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {feature: True})
+    assert hardware.bf16_here() is has

@@ -258,13 +258,31 @@ def test_a_measure_without_rows_or_with_two_aligners_is_one_line(capsys):
     assert main([*command, "--rows", "r.json"]) == 2 and "needs one Aligner" in capsys.readouterr().err
 
 
-def test_a_run_on_damaged_answers_ends_with_its_figure_and_the_strongest_control(good_rows, tiny_model, capsys):
-    from aligner.evaluation.measures.held_out import held_out_help, help_lines
+def test_a_run_on_damaged_answers_ends_with_its_figure_and_the_strongest_control(good_rows, tiny_model):
+    from aligner.evaluation.measures.held_out import QUESTIONS, held_out_help, help_lines
     from aligner.inference.corrector import Corrector, Settings
 
-    records = mix([f"restoration:6/-1:{good_rows}"], 1, Options()).records
-    corrector = Corrector.load(str(tiny_model), "correction", Settings(max_new_tokens=4))
-    lines = list(help_lines(held_out_help(corrector, records)))
-    damaged_answers = sum(record.answer != record.correction for record in records)
-    assert lines[0].startswith(f"of the damage to {damaged_answers} held-out answers 0% is gone (95 %: ")
-    assert "the strongest control, " in lines[-1]
+    records = mix([f"restoration:2:{good_rows}"], 1, Options(damage="rude_opening")).records
+    corrector = Corrector.load(str(tiny_model), "correction", Settings(batch_size=32, max_new_tokens=2))
+    part = held_out_help(corrector, records, damage_plan("rude_opening"))
+    assert part["questions"] == QUESTIONS and part["answers"] == 2 * QUESTIONS, "each question counts once"
+    lines = list(help_lines(part))
+    assert lines[0].startswith(f"of the damage to the answers of {QUESTIONS} held-out questions ")
+    assert any(line.startswith("the strongest control, ") for line in lines) and "restoration::GOOD.jsonl" in lines[-1]
+
+
+def test_the_longer_run_that_is_named_is_one_that_training_understands():
+    from aligner.evaluation.measures.held_out import LONGER
+    from aligner.training.flags import parse
+
+    assert parse(LONGER.split()[2:]).data.train_datasets == ["restoration::GOOD.jsonl"]
+
+
+def test_a_figure_that_helps_asks_for_no_longer_run(good_rows):
+    from aligner.evaluation.measures.held_out import help_lines
+
+    measure = restoration(str(good_rows), None, None, None)
+    parts, _ = text_figures(measure, {ALIGNER: restored(measure)}, 9)
+    lines = list(help_lines(parts[SEEN]))
+    assert "100% is gone (95 %: 100% to 100%), 100% restored exactly" in lines[0]
+    assert lines[1] == "of the undamaged answers 0% were touched" and lines[-1].startswith("helps: ")

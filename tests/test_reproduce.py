@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import pytest
+from conftest import ROOT
 
 from aligner.cli import main
 from aligner.evaluation.subprocess_step import StepFailed
@@ -62,6 +68,14 @@ def test_no_question_is_on_two_sides_and_none_changes_sides_between_files(data):
     assert not first["train"] & (sides["choose"] | sides["report"]) and not first["report"] & sides["train"]
 
 
+def test_a_trial_has_fewer_questions_and_each_on_the_side_it_has_in_the_whole(data):
+    experiment = replace(read_experiment("warmup"), questions={"train": 60, "choose": 20, "report": 40})
+    whole, trial = (rows_by_side(each, data, each.rows) for each in (experiment, replace(experiment, limit=3)))
+    for side in SIDES:
+        questions = {row["question"] for row in trial[side]}
+        assert len(questions) == 3 and questions <= {row["question"] for row in whole[side]}
+
+
 def test_the_control_is_trained_on_corrections_of_other_questions(data, tmp_path):
     experiment = read_experiment("warmup")
     write_rows(experiment, data, tmp_path / "rows")
@@ -70,22 +84,49 @@ def test_the_control_is_trained_on_corrections_of_other_questions(data, tmp_path
     assert len(rows) > 20 and all(asked != answered for asked, answered in number)
 
 
-def test_a_step_that_is_done_is_not_run_again_and_other_words_are_refused(tmp_path):
-    product = tmp_path / "out" / "tokens.json"
+def test_a_step_that_is_done_is_not_run_again_and_other_words_or_rows_are_refused(tmp_path):
+    product, rows = tmp_path / "out" / "tokens.json", tmp_path / "in.json"
     product.parent.mkdir()
-    step = Step("copy", ("json.tool", str(tmp_path / "in.json"), str(product)), product, 1)
-    (tmp_path / "in.json").write_text("[1]")
+    step = Step("copy", ("json.tool", str(rows), str(product)), product, 1, rows)
+    rows.write_text("[1]")
     run_step(step)
-    (tmp_path / "in.json").write_text("[2]")
+    product.write_text("[1, 1]")
     run_step(step)
-    assert json.loads(product.read_text()) == [1]
+    assert json.loads(product.read_text()) == [1, 1]
     with pytest.raises(UserError, match="was made with another words"):
-        run_step(replace(step, words=("json.tool", "--compact", str(tmp_path / "in.json"), str(product))))
+        run_step(replace(step, words=("json.tool", "--compact", str(rows), str(product))))
+    rows.write_text("[2]")
+    with pytest.raises(UserError, match="was made with another rows"):
+        run_step(step)
 
 
 def test_a_step_that_fails_names_itself(tmp_path):
-    with pytest.raises(StepFailed, match="copy ended with 2"):
-        run_step(Step("copy", ("json.tool", str(tmp_path / "none.json")), tmp_path / "out.json", 1))
+    rows = tmp_path / "in.json"
+    rows.write_text("no JSON")
+    with pytest.raises(StepFailed, match="copy ended with 1"):
+        run_step(Step("copy", ("json.tool", str(rows)), tmp_path / "out.json", 1, rows))
+
+
+def test_stopped_it_stops_the_step_that_is_running(tmp_path):
+    """A step that says that it was stopped before it ends."""
+    (tmp_path / "slow.py").write_text(
+        "import pathlib, signal, time\n"
+        "def stop(number, frame):\n    pathlib.Path('stopped').touch(); raise SystemExit(75)\n"
+        "signal.signal(signal.SIGTERM, stop); pathlib.Path('started').touch(); time.sleep(60)\n"
+    )
+    program = (
+        "from pathlib import Path; from aligner.reproduce.steps import Step, run_step\n"
+        "run_step(Step('slow', ('slow',), Path('product'), 1, Path('slow.py')))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=tmp_path, env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    )
+    while not (tmp_path / "started").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    assert (tmp_path / "stopped").exists()
 
 
 def test_the_recipe_is_chosen_by_the_first_measure_and_the_control_is_none(tmp_path):

@@ -79,6 +79,7 @@ def add_measure_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="answers of a part for models among the controls (60)",
     )
+    add("--dtype", choices=("float32", "bfloat16"), help="of all models (bfloat16 on a GPU that has it, else float32)")
     add("--tried", type=int, default=1, metavar="N", help="recipes tried before this one was chosen: stands beside (1)")
 
 

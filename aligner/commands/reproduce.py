@@ -23,14 +23,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--data", metavar="DIR", help="of --scale small: the folder with the experiment's rows")
     add("--output", default="output/reproduce", metavar="DIR", help="folder for all experiments (output/reproduce)")
+    add("--questions", type=int, metavar="N", help="on each side at most, to try an experiment out (the file's)")
     add("--dry_run", action="store_true", help="check the file and the rows, and print the estimate alone")
 
 
 def run(args: argparse.Namespace) -> int:
     """Reproduce; returns the exit status."""
+    from dataclasses import replace
     from pathlib import Path
 
-    from aligner.records import UserError
+    from aligner.records import UserError, require_at_least_one
     from aligner.reproduce.experiment import experiment_names, read_experiment
     from aligner.reproduce.run import paper_lines, run_small
 
@@ -43,4 +45,6 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if not args.data:
         raise UserError(f"--data is missing: the folder with {', '.join(experiment.rows)}.")
+    require_at_least_one(questions=args.questions)
+    experiment = replace(experiment, limit=args.questions)
     return run_small(experiment, Path(args.data), Path(args.output) / experiment.name, args.dry_run)

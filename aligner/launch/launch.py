@@ -73,8 +73,9 @@ def completed_flags(arguments: Sequence[str]) -> RunConfig:
     config = parse(arguments)
     data, model = config.data.train_datasets, config.model.model_name_or_path
     if not data and not model:
-        default = ["--model_name_or_path", "embedded", "--train_datasets", _relative(shipped("template-dataset.json"))]
-        default += ["--output_dir", "output/embedded"]
+        template = _relative(shipped("template-dataset.json"))
+        default = ["--model_name_or_path", "embedded", "--output_dir", "output/embedded"]
+        default += ["--train_datasets", f"correction-json:0.25:{template}", f"restoration:2:{template}"]
         file = [] if config.launch.config else ["--config", str(shipped("configs/embedded.yaml"))]
         config = parse([*default, *file, *arguments])
         data, model = config.data.train_datasets, config.model.model_name_or_path
@@ -124,6 +125,5 @@ def train(config: RunConfig, ranks: int, folder: Path) -> int:
     else:
         for stage in planned:
             log_complete(stage)
-    data, trusted = stage_data(config, last.name), config.model.trust_remote_code
-    show_result(planned, data, config.output, trusted)
+    show_result(planned, stage_data(config, last.name), config)
     return 0

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -16,10 +16,14 @@ from aligner.quality.edits import diff, show
 from aligner.questions import question_key
 from aligner.records import Correction, UserError
 from aligner.terminal import printable, say
-from aligner.training.config import OutputConfig
+from aligner.training.config import RunConfig
+from aligner.training.datasets.damage import DamagePlan, damage_plan
 from aligner.training.datasets.supervised import Tokens
 from aligner.training.stages import Stage, StageData
 from aligner.training.train_log import read_log
+
+if TYPE_CHECKING:
+    from aligner.inference.corrector import Corrector
 
 WIDTH = 100
 LONGEST = 160  # tokens of a correction that is generated to be looked at
@@ -60,46 +64,48 @@ def held_out_losses(stages: Sequence[Stage], export: str) -> list[tuple[str, flo
     return losses
 
 
-def show_result(stages: Sequence[Stage], data: StageData, output: OutputConfig, trust_remote_code: bool) -> None:
-    """The losses, the folder, and the next command, ready to paste."""
+def show_result(stages: Sequence[Stage], data: StageData, config: RunConfig) -> None:
+    """The losses, some corrections, what help there is, the folder, and the next command, ready to paste."""
     screen, folder, held_out = console(), stages[-1].folder, data.held_out
-    if losses := held_out_losses(stages, output.export):
+    if losses := held_out_losses(stages, config.output.export):
         screen.print(f"\nLoss on {len(held_out)} held-out corrections (nats per token)")
         for name, loss in losses:
             screen.print(f"  {name:<22}{loss:.4f}")
-    if output.show_corrections and held_out:
-        different = {question_key(record.question): record for record in reversed(held_out)}
+    corrections = config.output.show_corrections
+    restores = any(source.dataset.split()[0] == "restoration" for source in data.train_sources)
+    if held_out and (corrections or restores):
         try:
-            show_corrections(
-                screen, folder, list(different.values())[::-1][: output.show_corrections], trust_remote_code
-            )
+            corrector = open_corrector(folder, config.model.trust_remote_code)
+            if corrections:
+                different = {question_key(record.question): record for record in reversed(held_out)}
+                show_corrections(screen, corrector, list(different.values())[::-1][:corrections])
+            if restores:
+                damage = damage_plan(config.data.damage, config.data.hold_back)
+                show_help(screen, corrector, held_out, damage)
         except UserError as error:  # the run is complete all the same
-            screen.print(printable(f"they cannot be shown: {error}"))
-    show_help(screen, folder, data, trust_remote_code)
+            screen.print(printable(f"what it learned cannot be shown: {error}"))
     screen.print(printable(f"\ncheckpoint  {folder}\npicture     {folder / 'loss.png'}", lines=True))
     next_command = [*command_line(), "correct", "--model", str(folder), *example_flags(data)]
     screen.print("next:", style="bold")
     say(f"  {shlex.join(next_command)}")
 
 
-def show_help(screen: Console, folder: Path, data: StageData, trust_remote_code: bool) -> None:
-    """Where damaged answers were trained on: how much of the damage the new Aligner takes out of held-out ones."""
-    damaged = {source.path for source in data.train_sources if source.dataset.startswith("restoration ")}
-    records = [record for record in data.held_out if record.origin.file in damaged]
-    if not any(record.answer != record.correction for record in records):
-        return
-    # Not at the top, as below.
-    from aligner.evaluation.measures.held_out import held_out_help, help_lines
+def open_corrector(folder: Path, trust_remote_code: bool) -> Corrector:
+    """The new Aligner."""
+    # Not at the top: that would be half of this file's import time, also where nothing is generated.
     from aligner.inference.corrector import Corrector, Settings
 
-    settings = Settings(batch_size=8, max_new_tokens=LONGEST)
-    try:
-        corrector = Corrector.load(str(folder), settings=settings, trust_remote_code=trust_remote_code)
-        figures = held_out_help(corrector, records)
-    except UserError as error:  # the run is complete all the same
-        screen.print(printable(f"the help cannot be measured: {error}"))
-        return
-    screen.print("\nDoes it help?", style="bold")
+    settings = Settings(batch_size=16, max_new_tokens=LONGEST)
+    return Corrector.load(str(folder), settings=settings, trust_remote_code=trust_remote_code)
+
+
+def show_help(screen: Console, corrector: Corrector, held_out: Sequence[Correction], damage: DamagePlan) -> None:
+    """How much of the damage that it was trained on the new Aligner takes out of held-out answers."""
+    from aligner.evaluation.measures.held_out import held_out_help, help_lines  # not at the top, as above
+
+    screen.print("\nmeasuring the help on held-out answers ...", style="dim")
+    figures = held_out_help(corrector, held_out, damage)
+    screen.print("Does it help?", style="bold")
     for line in help_lines(figures):
         screen.print(f"  {line}", soft_wrap=True)
 
@@ -113,17 +119,13 @@ def example_flags(data: StageData) -> list[str]:
     return ["--question", record.question, "--answer", record.answer]
 
 
-def show_corrections(screen: Console, folder: Path, records: Sequence[Correction], trust_remote_code: bool) -> None:
+def show_corrections(screen: Console, corrector: Corrector, records: Sequence[Correction]) -> None:
     """Generate corrections of held-out answers and show each as a diff against its answer."""
-    # Not at the top: that would be half of this file's import time, also where nothing is generated.
-    from aligner.inference.corrector import CorrectionRequest, Corrector, Settings
+    from aligner.inference.corrector import CorrectionRequest  # not at the top, as above
 
     screen.print("\ncorrecting a few held-out answers ...", style="dim")
-    settings = Settings(batch_size=len(records), max_new_tokens=LONGEST)
-    corrector = Corrector.load(str(folder), settings=settings, trust_remote_code=trust_remote_code)
-    corrected_answers = corrector.correct(
-        [CorrectionRequest(record.question, record.answer, record.feedback) for record in records]
-    )
+    requests = [CorrectionRequest(record.question, record.answer, record.feedback) for record in records]
+    corrected_answers = corrector.correct(requests)
     screen.print("Held-out answers as the new Aligner corrects them (taken out, put in)")
     for record, corrected in zip(records, corrected_answers, strict=True):
         ended = "" if corrected.finished else f"; cut off at {LONGEST} tokens"

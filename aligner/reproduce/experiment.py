@@ -45,6 +45,7 @@ class Experiment:
     """The contents of a YAML file.
 
     rows: files in the data folder. longest: characters of an answer or correction at most. questions: how many for each side.
+    limit: on each side so many at most, for a trial; None: as the file says.
     damage: what `--hold_back` keeps for measuring, where the records are restorations; else None. passes: corrections of
     corrections, to see whether they settle.
     """
@@ -58,6 +59,11 @@ class Experiment:
     scales: Mapping[str, Scale]
     damage: str | None = None
     passes: int = 1
+    limit: int | None = None
+
+    def most(self, side: str) -> int:
+        """Questions on a side at most."""
+        return self.questions[side] if self.limit is None else min(self.limit, self.questions[side])
 
 
 def experiment_names() -> list[str]:
@@ -136,7 +142,7 @@ def rows_by_side(experiment: Experiment, data: Path, files: tuple[str, ...]) -> 
     for side in ("report", "choose", "train"):
         # By shares of all keys, so that a question keeps its side in a file that has other questions beside it.
         end = start + experiment.questions[side] / total
-        keys = [key for key in order if start <= int(key[:12], 16) / 16**12 < end][: experiment.questions[side]]
+        keys = [key for key in order if start <= int(key[:12], 16) / 16**12 < end][: experiment.most(side)]
         sides[side], start = set(keys), end
     return {side: [row for row in rows if _key(row["question"]) in sides[side]] for side in SIDES}
 

@@ -5,14 +5,16 @@ A step whose product is there is not run again, so a killed experiment goes on w
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aligner.evaluation.subprocess_step import StepFailed, the_same
-from aligner.files import COMPLETED, write_lines
+from aligner.files import COMPLETED, sha256_of, write_lines
 from aligner.records import UserError
 from aligner.reproduce.experiment import RUN_KEYS, Experiment, Fields, Scale, rows_by_side
 from aligner.training.datasets.mixture import mix
@@ -21,22 +23,42 @@ from aligner.training.datasets.options import Options
 
 @dataclass(frozen=True)
 class Step:
-    """A command, what it makes, and about how long it takes. `product` is a file: there, the step is done."""
+    """A command, what it makes, and about how long it takes. `product` is a file: there, the step is done. `rows`: the file
+    that it reads."""
 
     name: str
     words: tuple[str, ...]
     product: Path
     seconds: float
+    rows: Path
 
 
 def run_step(step: Step) -> None:
-    """Run a step that is not done. UserError where its product was made with other words, StepFailed where it fails."""
-    the_same(step.product.parent / f".{step.product.name}.step", {"words": list(step.words)}, step.product)
+    """Run a step that is not done. UserError where its product was made with other words or rows, StepFailed where it fails."""
+    settings = {"words": list(step.words), "rows": sha256_of(step.rows)}
+    the_same(step.product.parent / f".{step.product.name}.step", settings, step.product)
     if step.product.exists():
         return
-    status = subprocess.run([sys.executable, "-m", *step.words], check=False).returncode
+    status = _status_of(step.words)
     if status not in (0, 1) or not step.product.exists():
         raise StepFailed(f"{step.name} ended with {status}: see above. The same command goes on from there.")
+
+
+def _status_of(words: Sequence[str]) -> int:
+    """Run `python -m WORDS`. Stopped, this ends when the command has: a training saves its state first."""
+    process = subprocess.Popen([sys.executable, "-m", *words])
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        return process.wait()
+    except SystemExit:
+        process.terminate()
+        process.wait()
+        raise
+    except KeyboardInterrupt:  # which the terminal has sent to the command too
+        process.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def write_rows(experiment: Experiment, data: Path, folder: Path) -> dict[str, int]:
@@ -108,7 +130,8 @@ def steps_of(experiment: Experiment, folder: Path, counts: dict[str, int]) -> li
         seen = counts[name] * float(flags.get("epochs", 3)) + counts[name] * float(flags.get("identity_proportion", 0))
         product = folder / "runs" / name / COMPLETED
         words = ("aligner.launch", *words_of(flags))
-        steps.append(Step(f"train {name}", words, product, seen * scale.seconds.get("record", 1)))
+        rows = folder / "rows" / f"train-{name}.jsonl"
+        steps.append(Step(f"train {name}", words, product, seen * scale.seconds.get("record", 1), rows))
     for name, run in scale.runs.items():
         if not run.get("shuffled"):
             steps += measuring_steps(experiment, folder, name, "choose", counts["choose"], tried=1)
@@ -127,9 +150,8 @@ def measuring_steps(experiment: Experiment, folder: Path, name: str, side: str, 
         flags |= {"hold_back": experiment.damage} if experiment.damage and measure == "restoration" else {}
         words = ("aligner", "evaluate", *words_of({**flags, "tried": tried, "control_limit": 20}))
         parts = 4.5 if measure == "restoration" else 1
-        steps.append(
-            Step(f"{measure} of {name}, {side}", words, output / measure / "measure.json", answers * parts * each)
-        )
+        product, seconds = output / measure / "measure.json", answers * parts * each
+        steps.append(Step(f"{measure} of {name}, {side}", words, product, seconds, rows))
     losses = {
         "after": rows,
         "models": f"{name}={folder / 'runs' / name}",
@@ -137,10 +159,10 @@ def measuring_steps(experiment: Experiment, folder: Path, name: str, side: str, 
         "max_new_tokens": 256,
     }
     words = ("aligner", "evaluate", *words_of(losses))
-    steps.append(Step(f"losses of {name}, {side}", words, output / "losses" / "report.json", answers * each))
+    steps.append(Step(f"losses of {name}, {side}", words, output / "losses" / "report.json", answers * each, rows))
     if experiment.passes > 1:
         file = output / "passes.jsonl"
         flags = {"model": folder / "runs" / name, "input": rows, "output": file, "rounds": experiment.passes}
         words = ("aligner", "correct", *words_of({**flags, "max_new_tokens": 256}))
-        steps.append(Step(f"passes of {name}, {side}", words, file, answers * experiment.passes * each))
+        steps.append(Step(f"passes of {name}, {side}", words, file, answers * experiment.passes * each, rows))
     return steps

@@ -90,6 +90,7 @@ def _about(config: MeasureConfig, systems: dict[str, str]) -> dict[str, Any]:
         "damage": config.damage,
         "hold_back": config.hold_back,
         "max_new_tokens": config.max_new_tokens,
+        "dtype": config.dtype,
         "recipes_tried": config.tried,
     }
 
@@ -133,7 +134,8 @@ def _prompt(config: MeasureConfig, name: str, folder: Path) -> str | None:
 def _open(config: MeasureConfig, name: str, place: str, folder: Path) -> Corrector:
     from aligner.inference.corrector import Corrector
 
-    return Corrector.load(place, _prompt(config, name, folder), trust_remote_code=config.trust_remote_code)
+    prompt, trusted = _prompt(config, name, folder), config.trust_remote_code
+    return Corrector.load(place, prompt, trust_remote_code=trusted, dtype=config.dtype)
 
 
 def _correct(
@@ -145,7 +147,8 @@ def _correct(
     from aligner.models import fingerprint
 
     prompt = _prompt(config, name, folder)
-    flags = {"max_new_tokens": config.max_new_tokens, "trust_remote_code": config.trust_remote_code}
+    flags: dict[str, Any] = {"max_new_tokens": config.max_new_tokens, "trust_remote_code": config.trust_remote_code}
+    flags |= {"dtype": config.dtype} if config.dtype else {}
     rows = [{"question": question, "answer": answer} for question, answer in pairs]
     parts = [
         *map(json_line, rows),

@@ -33,6 +33,7 @@ class MeasureConfig:
     max_new_tokens: int = 256
     batch_size: int = 8
     prompt_template: str | None = None
+    dtype: str | None = None
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ from rapidfuzz.distance import Indel, Levenshtein
 from aligner.evaluation.measures.controls import REFUSE, Rewrite
 from aligner.readers.rows import read_rows
 from aligner.records import DataError, UserError
-from aligner.training.datasets.damage import damage_plan, damaged, held_back_plans
+from aligner.training.datasets.damage import DamagePlan, damage_plan, damaged, held_back_plans
 
 SEEN = "damage trained on"
 
@@ -80,16 +80,24 @@ def restoration(path: str, limit: int | None, damage: str | None, hold_back: str
     """
     plan = damage_plan(damage, hold_back)
     plans = {SEEN: plan, **held_back_plans(plan, hold_back)}
-    rows = rows_of(path, "question", "correction")[:limit]
+    pairs = [(row["question"], row["correction"].strip()) for row in rows_of(path, "question", "correction")[:limit]]
+    return restoration_measure([item for part, each in plans.items() for item in restoration_items(pairs, each, part)])
+
+
+def restoration_items(pairs: Sequence[tuple[str, str]], plan: DamagePlan, part: str, every: int = 2) -> list[Item]:
+    """Of every question and good answer the answer damaged, where a kind applies; of each `every`th the good one as well."""
     items = []
-    for part, each in plans.items():
-        for place, row in enumerate(rows):
-            question, good = row["question"], row["correction"].strip()
-            kind, text = damaged(question, good, each, undamaged=0)
-            if kind:
-                items.append(Item(question, text, True, good, kind, part))
-            if place % 2 == 0:
-                items.append(Item(question, good, False, good, "", part))
+    for place, (question, good) in enumerate(pairs):
+        kind, text = damaged(question, good, plan, undamaged=0)
+        if kind:
+            items.append(Item(question, text, True, good, kind, part))
+        if place % every == 0:
+            items.append(Item(question, good, False, good, "", part))
+    return items
+
+
+def restoration_measure(items: Sequence[Item]) -> TextMeasure:
+    """The measure of these items: word error against the good answer, its sign changed."""
     return TextMeasure("restoration", "word error", items, lambda item, text: -word_error(item.good, text), error=True)
 
 

@@ -87,7 +87,8 @@ def sample(records: Sequence[Correction], size: int, key: str) -> list[Correctio
 
 
 def split(records: Sequence[Correction], ratio: float, seed: int) -> tuple[list[Correction], list[Correction]]:
-    """Training and held-out records; every question is on one side only. UserError where a side would be empty."""
+    """Training and held-out records; every question is on one side only, and a held-out record counts once however often its
+    rows are repeated. UserError where a side would be empty."""
     questions = sorted({_question(record) for record in records})
     size = max(1, round(len(questions) * ratio))
     if size >= len(questions):
@@ -96,7 +97,7 @@ def split(records: Sequence[Correction], ratio: float, seed: int) -> tuple[list[
     sides: tuple[list[Correction], list[Correction]] = ([], [])
     for record in records:
         sides[_question(record) in held_out].append(record)
-    return sides
+    return sides[0], list(dict.fromkeys(sides[1]))
 
 
 def _question(record: Correction) -> str:

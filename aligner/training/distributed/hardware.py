@@ -63,10 +63,12 @@ def threads_per_rank(ranks: int) -> int:
 
 
 def bf16_here() -> bool:
-    """Whether this machine multiplies bfloat16 matrices in hardware: an Ampere GPU or later, or a CPU with AMX."""
+    """Whether this machine multiplies bfloat16 matrices in hardware: an Ampere GPU or later, a CPU with AMX or AVX-512's
+    bfloat16 products."""
     if gpus_here():
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
 
 
 def resolved(config: RunConfig) -> RunConfig:
