@@ -17,6 +17,7 @@ import uvicorn
 from conftest import ROOT
 from layered import ANSWER, QUESTION, ask, corrector, exchange, serving, until
 from test_correct_file import lines
+from test_serve_today import upstream
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from aligner.inference.text_stream import TextStream
@@ -25,7 +26,7 @@ from aligner.serving.connections import timed
 from aligner.serving.metrics import AccessLog
 from aligner.serving.worker import Ticket, Worker
 
-__all__ = ["corrector"]  # a fixture
+__all__ = ["corrector", "upstream"]  # fixtures
 
 
 def test_headers_that_do_not_come_end_their_connection(corrector, told):
@@ -82,6 +83,24 @@ def test_a_shadow_keeps_no_more_than_its_share(corrector, told, tmp_path):
     with serving(made) as address:
         assert len(ask(address).choices[0].message.content) == 900_000
     assert made.counts["dropped"] == 1 and made.behind._held == 0 and lines(tmp_path / "shadow.jsonl") == []
+
+
+def test_a_shadow_of_a_stream_keeps_no_more_than_its_share(corrector, upstream, tmp_path):
+    file = tmp_path / "shadow.jsonl"
+    made = exchange(corrector, upstream.url, file, mode="shadow", backlog_characters=300)
+    delta, end = {"index": 0, "delta": {"content": "x " * 50}}, {"index": 0, "delta": {}, "finish_reason": "stop"}
+    with serving(made) as address:
+        for pieces, dropped in ((2000, 1), (4, 2), (1, 2)):  # longer than is read, than may wait, neither
+            events = [
+                b"data: " + json.dumps({"choices": [each]}).encode() + b"\n\n" for each in [delta] * pieces + [end]
+            ]
+            upstream.rule = lambda *_, sent=events: (200, {"content-type": "text/event-stream"}, sent)
+            body = {"messages": [{"role": "user", "content": QUESTION}], "stream": True}
+            assert requests.post(f"{address}/v1/chat/completions", json=body).content == b"".join(events)
+            assert made.counts["dropped"] == dropped
+        until(lambda: made.counts["shadow"] == 1)
+        assert made.behind._held == 0
+    assert len(lines(file)) == 1
 
 
 def test_whom_nobody_waits_for_costs_no_further_pass(corrector):

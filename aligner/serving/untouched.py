@@ -44,10 +44,10 @@ async def untouched(
             yield event(Refused(502, f"The upstream broke off ({type(error).__name__}).").body())
             return
         if queue and heard:
-            if heard.is_too_long:
-                queue.drop()
             for choice in heard.whole_choices():
                 queue.add(chat, choice.get("message"))
+            if heard.is_too_long:
+                queue.drop()
 
     async def respond(scope: Scope, receive: Receive, send: Send) -> None:
         async with opened:

@@ -6,6 +6,7 @@ open when requests are cancelled while they connect or stream, as every client t
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ from aligner.terminal import printable
 PASSED = ("authorization", "openai-organization", "openai-project")  # the caller's headers that the upstream gets
 RETURNED = ("retry-after", "retry-after-ms", "x-should-retry", "x-request-id", "request-id")
 RETURNED_KINDS = ("x-ratelimit-", "openai-", "anthropic-ratelimit-")  # how further headers begin that the caller gets
-ACTIVE = ("html", "xml", "svg", "script", "pdf")  # in types of content in which a browser may run what is in it
+ACTIVE = re.compile(
+    r"html|[/+]xml|svg|script", re.IGNORECASE
+)  # types of content in which a browser may run what is in it
 MODELS = "/models"
 STALE = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)  # a kept connection that the other side has closed
 CONNECT = 10.0  # seconds for a connection
@@ -147,7 +150,7 @@ def returned(response: aiohttp.ClientResponse) -> dict[str, str]:
     found = {name.lower(): value for name, value in response.headers.items()}
     names = [name for name in found if name in RETURNED or name.startswith(RETURNED_KINDS)]
     kind = found.get("content-type", "")
-    kind = "text/plain" if not is_header(kind) or any(each in kind.lower() for each in ACTIVE) else kind
+    kind = "text/plain" if not is_header(kind) or ACTIVE.search(kind) else kind
     return {name: without_keys(found[name]) for name in names if is_header(found[name])} | {
         "content-type": without_keys(kind) or "application/octet-stream"
     }
