@@ -119,7 +119,7 @@ def test_activations_agree_with_a_measured_peak(sizes, rows, length, recomputed,
 
 
 def test_gradients_are_handed_on_one_by_one():
-    """Of seven billion gradients in 16 bit, 13.5 GB, the peak of a short row has the head's, in 32 and in 16 bit, and little more."""
+    """Of seven billion gradients in 16 bit, 13.5 GB, the peak of a short row has the head's twice and little more."""
     head = 32_000 * 4_096
     peak = peak_activations(shape_of_model("meta-llama/Llama-2-7b-hf"), 1, 8, "all", torch.bfloat16)
     assert 6 * head < peak < 8 * head
