@@ -303,6 +303,11 @@ def test_feedback_that_no_prompt_takes_is_counted_and_not_read(tmp_path):
     assert report.unread == 1 and {request.feedback for request in seen.asked} == {""}
 
 
+def test_a_correction_is_kept_to_its_last_space(tmp_path):
+    correct_file(work(tmp_path, [{"question": "q", "answer": "a"}], Rewriter(lambda text: f" {text}\n\n")), QUIET)
+    assert lines(tmp_path / "out.jsonl")[0]["corrected"] == " a\n\n"
+
+
 def test_fields_of_other_names_are_named_once_and_stay_as_they_are(tiny_model, tmp_path, capsys):
     """`correct`, then `evaluate`, on rows that nobody renamed."""
     rows = [{"prompt": f"what is {n}?", "response": f"it is {n}"} for n in range(2)]

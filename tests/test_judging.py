@@ -77,10 +77,11 @@ def test_pairs_come_from_one_file_or_two(tmp_path):
 def test_rows_that_cannot_be_used_are_named_and_the_rest_goes_on(tmp_path):
     good = {"question": "q", "answer": "a", "corrected": ""}
     path = write(tmp_path / "f.jsonl", good, {"question": "q", "answer": "a"}, 7,
-                 {**good, "corrected": None, "error": "row 4: it is refused."}, {**good, "answer": 3})  # fmt: skip
+                 {**good, "corrected": None, "error": "row 4: it is refused."}, {**good, "answer": 3},
+                 {**good, "answer": " "})  # fmt: skip
     pairs, faults = read_pairs(path)
     assert [pair.after for pair in pairs] == [""], "an empty correction is one"
-    assert [fault.row for fault in faults] == [2, 3, 4, 5] and "it is refused" in str(faults[2])
+    assert [fault.row for fault in faults] == [2, 3, 4, 5, 6] and "it is refused" in str(faults[2])
 
 
 def test_rounds_say_whether_the_last_one_changed_nothing(tmp_path):
