@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerFast
 from aligner import cli
 from aligner.encoder import Encoder, warn_of_lost_newlines
 from aligner.prompts import CORRECTION
-from aligner.records import Correction, DataError, Origin, UserError, is_blank, text_fault
+from aligner.records import Correction, DataError, Origin, UserError
+from aligner.texts import is_blank, text_fault
 from aligner.training.datasets.preference import correction_of_pair
 from aligner.training.datasets.run_prompts import RunPrompts
 from aligner.training.datasets.supervised import Tally, tokenise

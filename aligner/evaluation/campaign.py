@@ -16,8 +16,9 @@ from aligner.evaluation.judges.dimensions import DIMENSIONS
 from aligner.evaluation.prompt_sets import SETS, write_questions
 from aligner.evaluation.subprocess_step import Flags, StepFailed, command, the_same
 from aligner.files import read_json, read_yaml, sha256_of, write_json
-from aligner.records import UserError, kind_of
+from aligner.records import UserError
 from aligner.terminal import complain, say
+from aligner.texts import kind_of
 
 FIGURES = ("report.json", "report.html", "verdicts.jsonl")
 NOT_RESULT_FLAGS = {  # they say where and how quickly something is generated, or name what `aligner_and_prompts` looks at itself

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from aligner.readers.published_answers import read_answers
-from aligner.records import DataError, Origin, UserError, text_fault
+from aligner.records import DataError, Origin, UserError
+from aligner.texts import text_fault
 from aligner.training.datasets.options import Columns
 
 QUESTION = ("question", "instruction")  # fields that hold a question, the first that is there

@@ -16,7 +16,8 @@ from typing import Any
 from aligner.files import write_lines
 from aligner.hub import is_hub_address, parse_address, read_hub
 from aligner.readers.rows import read_rows
-from aligner.records import DataError, Row, UserError, text_fault
+from aligner.records import DataError, Row, UserError
+from aligner.texts import text_fault
 
 Question = dict[str, str]
 

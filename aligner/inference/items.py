@@ -9,7 +9,8 @@ from typing import Any
 
 from aligner.readers.published_answers import read_answers
 from aligner.readers.rows import read_rows
-from aligner.records import DataError, Origin, UserError, kind_of, text_fault
+from aligner.records import DataError, Origin, UserError
+from aligner.texts import kind_of, text_fault
 from aligner.training.datasets.options import QAC, Columns
 
 ADDED = ("corrected", "finished", "edits", "passes", "error", "answer_finished", "guard", "guard_reason", "cut_off")

@@ -13,7 +13,8 @@ from aligner.inference.corrector import Corrected, CorrectionRequest, NoRoom, Ou
 from aligner.inference.servers import Client, Server
 from aligner.prompts import PromptTemplate
 from aligner.quality.edits import edits
-from aligner.records import Origin, UserError, text_fault
+from aligner.records import Origin, UserError
+from aligner.texts import text_fault
 
 
 class Answer(NamedTuple):

@@ -17,8 +17,9 @@ from aligner.evaluation.measures.config import MEASURES
 from aligner.files import read_yaml
 from aligner.questions import question_key
 from aligner.readers.rows import read_rows
-from aligner.records import DataError, Row, UserError, kind_of
+from aligner.records import DataError, Row, UserError
 from aligner.shipped import shipped
+from aligner.texts import kind_of
 from aligner.training.datasets.damage import damage_plan
 from aligner.training.flags import SPELLINGS
 

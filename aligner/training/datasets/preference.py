@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from aligner.records import Correction, Skipped, is_blank
+from aligner.records import Correction, Skipped
+from aligner.texts import is_blank
 
 SEVERAL_TURNS = "a dialogue of several turns"
 PARTED = "the two dialogues part before the last answer"

@@ -24,7 +24,8 @@ from aligner.hub import commit_of, is_hub_address, parse_address, read_hub
 from aligner.prompts import DEFAULT, find_template
 from aligner.readers.paths import data_files, home_expanded, names_data
 from aligner.readers.rows import read_rows_lazily
-from aligner.records import Correction, DataError, Origin, Row, Skipped, UserError, kind_of, text_fault
+from aligner.records import Correction, DataError, Origin, Row, Skipped, UserError
+from aligner.texts import kind_of, text_fault
 from aligner.training.datasets.options import NO_OPTIONS, QAC, Options, split_columns
 
 Formatter = Callable[..., Correction | Skipped]
