@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up what is missing, then run the linters and the quick tests (eleven minutes on two quiet cores).
+# Set up what is missing, then run the linters and the quick tests (five minutes on two quiet cores).
 #   bash scripts/test.sh [pytest arguments]            the quick ones
 #   bash scripts/test.sh --slow [PART] [arguments]     the slow ones, or a part of them (tests/README.md has the parts)
 #   bash scripts/test.sh --gpu [--only STEP ...]       the acceptance run of a GPU (tests/acceptance/README.md)
@@ -22,4 +22,4 @@ fi
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy
-exec "$PYTHON" -m pytest -n 2 --no-loadscope-reorder "$@"
+exec "$PYTHON" -m pytest -n 3 --no-loadscope-reorder "$@"

@@ -61,7 +61,7 @@ PARTS = {
     "browser": ("test_report_page", "test_real_layer::page"),
     "servers": ("test_real_servers", "test_real_layer"),
     "clients": ("test_real_clients",),
-    "evaluation": ("test_real_judge",),
+    "evaluation": ("test_real_judge", "test_campaign"),
     "environment": ("test_environment_script",),
     "surroundings": ("test_surroundings", "test_doctor"),
     "data": ("test_check", "test_malformed"),

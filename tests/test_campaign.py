@@ -82,6 +82,7 @@ def test_results_of_another_aligner_or_other_questions_are_not_taken_for_these(b
     assert main([str(file)]) == 2 and "was made with another questions" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_upstream_that_is_not_there_leaves_its_cell_empty(both, tiny_model, tmp_path, capsys, quick_commands):
     file = Path(config(tmp_path, both, tiny_model))
     value = yaml.safe_load(file.read_text())

@@ -358,6 +358,7 @@ def slurm_job(folder: Path, *arguments: str, log: Path) -> subprocess.Popen[str]
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_slurm_trains_to_the_same_losses(tiny_model, tmp_path, one_host):
     log = tmp_path / "log"
     job = slurm_job(tmp_path, *flags(tiny_model, tmp_path / "out", "--save_interval", 0), log=log)

@@ -138,6 +138,7 @@ def as_a_newcomer(tiny_model, tmp_path_factory):
     return folder, type_in
 
 
+@pytest.mark.slow
 def test_the_front_pages_commands_run_one_after_the_other(as_a_newcomer):
     """Those that need no hub, no server and no GPU; the run of the embedded model has tests of its own."""
     folder, type_in = as_a_newcomer

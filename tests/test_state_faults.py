@@ -165,6 +165,7 @@ def test_a_state_from_before_checksums_goes_on_with_one_warning(state, tiny_mode
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     with trained_weights(model, copied, master=True) as fetch:
         whole = [fetch(name) for name, _ in model.named_parameters()]
-    assert whole and [record.message for record in caplog.records if "has no checksums" in record.message] == [
+    said = {id(record): record.message for record in caplog.records if "has no checksums" in record.message}
+    assert whole and list(said.values()) == [  # a record is caught twice where an earlier test left a handler
         f"{copied} has no checksums (an earlier version wrote it): whether it is damaged cannot be seen"
     ]
