@@ -21,6 +21,7 @@ import openai
 import pytest
 import requests
 from conftest import TEMPLATE, environment, read_rows, sft
+from layered import writing_model
 from test_correct_file import lines
 from test_real_servers import chatting, serving
 
@@ -37,7 +38,8 @@ def layer(model: Path, upstream: str, *more: object) -> Iterator[tuple[str, subp
     """`aligner serve`, ready; its address and process."""
     port = free_port()
     command = [sys.executable, "-m", "aligner", "serve", "--model", str(model), "--prompt_template", "correction",
-               "--upstream_url", upstream, "--port", str(port), "--max_new_tokens", "16", *map(str, more)]  # fmt: skip
+               "--upstream_url", upstream, "--port", str(port), "--max_new_tokens", "16", "--keep_unfinished",
+               *map(str, more)]  # fmt: skip  # a random model does not end by itself
     process = subprocess.Popen(command, env=environment(1), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     address = f"http://127.0.0.1:{port}"
     try:
@@ -143,14 +145,18 @@ def test_2000_requests_leave_nothing_behind(chatting, told):
     assert after[0] <= before[0] and after[1] <= before[1] and after[2] <= before[2] + 20, (before, after)
 
 
-def test_the_rows_of_a_shadow_pass_the_doctor_and_train(chatting, tmp_path, capsys):
+def test_the_rows_of_a_shadow_pass_the_doctor_and_train(chatting, bpe_folder, tmp_path, capsys):
+    """Only whole answers become rows: the upstream is a model that ends."""
     file, port = tmp_path / "shadow.jsonl", free_port()
+    upstream = writing_model(bpe_folder, tmp_path / "upstream", "Ask.")
+    template = "{% for m in messages %}{{ m['content'] }}{% endfor %}\n##Correction:  ASSISTANT:"
+    (upstream / "chat_template.jinja").write_text(template)
     with (
-        serving(chatting, port),
+        serving(upstream, port),
         layer(chatting, f"http://127.0.0.1:{port}/v1", "--mode", "shadow", "--shadow_file", file) as (address, process),
     ):
         for number, row in enumerate(read_rows(TEMPLATE, 12)):
-            made = chat(address, chatting, row["question"], stream=bool(number % 2))
+            made = chat(address, upstream, row["question"], stream=bool(number % 2))
             assert number % 2 == 0 or "".join(c.choices[0].delta.content or "" for c in made if c.choices)
         process.send_signal(signal.SIGTERM)  # what is behind is still written
         process.wait(120)
