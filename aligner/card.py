@@ -115,6 +115,10 @@ def prompt_of(folder: str, chosen: str | None) -> PromptTemplate:
 def _no_card(folder: str) -> UserError:
     """What is wrong with a model without a card: it is not there, it is a resume state, or its prompt is unknown."""
     place = Path(folder)
+    if place.is_dir() and not (place / "config.json").is_file() and not (place / "state.json").is_file():
+        return UserError(
+            f"{folder} holds no model: it has no config.json and no aligner.json. Name an output folder or a hub id."
+        )
     if (place / "state.json").is_file():
         return UserError(
             f"{folder} is a resume state, not a model. Write it as one: aligner export {folder} --output MODEL."

@@ -21,7 +21,7 @@ _SLOT = re.compile(r"\{(" + "|".join(SLOTS) + r")\}")
 
 @dataclass(frozen=True, slots=True)
 class PromptTemplate:
-    """A prompt with one slot for the question and one for the answer. The correction follows it with no space between.
+    """A prompt with a slot for the question, mostly one for the answer. The correction follows it with no space between.
 
     It may have one more for feedback: an instruction for the correction (the paper's controllable refinement). Without
     `{answer}` it is plain fine-tuning, question to answer. UserError where a slot stands twice, or it has neither of the two.
@@ -37,6 +37,9 @@ class PromptTemplate:
             raise UserError(
                 f"prompt template '{self.name}' has {almost[0]}: write {{question}}, {{answer}} and {{feedback}}."
             )
+        for word in set(re.findall(r"\{(\w+)\}", self.text)) - set(SLOTS):
+            if near := difflib.get_close_matches(word, SLOTS, n=1, cutoff=0.75):
+                raise UserError(f"prompt template '{self.name}' has {{{word}}}. Did you mean {{{near[0]}}}?")
         if twice := [slot for slot in SLOTS if slots.count(slot) > 1]:
             raise UserError(f"prompt template '{self.name}' has more than one {{{twice[0]}}}: write it once.")
         if not {"question", "answer"} & set(slots):

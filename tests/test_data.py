@@ -290,6 +290,7 @@ def test_rows_need_the_fields_that_their_prompt_shows(ten, tmp_path):
         (record,) = mix([str(file)], 1, prompt=str(prompt)).records
         shown = prompts_of(str(prompt), [record]).of(record).render(record.question, record.answer)
         assert shown == text.format(**row) and record.correction == row["correction"]
+        assert ("plain fine-tuning" in prompts_of(str(prompt), [record]).line()) == ("answer" not in row)
         with pytest.raises(DataError, match="is missing"):
             mix([str(file)], 1)
         if "answer" not in row:

@@ -55,8 +55,11 @@ def test_a_model_that_is_not_there_a_resume_state_and_a_model_without_a_card_are
         prompt_of("typo", None)
     state = tmp_path / "update-3"
     state.mkdir()
-    with pytest.raises(UserError, match=r"has no aligner\.json, so the prompt it was trained with is unknown"):
+    with pytest.raises(UserError, match=r"holds no model: it has no config\.json and no aligner\.json"):
         prompt_of(str(state), None)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"has no aligner\.json, so the prompt it was trained with is unknown"):
+        prompt_of(str(tmp_path), None)
     (state / "state.json").write_text("{}")
     with pytest.raises(UserError, match=f"is a resume state, not a model. .*aligner export {state} --output MODEL"):
         prompt_of(str(state), None)

@@ -61,6 +61,12 @@ def test_a_template_may_show_the_question_or_the_answer_alone():
     assert PromptTemplate("t", "Mend: {answer}").slots == {"answer"}
 
 
+@pytest.mark.parametrize("word", ["answr", "anwser", "answers", "quesion", "questoin", "feedbak"])
+def test_a_misspelt_slot_is_no_text(word):
+    with pytest.raises(UserError, match="Did you mean"):
+        PromptTemplate("t", f"{{question}} {{{word}}}")
+
+
 @pytest.mark.parametrize("slot", ["{Answer}", "{ answer }", "{ANSWER}"])
 def test_a_slot_that_is_almost_right_is_refused(slot):
     with pytest.raises(UserError, match=r"write \{question\}, \{answer\} and \{feedback\}"):

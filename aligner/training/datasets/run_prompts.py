@@ -29,7 +29,8 @@ class RunPrompts:
         """For a reader: their names, and which one corrects."""
         names = [template.name for template in self.all()]
         if len(names) == 1:
-            return names[0]
+            plain = "answer" not in self.correcting.slots
+            return names[0] + (" (without {answer}: plain fine-tuning, question to correction)" if plain else "")
         return f"{', '.join(names)}, each for its data set's records; the Aligner corrects with {names[0]}"
 
 
