@@ -84,7 +84,7 @@ def run_side(args: argparse.Namespace) -> None:
     engine, losses = engine_of(args.side, o, plan, args.zero_stage, ranks), Losses()
     layout = Layout(args.side == "ours", original.ROWS, TOKENS, 0, target_cost=0.2)
     state = TrainState(
-        engine, rows, [], plan, o, DataConfig(), layout, layout, losses, lambda update: None, 0, lambda: False
+        engine, rows, [], plan, o, DataConfig(), layout, layout, losses, lambda update: None, 0, False, lambda: False
     )  # type: ignore[arg-type]
     ranks.wait()
     began, used = time.perf_counter(), time.process_time()
