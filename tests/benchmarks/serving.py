@@ -52,7 +52,7 @@ def layer(aligner: str, url: str, *flags: str) -> Iterator[str]:
     """`aligner serve`, ready; its address."""
     port = free_port()
     command = [sys.executable, "-m", "aligner", "serve", "--model", aligner, "--upstream_url", url, "--port", str(port),
-               "--aligner_timeout", "600", *flags]  # fmt: skip
+               "--aligner_timeout", "600", "--keep_unfinished", *flags]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         while process.poll() is None:
