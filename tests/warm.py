@@ -38,7 +38,9 @@ class Launch:
         command = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--num_gpus", str(ranks)]
         command += ["--master_port", str(free_port()), "--module", "programs.ranks", str(self.folder)]
         with (self.folder / "launcher.log").open("w") as log:
-            self.process = subprocess.Popen(command, env=environment(ranks), stdout=log, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                command, env={**environment(ranks), "OWNER": str(os.getpid())}, stdout=log, stderr=subprocess.STDOUT
+            )
 
     def run(self, module: str, arguments: Sequence[object], timeout: float) -> tuple[set[int], str]:
         """The ranks' exit statuses, and what the launcher and they said."""
@@ -88,6 +90,8 @@ class Launches:
         return self.open[ranks]
 
     def close(self) -> None:
+        for launch in self.open.values():
+            (launch.folder / "end").touch()  # all end at once
         while self.open:
             self.open.popitem()[1].close()
 
