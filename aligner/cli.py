@@ -26,7 +26,7 @@ from aligner.commands import (
 )
 from aligner.records import UserError, system_error
 from aligner.surroundings import prepare_process
-from aligner.terminal import complain, prepare_streams
+from aligner.terminal import prepare_streams, print_errors
 
 Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
 COMMANDS: dict[str, Command] = {
@@ -79,7 +79,7 @@ def command_parser() -> argparse.ArgumentParser:
 def _wrong_usage(parser: argparse.ArgumentParser, finding: str) -> NoReturn:
     """Say what is wrong with a command line, which may hold anything, and exit with 2."""
     parser.print_usage(sys.stderr)
-    complain(f"{parser.prog}: error: {finding}")
+    print_errors(f"{parser.prog}: error: {finding}")
     sys.exit(2)
 
 
@@ -104,11 +104,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (UserError, OSError) as error:
-        complain(f"error: {system_error(error) if isinstance(error, OSError) else error}")
+        print_errors(f"error: {system_error(error) if isinstance(error, OSError) else error}")
         return 2
     except KeyboardInterrupt:
-        complain("stopped")
+        print_errors("stopped")
         return 130
     except Exception:
-        complain(*traceback.format_exc().splitlines())
+        print_errors(*traceback.format_exc().splitlines())
         return 70

@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from aligner.keys import without_keys
-from aligner.terminal import complain, printable
+from aligner.terminal import print_errors, printable
 
 NOW_AND_THEN = 30.0  # seconds between two lines of progress where no terminal shows a bar
 
@@ -51,7 +51,7 @@ def print_progress(desc: str, count: int, total: int | None, unit: str, seconds:
     """A plain line of progress: `training: 120 of 3,000 updates, 4 % (1.2 s each): loss 1.234`."""
     of = f" of {total:,}{unit}, {count / total:.0%}" if total else unit
     with suppress(OSError):
-        complain(
+        print_errors(
             f"{desc + ': ' if desc else ''}{count:,}{of} ({seconds:.3g} s each){': ' + figures if figures else ''}"
         )
 

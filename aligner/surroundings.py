@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from aligner.terminal import complain
+from aligner.terminal import print_errors
 
 OFFLINE = "ALIGNER_OFFLINE"
 PACKAGES, MODELS, HUB = "packages", "models", "hub"  # the rooms of a prepared folder
@@ -21,7 +21,7 @@ def prepare_process(arguments: Sequence[str]) -> None:
     if (home := missing_home(arguments)) is not None:
         os.environ["HOME"] = str(home)
         os.environ.setdefault("USER", f"user{os.getuid()}")
-        complain(f"there is no home for user id {os.getuid()}: caches are kept in {home}")
+        print_errors(f"there is no home for user id {os.getuid()}: caches are kept in {home}")
     if folder := prepared_folder():
         os.environ |= offline_variables(folder)
         os.environ.setdefault("WANDB_MODE", "offline")

@@ -24,16 +24,16 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
-def say(*lines: object, to: IO[Any] | None = None) -> None:
+def print_lines(*lines: object, to: IO[Any] | None = None) -> None:
     """Print each argument as one line, to standard output or the stream, at once. OSError where nobody listens any more."""
     stream = to or sys.stdout
     stream.write("".join(f"{printable(without_keys(str(line)))}\n" for line in lines))
     stream.flush()
 
 
-def complain(*lines: object) -> None:
+def print_errors(*lines: object) -> None:
     """Print lines to standard error."""
-    say(*lines, to=sys.stderr)
+    print_lines(*lines, to=sys.stderr)
 
 
 def prepare_streams() -> None:

@@ -439,7 +439,7 @@ def test_whatever_a_judge_replies_it_is_a_verdict_or_none():
 
 
 def test_an_odd_stream_is_bounded_and_breaks_nothing():
-    from aligner.serving.untouched import Heard
+    from aligner.serving.untouched import PassingChoices
 
     ends = b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\n'
     piece = b'data: {"choices": [{"index": 0, "delta": {"content": "abc"}}]}\n\n'
@@ -454,23 +454,23 @@ def test_an_odd_stream_is_bounded_and_breaks_nothing():
            b'data: {"choices": [{"delta": {"content": ["x"]}}]}\n', b": comment\n"]  # fmt: skip
 
     def passes(part: bytes) -> str:
-        heard = Heard(1000)
-        heard.feed(piece)
-        heard.feed(part)
-        heard.feed(b"\n" + piece + ends)
-        return "" if texts_of(heard) == ["abcabc"] else f"{heard.whole_choices()}"
+        choices_seen = PassingChoices(1000)
+        choices_seen.feed(piece)
+        choices_seen.feed(part)
+        choices_seen.feed(b"\n" + piece + ends)
+        return "" if texts_of(choices_seen) == ["abcabc"] else f"{choices_seen.whole_choices()}"
 
     try_all("an odd stream", {repr(part[:30]): part for part in odd}, passes)
-    heard, began = Heard(1000), time.process_time()
+    choices_seen, began = PassingChoices(1000), time.process_time()
     for _ in range(20_000):
-        heard.feed(piece)
-    heard.feed(ends)
-    assert heard.is_too_long and texts_of(heard) == [] and time.process_time() - began < 5
-    slow = Heard(1000)
+        choices_seen.feed(piece)
+    choices_seen.feed(ends)
+    assert choices_seen.is_too_long and texts_of(choices_seen) == [] and time.process_time() - began < 5
+    slow = PassingChoices(1000)
     for byte in piece * 100 + ends:
         slow.feed(bytes([byte]))
     assert texts_of(slow) == ["abc" * 100]
 
 
-def texts_of(heard: Any) -> list[str]:
-    return [choice["message"]["content"] for choice in heard.whole_choices()]
+def texts_of(choices_seen: Any) -> list[str]:
+    return [choice["message"]["content"] for choice in choices_seen.whole_choices()]

@@ -9,7 +9,7 @@ import pytest
 from aligner.chat_api.parameters import ModelParameters, refused_in
 from aligner.chat_api.replies import error_in, is_whole
 from aligner.chat_api.streams import CollectedStream, reply_in
-from aligner.chat_api.thoughts import part, said_in, with_text
+from aligner.chat_api.thoughts import split_message, split_thoughts, with_text
 from aligner.evaluation.judges.dimensions import HELPFUL
 
 REQUEST = {
@@ -123,9 +123,9 @@ THOUGHTS = (  # text, what is said
 
 @pytest.mark.parametrize(("text", "said"), THOUGHTS)
 def test_a_thought_is_set_aside_and_text_is_left_as_it_is(text, said):
-    assert part(text).text == (text if said is None else said)
-    assert bool(part(text).thought) == (said is not None)
-    assert "no" not in part(text).text.split()
+    assert split_thoughts(text).text == (text if said is None else said)
+    assert bool(split_thoughts(text).thought) == (said is not None)
+    assert "no" not in split_thoughts(text).text.split()
 
 
 def test_a_message_is_read_and_written_in_whatever_form_it_comes():
@@ -143,8 +143,8 @@ def test_a_message_is_read_and_written_in_whatever_form_it_comes():
         ({"content": 3}, "", ""),
         ({}, "", ""),
     ):  # fmt: skip
-        assert said_in(message) == (text, thought), message
-        assert said_in(with_text(message, "new")).text == "new" or isinstance(message.get("content"), list)
+        assert split_message(message) == (text, thought), message
+        assert split_message(with_text(message, "new")).text == "new" or isinstance(message.get("content"), list)
     assert with_text({"content": "<think>no</think>yes", "extra": 1}, "new") == {
         "content": "new", "extra": 1, "reasoning_content": "<think>no</think>"}  # fmt: skip
 

@@ -23,7 +23,7 @@ from aligner.prompts import PromptTemplate, find_template
 from aligner.records import UserError
 from aligner.serving.hosts import hostname
 from aligner.serving.protocol import Refused, completion, parse_request
-from aligner.serving.untouched import Heard
+from aligner.serving.untouched import PassingChoices
 from aligner.terminal import printable
 from aligner.training.checkpoint.resume import read_state
 from aligner.training.datasets.registry import parse_spec
@@ -120,9 +120,9 @@ def check_bytes(folder: Path, content: bytes) -> None:
     tolerant(lambda: Journal(folder / "j", {}).close())
     (folder / "r").write_bytes(content)
     tolerant(lambda: ReplyStore(folder / "r").close())
-    heard = Heard(1000)
-    heard.feed(content)
-    assert all(isinstance(choice, dict) for choice in heard.whole_choices())
+    choices_seen = PassingChoices(1000)
+    choices_seen.feed(content)
+    assert all(isinstance(choice, dict) for choice in choices_seen.whole_choices())
     (folder / "state.json").write_bytes(content)
     (folder / "COMPLETED").touch()
     tolerant(lambda: read_state(folder))

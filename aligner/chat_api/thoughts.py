@@ -39,26 +39,26 @@ TEXTS = (None, "text", "output_text", "input_text")  # types of parts that are s
 FIELDS = ("reasoning_content", "reasoning", "thinking", "thought")  # fields beside the content
 
 
-class Said(NamedTuple):
+class SplitText(NamedTuple):
     """A text in its two halves. `text`: what is said, `thought`: what is not."""
 
     text: str
     thought: str
 
 
-def part(text: str) -> Said:
+def split_thoughts(text: str) -> SplitText:
     """A text without its thoughts, and the thoughts. A thought that is opened at the begin of a line and never closed has no end:
     nothing after it is said. What a stray closing tag ends was opened by the prompt. Text without thoughts comes back as it is."""
     code = [match.span() for match in _CODE.finditer(text)]
     spans = list(_spans(text, code))
     if not spans:
-        return Said(text, "")
-    said, thought, at = "", [], 0
+        return SplitText(text, "")
+    visible, thought, at = "", [], 0
     for start, end in spans:
-        said += text[at:start]
+        visible += text[at:start]
         thought.append(text[start:end])
         at = end
-    return Said(_unwrapped(said + text[at:]).strip(), "\n".join(thought).strip())
+    return SplitText(_unwrapped(visible + text[at:]).strip(), "\n".join(thought).strip())
 
 
 def _spans(text: str, code: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
@@ -106,7 +106,7 @@ def _unwrapped(text: str) -> str:
     return next((found for found in match.groups() if found is not None), text) if match else text
 
 
-def said_in(message: Mapping[str, Any]) -> Said:
+def split_message(message: Mapping[str, Any]) -> SplitText:
     """What a message says and what it thinks: of its content (text, or parts), and of the fields beside it."""
     content = message.get("content")
     thoughts = [text for name in FIELDS if (text := _text(message.get(name))).strip()][:1]
@@ -118,8 +118,8 @@ def said_in(message: Mapping[str, Any]) -> Said:
         ]
     else:
         spoken = content if isinstance(content, str) else ""
-    text, thought = part(spoken)
-    return Said(text, "\n".join(text for text in (*thoughts, thought) if text.strip()))
+    text, thought = split_thoughts(spoken)
+    return SplitText(text, "\n".join(text for text in (*thoughts, thought) if text.strip()))
 
 
 def is_said(piece: Mapping[str, Any]) -> bool:
@@ -138,11 +138,11 @@ def with_text(message: Mapping[str, Any], text: str) -> dict[str, Any]:
     """A message that says this instead. Thoughts in its text go into `reasoning_content`; its other parts and fields stay."""
     content = message.get("content")
     if not isinstance(content, list):
-        inside = part(content).thought if isinstance(content, str) else ""
+        inside = split_thoughts(content).thought if isinstance(content, str) else ""
         thought = "\n".join(t for t in (_text(message.get("reasoning_content")), inside) if t)
         return {**message, "content": text, **({"reasoning_content": thought} if inside else {})}
     places = [n for n, each in enumerate(content) if isinstance(each, Mapping) and is_said(each) and "text" in each]
-    inside = part("\n".join(_text(content[n].get("text")) for n in places)).thought
+    inside = split_thoughts("\n".join(_text(content[n].get("text")) for n in places)).thought
     first = places[0] if places else None
     parts = [
         {**each, "text": text} if n == first else each

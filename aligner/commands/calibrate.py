@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from aligner.commands.shared_flags import add_column_flag, add_model_flags, config_from
-from aligner.terminal import say
+from aligner.terminal import print_lines
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -37,5 +37,5 @@ def run(args: argparse.Namespace) -> int:
     config = config_from(args, CalibrateConfig)
     from aligner.serving.command import calibrate  # torch, for which a misspelt flag need not wait
 
-    say(*calibrate(config))
+    print_lines(*calibrate(config))
     return 0

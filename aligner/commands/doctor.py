@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from aligner.terminal import say
+from aligner.terminal import print_lines
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -27,5 +27,5 @@ def run(args: argparse.Namespace) -> int:
 
     quiet_libraries()
     reports = examine(without_hostfile(args.rest) if args.this_host else args.rest)[: 1 if args.this_host else None]
-    say(*([json.dumps(reports)] if args.json else screen(reports)))
+    print_lines(*([json.dumps(reports)] if args.json else screen(reports)))
     return 1 if worst(reports) == "bad" else 0

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from aligner.console import progress
-from aligner.terminal import say
+from aligner.terminal import print_lines
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -30,5 +30,5 @@ def run(args: argparse.Namespace) -> int:
     quiet_libraries()
     bar = partial(progress, desc="exporting", unit=" tensors", delay=2)
     update = export_state(Path(args.state), Path(args.output), args.trust_remote_code, bar)
-    say(f"the model after update {update:,}: {args.output}")
+    print_lines(f"the model after update {update:,}: {args.output}")
     return 0

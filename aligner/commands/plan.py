@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from aligner.terminal import say
+from aligner.terminal import print_lines
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -47,5 +47,5 @@ def run(args: argparse.Namespace) -> int:
     quiet_libraries()
     known = {field: getattr(args, field) for field in PlanRequest.__dataclass_fields__}
     lines, fits = report(args.rest, PlanRequest(**known))
-    say(*lines)
+    print_lines(*lines)
     return 0 if fits else 1

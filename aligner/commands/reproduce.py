@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from aligner.terminal import say
+from aligner.terminal import print_lines
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -37,11 +37,11 @@ def run(args: argparse.Namespace) -> int:
     from aligner.reproduce.run import paper_lines, run_small
 
     if not args.name:
-        say(*(f"{name}: {read_experiment(name).about}" for name in experiment_names()))
+        print_lines(*(f"{name}: {read_experiment(name).about}" for name in experiment_names()))
         return 0
     experiment = read_experiment(args.name)
     if args.scale == "paper":
-        say(*paper_lines(experiment))
+        print_lines(*paper_lines(experiment))
         return 0
     if not args.data:
         raise UserError(f"--data is missing: the folder with {', '.join(experiment.rows)}.")

@@ -17,7 +17,7 @@ from aligner.evaluation.prompt_sets import SETS, write_questions
 from aligner.evaluation.subprocess_step import Flags, StepFailed, command, the_same
 from aligner.files import read_json, read_yaml, sha256_of, write_json
 from aligner.records import UserError
-from aligner.terminal import complain, say
+from aligner.terminal import print_errors, print_lines
 from aligner.texts import kind_of
 
 FIGURES = ("report.json", "report.html", "verdicts.jsonl")
@@ -101,7 +101,7 @@ def run_campaign(campaign: Campaign) -> int:
             write_questions(question_file, questions.name, questions.path)
         for upstream in campaign.upstreams:
             folder = campaign.output / upstream.name / questions.name
-            say(f"{upstream.name}, {questions.name}")
+            print_lines(f"{upstream.name}, {questions.name}")
             try:
                 settings = {
                     "aligner": aligner,
@@ -111,10 +111,10 @@ def run_campaign(campaign: Campaign) -> int:
                 the_same(folder / "settings.json", settings, folder / "corrected.jsonl")
                 status = max(status, _one(campaign, upstream, questions, question_file, folder))
             except StepFailed as error:  # an upstream that is down leaves its own cells empty
-                complain(f"error: {upstream.name}, {questions.name}: {error}")
+                print_errors(f"error: {upstream.name}, {questions.name}: {error}")
                 status = 1
     lines = main_table(campaign)
-    say(*lines)
+    print_lines(*lines)
     return status
 
 

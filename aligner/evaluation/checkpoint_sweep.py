@@ -23,7 +23,7 @@ from aligner.evaluation.subprocess_step import Flags, command
 from aligner.files import remove_folder, sha256_of, write_lines
 from aligner.readers.rows import read_rows
 from aligner.records import Row, UserError
-from aligner.terminal import say
+from aligner.terminal import print_lines
 
 if TYPE_CHECKING:
     from aligner.evaluation.losses import Shares
@@ -53,7 +53,7 @@ class CheckpointSweep:
             remove_folder(left)
         results = []
         for name, model in in_order(self.models):
-            say(f"{name}: losses and corrections of {len(pairs):,} answers")
+            print_lines(f"{name}: losses and corrections of {len(pairs):,} answers")
             with as_model_folder(model, folder) as place:
                 corrected = folder / f"{name}-{self._digest(rows, place)}.jsonl"
                 if not corrected.exists():

@@ -27,7 +27,7 @@ from aligner.evaluation.systems import System, matches, standing_lines, standing
 from aligner.files import write_json, write_lines
 from aligner.locks import take
 from aligner.records import DataError, UserError
-from aligner.terminal import say
+from aligner.terminal import print_lines
 from aligner.training.datasets.options import QAC, Columns
 
 CHARACTERS = 4.0  # a token, about, in English
@@ -118,11 +118,11 @@ def _write(
     }
     write_json(job.output / "report.json", report)
     write_report(job.output / "report.html", report, pairs, verdicts, curves)
-    say(*_tables(report, len(pairs)), f"report: {job.output / 'report.html'}")
+    print_lines(*_tables(report, len(pairs)), f"report: {job.output / 'report.html'}")
     unread = [name for name in job.dimensions if verdicts and is_unreadable(name, verdicts)]
     if unread:
         names = ", ".join(unread)
-        say(
+        print_lines(
             f"no verdict could be read of {names}: the judge does not reply in the form it should; see the replies in the report"
         )
     return 1 if faults or unread or any(verdict.error for verdict in verdicts) else 0
@@ -134,11 +134,11 @@ def _judge(job: EvaluationJob, judge: Judge, pairs: Sequence[Pair]) -> list[Verd
     try:
         dimensions = [DIMENSIONS[name] for name in job.dimensions]
         requests = open_requests(pairs, dimensions, judge, store)
-        say(estimate(requests, judge, job.price, job.max_tokens))
+        print_lines(estimate(requests, judge, job.price, job.max_tokens))
         began = time.monotonic()
         verdicts = judge_pairs(pairs, dimensions, judge, store, watched)
         if replies := [reply for request in requests if (reply := store.get(judge, request))]:
-            say(spent(replies, job.price, time.monotonic() - began))
+            print_lines(spent(replies, job.price, time.monotonic() - began))
         return verdicts
     finally:
         store.close()

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from aligner.files import read_json, write_text
 from aligner.records import UserError
-from aligner.terminal import complain, say
+from aligner.terminal import print_errors, print_lines
 
 Scores = dict[str, dict[str, float]]  # by task and metric
 
@@ -82,9 +82,9 @@ def main(arguments: list[str]) -> int:
             args.program, args.layer_url, args.model, args.tasks, args.output / "upstream+Aligner", more
         )
     except UserError as error:
-        complain(f"error: {error}")
+        print_errors(f"error: {error}")
         return 2
-    say(*comparison_lines(before, after))
+    print_lines(*comparison_lines(before, after))
     return 0
 
 

@@ -22,7 +22,7 @@ from aligner.inference.served import ServedAligner, UpstreamModel
 from aligner.inference.servers import Server, ServerGone
 from aligner.models import check_place, fingerprint, load_config, load_tokenizer, positions_of, quiet_libraries
 from aligner.records import UserError
-from aligner.terminal import complain, say
+from aligner.terminal import print_errors, print_lines
 from aligner.training.datasets.options import QAC, parse_columns
 
 
@@ -35,11 +35,11 @@ def correct(config: CorrectConfig) -> int:
         summary = correct_file(job, partial(progress, unit=" rows"))
     except (KeyboardInterrupt, OSError, ServerGone):
         if journal.exists():
-            complain(f"finished rows are kept in {journal}: the same command continues")
+            print_errors(f"finished rows are kept in {journal}: the same command continues")
         raise
     for fault in summary.faults:
-        complain(f"error: {fault}")
-    say(*summary_lines(summary, config), *drift_lines(summary.drift))
+        print_errors(f"error: {fault}")
+    print_lines(*summary_lines(summary, config), *drift_lines(summary.drift))
     return 1 if summary.faults else 0
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from aligner.files import sha256_of, write_lines
 from aligner.inference.corrector import Aligner, Corrected, CorrectionRequest, NoRoom, Outcome
-from aligner.inference.guard import Guard, Kept
+from aligner.inference.guard import Guard, KeepReason
 from aligner.inference.items import Item, earlier_rows, is_missing, read_items
 from aligner.inference.journal import Journal
 from aligner.inference.served import UpstreamModel
@@ -182,14 +182,14 @@ def _pass(job: CorrectionJob, number: int, items: Sequence[Item], journal: Journ
 def _result(outcome: Outcome, request: CorrectionRequest, guard: Guard, markers: tuple[str, ...]) -> dict[str, Any]:
     """What is kept of a row: its correction, its answer where that stays, or why there is neither."""
     if isinstance(outcome, NoRoom):
-        return _kept(Kept(str(outcome), True), Corrected.unchanged(request.answer), request.answer, None)
+        return _kept(KeepReason(str(outcome), True), Corrected.unchanged(request.answer), request.answer, None)
     if isinstance(outcome, UserError):
         return {"refused": str(outcome)}
     kept = guard.after(outcome, request.question, request.answer, markers)
     return _kept(kept, outcome, request.answer, outcome.text) if kept else asdict(outcome)
 
 
-def _kept(kept: Kept, outcome: Corrected, answer: str, decoded: str | None) -> dict[str, Any]:
+def _kept(kept: KeepReason, outcome: Corrected, answer: str, decoded: str | None) -> dict[str, Any]:
     """An answer that stays, with the text that was not taken."""
     return {**asdict(outcome), "text": answer, "finished": not kept.failed, "kept": kept.reason, "cut_off": decoded}
 

@@ -21,7 +21,7 @@ _FENCE = regex.compile(r"^([ \t]*)(`{3,}|~{3,})[^\n]*\n.*?(?:^[ \t]*\2[`~]*[ \t]
 _MARKER = regex.compile(r"#+\s?\p{Lu}\w*:|\p{Lu}[\w ]*:")
 
 
-class Kept(NamedTuple):
+class KeepReason(NamedTuple):
     """Why an answer stays as it is. `failed`: there is no correction; otherwise it is left alone on purpose."""
 
     reason: str
@@ -51,23 +51,23 @@ class Guard:
                     f"--scripts {name}: is no script of Unicode. Write Latin, Han, Cyrillic, Arabic ..."
                 ) from None
 
-    def before(self, answer: str) -> Kept | None:
+    def before(self, answer: str) -> KeepReason | None:
         """Why an answer is not given to the Aligner; None where it is."""
         if not self.correct_structured and is_structured(answer):
-            return Kept("the answer is structured (JSON)", False)
+            return KeepReason("the answer is structured (JSON)", False)
         if self.scripts and not is_written_in(answer, self.scripts):
-            return Kept(f"less than half of its letters are {' or '.join(self.scripts)}", False)
+            return KeepReason(f"less than half of its letters are {' or '.join(self.scripts)}", False)
         return None
 
-    def after(self, corrected: Corrected, question: str, answer: str, markers: Sequence[str]) -> Kept | None:
+    def after(self, corrected: Corrected, question: str, answer: str, markers: Sequence[str]) -> KeepReason | None:
         """Why a decoded text does not take the answer's place; None where it does. `markers`: those of the Aligner's prompt."""
         if not self.keep_unfinished:
             if not corrected.finished:
-                return Kept("the correction did not end", True)
+                return KeepReason("the correction did not end", True)
             if marker := runs_on(corrected.text, question + "\n" + answer, markers):
-                return Kept(f"the correction runs on with the prompt's own '{marker}'", True)
+                return KeepReason(f"the correction runs on with the prompt's own '{marker}'", True)
         if self.keep_code and (blocks := code_blocks(answer)) and code_blocks(corrected.text) != blocks:
-            return Kept("the correction would change fenced code", False)
+            return KeepReason("the correction would change fenced code", False)
         return None
 
     def needs_all(self, answer: str) -> bool:

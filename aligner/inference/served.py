@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from aligner.chat_api.replies import is_whole
-from aligner.chat_api.thoughts import said_in
+from aligner.chat_api.thoughts import split_message
 from aligner.encoder import Encoder
 from aligner.inference.corrector import Corrected, CorrectionRequest, NoRoom, Outcome, Settings, check_feedback, no_room
 from aligner.inference.servers import Client, Server
@@ -43,7 +43,7 @@ class UpstreamModel:
             **{name: value for name, value in given.items() if value is not None},
         }
         choice = self.server.complete(client, "/chat/completions", request)["choices"][0]
-        text, thought = said_in(choice["message"])
+        text, thought = split_message(choice["message"])
         if not text.strip():
             more = ", only a thought: it may need more --upstream_max_tokens" if thought else ""
             return UserError(f"{self.server.url} gave no text for it{more}.")

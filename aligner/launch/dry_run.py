@@ -7,7 +7,7 @@ import shlex
 from aligner.launch.command import environment, launch_command
 from aligner.launch.report import show_examples
 from aligner.models import load_tokenizer
-from aligner.terminal import say
+from aligner.terminal import print_lines
 from aligner.training.config import RunConfig
 from aligner.training.distributed.hardware import gpu_memory
 from aligner.training.distributed.hosts import read_hostfile
@@ -28,18 +28,18 @@ from aligner.training.stages import plan_of, records_per_update, sides_as_tokens
 def dry_run(config: RunConfig, ranks: int) -> None:
     """Print it all."""
     variables = " ".join(f"{key}={shlex.quote(value)}" for key, value in environment(config, ranks).items())
-    say("", f"{variables} {shlex.join(launch_command(config, ranks))}")
+    print_lines("", f"{variables} {shlex.join(launch_command(config, ranks))}")
     tokenizer = load_tokenizer(stages(config)[0].start_from, config.model.trust_remote_code)
     for stage in stages_to_train(config):
         data = stage_data(config, stage.name)
         (tokens, tally), (_, held_out_tally) = sides_as_tokens(config, data, tokenizer)
-        say("", stage.name)
-        say(plan_of(stage.optimization, len(tokens), records_per_update(config, ranks), ranks).line())
+        print_lines("", stage.name)
+        print_lines(plan_of(stage.optimization, len(tokens), records_per_update(config, ranks), ranks).line())
         for side, counted in (("training", tally), ("held out", held_out_tally)):
             for line in counted.lines() if counted.rows else []:
-                say(f"{side}: {line.strip()}")
-        say(f"prompt: {data.prompts.line()}")
-    say("", *memory_summary(config, ranks))
+                print_lines(f"{side}: {line.strip()}")
+        print_lines(f"prompt: {data.prompts.line()}")
+    print_lines("", *memory_summary(config, ranks))
     show_examples(tokens, tokenizer)
 
 

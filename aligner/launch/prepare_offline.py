@@ -12,7 +12,7 @@ from pathlib import Path
 
 from aligner.readers.paths import home_expanded
 from aligner.surroundings import HUB, MODELS, OFFLINE, PACKAGES
-from aligner.terminal import say
+from aligner.terminal import print_lines
 
 log = logging.getLogger("aligner")
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, OSError) as error:
         log.error("%s", system_error(error) if isinstance(error, OSError) else error)
         return 2
-    say(f"prepared: {folder}", f"on a node without a network: export {OFFLINE}={folder}")
+    print_lines(f"prepared: {folder}", f"on a node without a network: export {OFFLINE}={folder}")
     return 0
 
 

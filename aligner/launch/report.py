@@ -15,7 +15,7 @@ from rich.text import Text
 from aligner.quality.edits import diff, show
 from aligner.questions import question_key
 from aligner.records import Correction, UserError
-from aligner.terminal import printable, say
+from aligner.terminal import print_lines, printable
 from aligner.training.config import RunConfig
 from aligner.training.datasets.damage import DamagePlan, damage_plan
 from aligner.training.datasets.supervised import Tokens
@@ -87,7 +87,7 @@ def show_result(stages: Sequence[Stage], data: StageData, config: RunConfig) -> 
     screen.print(printable(f"\ncheckpoint  {folder}\npicture     {folder / 'loss.png'}", lines=True))
     next_command = [*command_line(), "correct", "--model", str(folder), *example_flags(data)]
     screen.print("next:", style="bold")
-    say(f"  {shlex.join(next_command)}")
+    print_lines(f"  {shlex.join(next_command)}")
 
 
 def open_corrector(folder: Path, trust_remote_code: bool) -> Corrector:

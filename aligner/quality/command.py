@@ -11,7 +11,7 @@ from aligner.files import refuse_overwriting
 from aligner.quality.check import DataReport, examine, examine_tokens
 from aligner.quality.config import COUNTED, CheckConfig
 from aligner.records import UserError
-from aligner.terminal import say
+from aligner.terminal import print_lines
 from aligner.training.datasets.options import Options
 from aligner.training.datasets.registry import parse_spec, register_files
 from aligner.training.datasets.tally import Tally
@@ -33,9 +33,9 @@ def check_data(config: CheckConfig) -> int:
     report = examine(config.data, options, config.eval_datasets, kept, config.output, prompt, bar)
     lines, tally = _tokens(config, encoder, report) if encoder and report.records else ([], None)
     if config.json:
-        say(*json.dumps({**report.as_json(), "tokens": lines}, indent=2).splitlines())
+        print_lines(*json.dumps({**report.as_json(), "tokens": lines}, indent=2).splitlines())
     else:
-        say(*report.lines(), *lines)
+        print_lines(*report.lines(), *lines)
     return _status(config, report, tally, has_token_lines=bool(lines))
 
 

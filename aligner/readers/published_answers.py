@@ -75,8 +75,8 @@ def _questions_of(answers: Path, given: str | None) -> dict[Any, dict[str, Any]]
 def _answered(row: Row, questions: dict[Any, dict[str, Any]]) -> Iterator[Row | DataError]:
     """A row for each turn of each choice."""
     fields: dict[str, Any] = row.value
-    asked = questions.get(fields["question_id"])
-    if asked is None:
+    entry = questions.get(fields["question_id"])
+    if entry is None:
         yield DataError(
             *row.origin,
             f"question_id {fields['question_id']} is not in the question file",
@@ -85,14 +85,14 @@ def _answered(row: Row, questions: dict[Any, dict[str, Any]]) -> Iterator[Row | 
         return
     for choice in fields["choices"]:
         turns = choice["turns"]
-        if not _are_texts(turns) or len(turns) > len(asked["turns"]):
+        if not _are_texts(turns) or len(turns) > len(entry["turns"]):
             yield DataError(*row.origin, "its turns are not those of its question", "Correct the file there")
             continue
         for place, answer in enumerate(turns):
             more = {"upstream": fields["model_id"]} if isinstance(fields.get("model_id"), str) else {}
-            category = {"category": asked["category"]} if "category" in asked else {}
+            category = {"category": entry["category"]} if "category" in entry else {}
             numbers = {"turn": place + 1, "choice": choice.get("index", 0)}
-            question = _dialogue(asked["turns"][: place + 1], turns[:place])
+            question = _dialogue(entry["turns"][: place + 1], turns[:place])
             yield Row(
                 row.origin,
                 {**_aside(fields, "choices"), **category, **more, **numbers, "question": question, "answer": answer},

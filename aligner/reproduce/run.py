@@ -15,7 +15,7 @@ from aligner.locks import take
 from aligner.plots import draw_sweep
 from aligner.reproduce.experiment import Experiment, Scale
 from aligner.reproduce.steps import Step, measuring_steps, run_step, steps_of, words_of, write_rows
-from aligner.terminal import say
+from aligner.terminal import print_lines
 
 
 def run_small(experiment: Experiment, data: Path, folder: Path, dry_run: bool) -> int:
@@ -24,7 +24,7 @@ def run_small(experiment: Experiment, data: Path, folder: Path, dry_run: bool) -
     try:
         counts = write_rows(experiment, data, folder / "rows")
         steps = steps_of(experiment, folder, counts)
-        say(*estimate_lines(experiment, steps, counts))
+        print_lines(*estimate_lines(experiment, steps, counts))
         if dry_run:
             return 0
         for step in tqdm(steps, desc=experiment.name, unit=" steps"):
@@ -33,7 +33,7 @@ def run_small(experiment: Experiment, data: Path, folder: Path, dry_run: bool) -
         last = measuring_steps(experiment, folder, chosen, "report", counts["report"], tried)
         for step in tqdm(last, desc=f"{experiment.name}, report", unit=" steps"):
             run_step(step)
-        say(*write_summary(experiment, folder, chosen, tried))
+        print_lines(*write_summary(experiment, folder, chosen, tried))
         return 0
     finally:
         release()

@@ -275,8 +275,8 @@ async def _gone(request: Request, error: ClientDisconnect) -> Response:
 
 async def _unknown(request: Request, error: Exception) -> Response:
     known = f"{', '.join((CHAT, *TEXT_ROUTES))}, /v1/models, /health and / (the rest of /v1/ with --pass_through)"
-    asked = printable(f"{request.method} {request.scope['path'][:200]}")
-    return Refused(getattr(error, "status_code", 404), f"{asked}: there are {known}.").response()
+    route = printable(f"{request.method} {request.scope['path'][:200]}")
+    return Refused(getattr(error, "status_code", 404), f"{route}: there are {known}.").response()
 
 
 async def _broken(request: Request, error: Exception) -> Response:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aligner.chat_api.thoughts import said_in
+from aligner.chat_api.thoughts import split_message
 from aligner.inference.guard import Guard, markers_of
 from aligner.serving.dialogue import CandidateQuestions, candidate_questions
 from aligner.serving.shadow import ShadowLog
-from aligner.serving.worker import Done, Endless, Failed, Worker
+from aligner.serving.worker import Done, Failed, Unfinished, Worker
 
 log = logging.getLogger("aligner")
 
@@ -43,7 +43,7 @@ class ShadowQueue:
 
     def add(self, chat: Mapping[str, Any], message: Any) -> None:
         """Queue the correction of an answer that was already sent back."""
-        answer = said_in(message).text if isinstance(message, Mapping) else ""
+        answer = split_message(message).text if isinstance(message, Mapping) else ""
         if not answer.strip():
             return
         questions = candidate_questions(chat["messages"])
@@ -86,12 +86,12 @@ class ShadowQueue:
             done = await self._worker.submit(questions, answer, self._feedback).done()
             corrected = done.corrected
             markers = markers_of(self._worker.corrector.template)
-            kept = self._guard.after(corrected, questions[0], answer, markers)
-            if kept and kept.failed:
-                raise Endless(kept.reason)
+            keep = self._guard.after(corrected, questions[0], answer, markers)
+            if keep and keep.failed:
+                raise Unfinished(keep.reason)
             self._file.add(questions[0], answer, corrected.text, upstream=model, finished=corrected.finished)
             self._count("shadow", done)
-        except Endless:
+        except Unfinished:
             self._count("unfinished", None)
         except Failed:
             self._count("failed", None)

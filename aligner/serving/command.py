@@ -28,7 +28,7 @@ from aligner.serving.metrics import AccessLog, Metrics
 from aligner.serving.shadow import ShadowLog
 from aligner.serving.upstream import UpstreamClient
 from aligner.serving.worker import Worker
-from aligner.terminal import say
+from aligner.terminal import print_lines
 from aligner.training.datasets.options import QAC, parse_columns
 
 CONNECTIONS = 8  # times --max_requests: clients keep some open for their next request
@@ -52,7 +52,7 @@ def serve(config: ServeConfig) -> None:
             timeout_graceful_shutdown=patience,
         )
         host = f"[{config.host}]" if ":" in config.host else config.host
-        say(f"aligner serves at http://{host}:{place.getsockname()[1]}/v1 (and / to look at); Ctrl-C stops it")
+        print_lines(f"aligner serves at http://{host}:{place.getsockname()[1]}/v1 (and / to look at); Ctrl-C stops it")
         uvicorn.Server(settings).run(sockets=[place])
 
 

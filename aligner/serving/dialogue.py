@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aligner.chat_api.thoughts import said_in
+from aligner.chat_api.thoughts import split_message
 
 SPEAKERS = {"user": "Human", "assistant": "Assistant"}
 
@@ -41,9 +41,9 @@ def candidate_questions(messages: Sequence[Mapping[str, Any]]) -> CandidateQuest
     No answer goes back uncorrected for lack of a question: where the last turn is the assistant's, it is part of the dialogue, and
     without a user's turn the text of the other messages is the question, or nothing.
     """
-    turns = [(message["role"], said_in(message).text) for message in messages if message["role"] in SPEAKERS]
+    turns = [(message["role"], split_message(message).text) for message in messages if message["role"] in SPEAKERS]
     turns = [turn for turn in turns if turn[1].strip()]
     starts = [place for place, (role, _) in enumerate(turns) if role == "user"]
     if not starts:
-        return CandidateQuestions([("user", "\n".join(said_in(message).text for message in messages))], [0])
+        return CandidateQuestions([("user", "\n".join(split_message(message).text for message in messages))], [0])
     return CandidateQuestions(turns, starts)

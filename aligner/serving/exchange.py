@@ -23,7 +23,7 @@ from starlette.types import ASGIApp
 
 from aligner.chat_api.parameters import refused_in
 from aligner.chat_api.replies import is_whole
-from aligner.chat_api.thoughts import FIELDS, said_in, with_text
+from aligner.chat_api.thoughts import FIELDS, split_message, with_text
 from aligner.inference.guard import Guard, markers_of
 from aligner.serving.behind import ShadowQueue
 from aligner.serving.dialogue import CandidateQuestions, candidate_questions
@@ -33,7 +33,7 @@ from aligner.serving.shadow import ShadowLog
 from aligner.serving.untouched import untouched
 from aligner.serving.upstream import Reply, UpstreamClient
 from aligner.serving.waiting import kept_alive
-from aligner.serving.worker import Done, Endless, Failed, Ticket, TooLong, Worker
+from aligner.serving.worker import Done, Failed, Ticket, TooLong, Unfinished, Worker
 
 log = logging.getLogger("aligner")
 CHAT = "/chat/completions"
@@ -131,23 +131,23 @@ class Exchange:
         """The completion as server-sent events. The client has its first byte after GRACE seconds, whenever the answer comes."""
         if self.policy.mode == "shadow":
             return await self.through(CHAT, chat, caller)
-        asked = asyncio.ensure_future(self.ask_whole(CHAT, chat, caller))
+        pending = asyncio.ensure_future(self.ask_whole(CHAT, chat, caller))
         try:
-            await asyncio.wait({asked}, timeout=GRACE)
+            await asyncio.wait({pending}, timeout=GRACE)
         except asyncio.CancelledError:
-            asked.cancel()
+            pending.cancel()
             raise
-        if asked.done() and (reply := asked.result()).status != 200:
+        if pending.done() and (reply := pending.result()).status != 200:
             return Response(reply.content, reply.status, reply.headers)
-        if asked.done():
-            completion(asked.result().content)  # an error in it still gets its status
-        headers = {n: v for n, v in asked.result().headers.items() if n != "content-type"} if asked.done() else None
-        events = kept_alive(self._events(chat, asked), SILENCE)
+        if pending.done():
+            completion(pending.result().content)  # an error in it still gets its status
+        headers = {n: v for n, v in pending.result().headers.items() if n != "content-type"} if pending.done() else None
+        events = kept_alive(self._events(chat, pending), SILENCE)
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
-    async def _events(self, chat: Mapping[str, Any], asked: asyncio.Future[Reply]) -> AsyncGenerator[bytes, None]:
+    async def _events(self, chat: Mapping[str, Any], pending: asyncio.Future[Reply]) -> AsyncGenerator[bytes, None]:
         try:
-            reply = await asked
+            reply = await pending
             if reply.status != 200:
                 yield event(error_body(reply.status, reply.content))
                 return
@@ -166,7 +166,7 @@ class Exchange:
             log.exception("a stream failed")
             yield event(Refused(500, f"The server failed ({type(error).__name__}).").body())
         finally:
-            asked.cancel()
+            pending.cancel()
 
     async def _chunks(
         self, chat: Mapping[str, Any], whole: dict[str, Any], choice: Choice
@@ -176,7 +176,7 @@ class Exchange:
         message = message if isinstance(message, dict) else {}
         thoughts = {name: message[name] for name in FIELDS if message.get(name)}
         content = message.get("content")
-        if isinstance(content, str) and (thought := said_in({"content": content}).thought):
+        if isinstance(content, str) and (thought := split_message({"content": content}).thought):
             beside = message.get("reasoning_content")
             thoughts["reasoning_content"] = f"{beside}\n{thought}" if beside and isinstance(beside, str) else thought
         yield chunk(whole, index, {"role": "assistant", "content": "", **thoughts})
@@ -192,13 +192,13 @@ class Exchange:
     async def _pieces(self, chat: Mapping[str, Any], choice: Choice) -> AsyncGenerator[str, None]:
         """The text of a choice as it is decoded; then the choice holds all of it. Raises Refused (503) where the Aligner fails."""
         message = choice.get("message")
-        original = said_in(message).text if isinstance(message, dict) else ""
+        original = split_message(message).text if isinstance(message, dict) else ""
         if self.policy.mode == "shadow":
             if is_whole(choice.get("finish_reason")):
                 self.behind.add(chat, message)
             choice["aligner"] = self._note("shadow" if original.strip() else "no_text", original)
             return
-        if isinstance(message, dict) and said_in({"content": message.get("content")}).thought:
+        if isinstance(message, dict) and split_message({"content": message.get("content")}).thought:
             choice["message"] = with_text(message, original)  # no thought is ever the answer
         if not original.strip():
             choice["aligner"] = self._note("no_text", original)
@@ -220,8 +220,8 @@ class Exchange:
                 return "structured output was asked for"
             if message.get("tool_calls") or message.get("function_call"):
                 return "it stands beside a tool call"
-        kept = guard.before(original)
-        return kept.reason if kept else None
+        keep = guard.before(original)
+        return keep.reason if keep else None
 
     async def _corrected(
         self, questions: CandidateQuestions, choice: Choice, original: str
@@ -244,7 +244,7 @@ class Exchange:
                         yield piece
         except (Failed, TimeoutError) as error:
             why = str(error) or f"the Aligner did not finish within {self.policy.timeout:g} seconds."
-            self._count("unfinished" if isinstance(error, Endless) else "failed")
+            self._count("unfinished" if isinstance(error, Unfinished) else "failed")
             if self.policy.on_failure == "closed" or sent:  # what was sent cannot be taken back
                 raise refusal(error, why[0].upper() + why[1:]) from None
             choice["aligner"] = {**self._note("failed_open", original), "error": why}
@@ -255,15 +255,15 @@ class Exchange:
         return self.worker.submit(questions, original, self.policy.feedback, threshold)
 
     def _finish(self, choice: Choice, question: str, original: str, done: Done) -> str:
-        """Put the correction into the choice, unless the answer stays; the text that is in it then. Raises Endless where it is no
-        correction."""
+        """Put the correction into the choice, unless the answer stays; the text that is in it then. Raises Unfinished where it is
+        no correction."""
         corrected, action, reason = done.corrected, "corrected", None
         if done.left_alone:
             action, reason = "left_alone", "the gate: the Aligner would have written it so"
-        elif kept := self.policy.guard.after(corrected, question, original, markers_of(self.worker.corrector.template)):
-            if kept.failed:
-                raise Endless(kept.reason + ".")
-            action, reason = "left_alone", kept.reason
+        elif keep := self.policy.guard.after(corrected, question, original, markers_of(self.worker.corrector.template)):
+            if keep.failed:
+                raise Unfinished(keep.reason + ".")
+            action, reason = "left_alone", keep.reason
         elif corrected.edits.identical:
             action = "unchanged"
         self._count(action, done)
@@ -295,15 +295,15 @@ class Exchange:
         prompt = self.worker.corrector.template.name
         return {"action": action, "original": original, "model": self.name, "prompt": prompt, "mode": self.policy.mode}
 
-    async def through(self, path: str, chat: dict[str, Any], caller: Mapping[str, str], said: str = "") -> ASGIApp:
+    async def through(self, path: str, chat: dict[str, Any], caller: Mapping[str, str], reason: str = "") -> ASGIApp:
         """The upstream's own answer, byte for byte; whole answers of a chat go to the shadow file."""
         queue = self.behind if path == CHAT else None
-        return await untouched(self.upstream, queue, path, chat, caller, said)
+        return await untouched(self.upstream, queue, path, chat, caller, reason)
 
 
 def refusal(error: Exception, why: str) -> Refused:
     """The error for a caller whose answer has no correction; whether to try again stands in it."""
     if isinstance(error, TooLong):  # again would be the same
         return Refused(400, why, "context_length_exceeded")
-    again = {"x-should-retry": "false"} if isinstance(error, Endless) else None
+    again = {"x-should-retry": "false"} if isinstance(error, Unfinished) else None
     return Refused(503, why, headers=again)

@@ -37,7 +37,7 @@ class OneText:
 async def answer(exchange: Exchange, path: str, body: dict[str, Any], caller: Mapping[str, str]) -> ASGIApp:
     """The upstream's reply to a request of PATHS, corrected where it carries one text."""
     if body.get("stream"):
-        return await exchange.through(path, body, caller, said="untouched: a stream of this route is not corrected")
+        return await exchange.through(path, body, caller, reason="untouched: a stream of this route is not corrected")
     reply = await exchange.upstream.ask(path, caller, body)
     if reply.status != 200:
         return Response(reply.content, reply.status, reply.headers)
@@ -57,8 +57,8 @@ async def answer(exchange: Exchange, path: str, body: dict[str, Any], caller: Ma
 
 
 def _untouched(content: bytes, headers: Mapping[str, str], why: str) -> Response:
-    said = without_keys(why).encode("unicode_escape").decode()[:200]  # it may hold a word of the upstream's
-    return Response(content, 200, {**headers, "x-aligner": f"untouched: {said}"})
+    reason = without_keys(why).encode("unicode_escape").decode()[:200]  # it may hold a word of the upstream's
+    return Response(content, 200, {**headers, "x-aligner": f"untouched: {reason}"})
 
 
 def of_completion(body: Mapping[str, Any], value: Mapping[str, Any]) -> OneText | str:

@@ -140,9 +140,9 @@ def json_answer(status: int, content: bytes, content_type: str) -> bytes:
         if status < 400:
             raise Refused(502, f"The upstream answers with status {status} and no JSON.") from None
         text = "" if "html" in content_type.lower() else content[:500].decode("utf-8", "replace")
-        said = f": {printable(text.strip())}" if text.strip() else "."
+        words = f": {printable(text.strip())}" if text.strip() else "."
         return json.dumps(
-            Refused(status, f"The upstream answers with status {status} and no JSON{said}").body()
+            Refused(status, f"The upstream answers with status {status} and no JSON{words}").body()
         ).encode()
 
 

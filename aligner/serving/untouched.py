@@ -27,31 +27,31 @@ async def untouched(
     path: str,
     chat: dict[str, Any],
     caller: Mapping[str, str],
-    said: str = "",
+    reason: str = "",
 ) -> ASGIApp:
     """The upstream's own answer; what is whole of a chat's goes to the queue. The upstream is awaited here, where a client that
-    disconnects is noticed. `said`: why it is untouched, in the header `x-aligner`."""
+    disconnects is noticed. `reason`: why it is untouched, in the header `x-aligner`."""
     async with AsyncExitStack() as opening:
         response = await opening.enter_async_context(upstream.open(path, caller, chat))
         opened = opening.pop_all()
 
     async def parts(response: ClientResponse) -> AsyncGenerator[bytes, None]:
-        heard = Heard(queue.longest) if queue else None
+        choices_seen = PassingChoices(queue.longest) if queue else None
         try:
-            async for part in passing(response, heard):
+            async for part in passing(response, choices_seen):
                 yield part
         except (ClientError, TimeoutError) as error:  # the status has been sent: an error in the stream is what is left
             yield event(Refused(502, f"The upstream broke off ({type(error).__name__}).").body())
             return
-        if queue and heard:
-            for choice in heard.whole_choices():
+        if queue and choices_seen:
+            for choice in choices_seen.whole_choices():
                 queue.add(chat, choice.get("message"))
-            if heard.is_too_long:
+            if choices_seen.is_too_long:
                 queue.drop()
 
     async def respond(scope: Scope, receive: Receive, send: Send) -> None:
         async with opened:
-            headers = returned(response) | ({"x-aligner": said} if said else {})
+            headers = returned(response) | ({"x-aligner": reason} if reason else {})
             answer: Response
             if response.status == 200:
                 answer = StreamingResponse(parts(response), 200, headers)
@@ -69,13 +69,13 @@ async def untouched(
     return refusing
 
 
-async def passing(response: ClientResponse, heard: Heard | None = None) -> AsyncGenerator[bytes, None]:
+async def passing(response: ClientResponse, choices_seen: PassingChoices | None = None) -> AsyncGenerator[bytes, None]:
     """The bytes of an answer as they come, of texts by whole lines, in which no key of this process is left."""
     kind = returned(response)["content-type"].lower()
     blotted = None if kind.startswith(BINARY) and response.status < 400 else BlottedLines()
     async for part in response.content.iter_any():
-        if heard:
-            heard.feed(part)
+        if choices_seen:
+            choices_seen.feed(part)
         if sent := blotted.feed(part) if blotted else part:
             yield sent
     if blotted:
@@ -97,7 +97,7 @@ class BlottedLines:
         return bytes_without_keys(self._lines.rest())
 
 
-class Heard:
+class PassingChoices:
     """What passes through, read on the side: a stream, whatever it calls itself, or a whole completion. `longest`: characters of
     the texts that are kept, of more nothing is."""
 

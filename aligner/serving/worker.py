@@ -29,7 +29,7 @@ class TooLong(Failed):
     """The question and the answer have no room in the model."""
 
 
-class Endless(Failed):
+class Unfinished(Failed):
     """There is a text, or would be, that is no correction: it has no room, no end, or the prompt's markers in it."""
 
 
@@ -192,7 +192,7 @@ class Worker:
             row = self._row(ticket)
         except UserError as error:
             del self._active[self._count]
-            ticket.say((Endless if isinstance(error, NoRoom) else TooLong)(str(error)))
+            ticket.say((Unfinished if isinstance(error, NoRoom) else TooLong)(str(error)))
             return None
         if ticket.abandoned:
             del self._active[self._count]

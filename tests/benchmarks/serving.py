@@ -9,6 +9,7 @@ the layer and the Aligner alone. With batching: --batch_size 8; without: 1. The 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import threading
@@ -48,12 +49,11 @@ def upstream(answers: dict[str, str], delay: float) -> Iterator[str]:
 
 
 @contextmanager
-def layer(aligner: str, url: str, *flags: str) -> Iterator[str]:
-    """`aligner serve`, ready; its address."""
+def layer(aligner: str, url: str, *flags: str, **variables: str) -> Iterator[tuple[str, int]]:
+    """`aligner serve`, ready; its address and process."""
     port = free_port()
-    command = [sys.executable, "-m", "aligner", "serve", "--model", aligner, "--upstream_url", url, "--port", str(port),
-               "--aligner_timeout", "600", "--keep_unfinished", *flags]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "aligner", "serve", "--model", aligner, "--upstream_url", url, "--port", str(port)]
+    process = subprocess.Popen([*command, *flags], env={**os.environ, **variables}, stdout=subprocess.DEVNULL)
     try:
         while process.poll() is None:
             try:
@@ -61,7 +61,7 @@ def layer(aligner: str, url: str, *flags: str) -> Iterator[str]:
                 break
             except requests.RequestException:
                 time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1"
+        yield f"http://127.0.0.1:{port}", process.pid
     finally:
         process.kill()
         process.wait()
@@ -102,7 +102,9 @@ def main() -> int:
             rate, alone[clients], late = measure(url, questions, clients)
             print(f"{'the upstream alone':<26}{clients:>8}{rate:>12.2f}{alone[clients]:>10.2f}{late:>9.2f}", flush=True)
         for size in BATCHES:
-            with layer(args.aligner, url, "--batch_size", str(size), *flags) as address:
+            settings = ["--aligner_timeout", "600", "--keep_unfinished", "--batch_size", str(size)]
+            with layer(args.aligner, url, *settings, *flags) as (place, _):
+                address = f"{place}/v1"
                 measure(address, questions[:2], 1)
                 for clients in CLIENTS:
                     rate, median, late = measure(address, questions, clients)

@@ -15,7 +15,6 @@ import json
 import os
 import random
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -28,7 +27,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from aligner.training.distributed.launcher_variables import free_port
+from tests.benchmarks.serving import layer
 
 TURN = 30.0  # seconds of a way to fail
 WAYS = ("well", "down", "well", "slow", "well", "garbage", "well", "echo", "well", "too much")
@@ -197,30 +196,17 @@ def main() -> int:
     args, flags = parser.parse_known_args()
     upstream = Upstream(("127.0.0.1", 0), Answer)
     threading.Thread(target=upstream.serve_forever, daemon=True).start()
-    port, seen = free_port(), Seen()
-    address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "aligner", "serve", "--model", args.aligner, "--port", str(port),
-               "--upstream_url", f"http://127.0.0.1:{upstream.server_port}/v1", "--upstream_timeout", "6",
-               "--max_new_tokens", "64", "--prompt_template", "correction", *flags]  # fmt: skip
-    process = subprocess.Popen(command, env={**os.environ, "OPENAI_API_KEY": KEY}, stdout=subprocess.DEVNULL)
-    try:
-        while process.poll() is None:
-            try:
-                requests.get(f"{address}/health", timeout=5)
-                break
-            except requests.RequestException:
-                time.sleep(0.5)
+    seen, url = Seen(), f"http://127.0.0.1:{upstream.server_port}/v1"
+    settings = ["--upstream_timeout", "6", "--max_new_tokens", "64", "--prompt_template", "correction"]
+    with layer(args.aligner, url, *settings, *flags, OPENAI_API_KEY=KEY) as (address, process):
         threads = [threading.Thread(target=client, args=(address, n, seen), daemon=True) for n in range(args.clients)]
         for thread in threads:
             thread.start()
-        watch(process.pid, seen, args.minutes * 60)
+        watch(process, seen, args.minutes * 60)
         seen.over.set()
         for thread in threads:
             thread.join(70)
-    finally:
-        process.kill()
-        process.wait()
-        upstream.shutdown()
+    upstream.shutdown()
     draw(seen, args.output)
     high = rising(seen)
     print(*(f"{count:>7,} {name}" for name, count in seen.answers.most_common()), sep="\n")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from aligner.chat_api.thoughts import part
+from aligner.chat_api.thoughts import split_thoughts
 
 _MARK = r"\[\[\s*(?:response\s*)?(A|B|equal)\s*\]\]"
 _VERDICT = re.compile(_MARK, re.IGNORECASE)
@@ -61,9 +61,9 @@ class Dimension:
         reasons may weigh several; two different ones in the same last line are none. A thought holds no verdict, and a reply that
         was cut off has not come to its own.
         """
-        said = "" if reply.endswith(CUT_OFF) else part(reply).text
-        announced = [found[1] or found[2] for found in _ANNOUNCED.finditer(said)][-1:]
-        lines = [line for line in said.splitlines() if _VERDICT.search(line)][-1:]
+        visible = "" if reply.endswith(CUT_OFF) else split_thoughts(reply).text
+        announced = [found[1] or found[2] for found in _ANNOUNCED.finditer(visible)][-1:]
+        lines = [line for line in visible.splitlines() if _VERDICT.search(line)][-1:]
         verdicts = {verdict.upper() for verdict in announced or _VERDICT.findall("".join(lines))}
         if len(verdicts) != 1:
             return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aligner.chat_api.replies import is_whole
-from aligner.chat_api.thoughts import said_in
+from aligner.chat_api.thoughts import split_message
 from aligner.evaluation.judges.dimensions import CUT_OFF
 from aligner.evaluation.judges.judge import JudgeReply, JudgeRequest
 from aligner.inference.servers import Client, Server
@@ -43,7 +43,7 @@ class ServedJudge:
         }
         reply = self.server.complete(client, "/chat/completions", request)
         choice, usage = reply["choices"][0], reply.get("usage") or {}
-        text = said_in(choice["message"]).text  # a verdict that it weighed in its thoughts is none
+        text = split_message(choice["message"]).text  # a verdict that it weighed in its thoughts is none
         if not text.strip():
             return UserError(f"{self.server.url} gave no text for it; a model that reasons may need more --max_tokens.")
         counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"))

@@ -21,7 +21,7 @@ from aligner.files import json_line, sha256_of, write_json, write_lines, write_t
 from aligner.locks import take
 from aligner.readers.rows import read_rows
 from aligner.records import Row, UserError
-from aligner.terminal import say
+from aligner.terminal import print_lines
 
 if TYPE_CHECKING:
     from aligner.inference.corrector import Corrector
@@ -41,7 +41,7 @@ def run_measure(config: MeasureConfig) -> int:
         write_report(folder, report)
     finally:
         release()
-    say(*measure_lines(report), f"report: {folder / 'measure.html'}")
+    print_lines(*measure_lines(report), f"report: {folder / 'measure.html'}")
     return 0
 
 
@@ -159,7 +159,7 @@ def _correct(
     stem = folder / "corrections" / hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     source, corrected = stem.with_suffix(".rows.jsonl"), stem.with_suffix(".jsonl")
     if not corrected.exists():
-        say(f"{name}: corrections of {len(pairs):,} answers")
+        print_lines(f"{name}: corrections of {len(pairs):,} answers")
         write_lines(source, rows)
         more = {"batch_size": config.batch_size, "prompt_template": prompt}
         command("correct", {"model": place, "input": source, "output": corrected, **flags, **more})

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from aligner.console import setup_logging
 from aligner.models import quiet_libraries
 from aligner.records import UserError, system_error
-from aligner.terminal import complain
+from aligner.terminal import print_errors
 from aligner.training.checkpoint.resume import run_lock
 from aligner.training.config import RunConfig
 from aligner.training.distributed.hardware import gpus_here, resolved
@@ -88,7 +88,7 @@ def run_rank(arguments: Sequence[str]) -> int:
             reason = " ".join(str(error).split())[:200]
             log.error("rank %s lost another rank: %s", os.environ.get("RANK", "0"), reason)
         else:
-            complain(*traceback.format_exc().splitlines())
+            print_errors(*traceback.format_exc().splitlines())
         return 1
     return 0
 
