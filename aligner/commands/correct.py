@@ -32,7 +32,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--question", metavar="TEXT", help="with --answer: correct this one answer and show the diff; no files")
     add("--answer", metavar="TEXT", help="the answer to --question")
     add(
-        "--input", metavar="FILE", help="rows with question and answer (JSON lines, JSON, Parquet); - is standard input"
+        "--input",
+        metavar="FILE",
+        help="rows with question and answer (JSON, JSON lines, CSV, TSV, Parquet); - is standard input",
     )
     add(
         "--output",
@@ -45,7 +47,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="of MT-Bench's answers: question.jsonl (beside them, or one folder above)",
     )
-    add("--retry_failed", action="store_true", help="correct the rows of --output that failed again, and those alone")
+    add("--retry_failed", action="store_true", help="correct again the rows of --output that failed, and no others")
     add("--rounds", type=int, default=1, metavar="N", help="feed corrections back in, so many times in all (1)")
     add(
         "--feedback",
