@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -128,11 +129,12 @@ def choose(files: list[str], count: int, longest: int) -> list[Given]:
 
 
 @contextmanager
-def upstream(given: list[Given]) -> Iterator[str]:
-    """A server that gives these answers; its address."""
+def upstream(given: list[Given], delay: float = 0) -> Iterator[str]:
+    """A server that gives these answers after so many seconds; its address."""
     answers, server = {each.question: each.answer for each in given}, Scripted()
 
     def rule(_: str, body: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+        time.sleep(delay)
         message = {"role": "assistant", "content": answers[body["messages"][-1]["content"]]}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return 200, {}, json.dumps({**USUAL, "choices": [choice]}).encode()
