@@ -574,7 +574,7 @@ def unended(folders, tmp_path_factory) -> list[dict[str, Any]]:
     )
 
 
-@members("the same in a file", range(len(ANSWERS)))
+@members("the same in `aligner correct`", range(len(ANSWERS)))
 def test_in_a_file_the_answer_stays_and_says_so(member, unended):
     assert unended[member]["corrected"] == ANSWERS[member] and unended[member]["finished"] is False
 
