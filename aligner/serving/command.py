@@ -85,10 +85,13 @@ def listening(host: str, port: int) -> socket.socket:
 def calibrate(config: CalibrateConfig) -> list[str]:
     """Correct the answers of a file, take the Aligner's confidence in each, draw what every threshold would do, and choose."""
     columns = parse_columns(config.columns, "") or QAC
-    items = [item for item in read_items(config.input, False, columns) if not item.fault][: config.rows]
+    rows = read_items(config.input, False, columns)
+    items = [item for item in rows if not item.fault][: config.rows]
     if len(items) < FEWEST:
+        fault = next((f" The first of the others: {item.fault}" for item in rows if item.fault), "")
         raise UserError(
-            f"{config.input}: {len(items):,} usable rows, of --rows {config.rows:,} at most; a threshold needs at least {FEWEST}."
+            f"{config.input}: {len(items):,} usable rows, of --rows {config.rows:,} at most; a threshold needs at least "
+            f"{FEWEST}.{fault}"
         )
     _, corrector = load_aligner(config.model, config.options)
     requests = [CorrectionRequest(item.text("question"), item.text("answer")) for item in items]

@@ -192,7 +192,7 @@ class LaunchConfig:
     local_rank: int = flag(-1, "set by the launcher")
     stage: str | None = flag(None, "train this stage alone (default: all in order)", choices=("identity", "correction"))
     config: str | None = flag(None, "YAML file of flags; a flag on the command line wins")
-    dry_run: bool = flag(False, "print the launch command, the arithmetic, the tally and three examples, and stop")
+    dry_run: bool = flag(False, "print the launch command, the arithmetic, the tally and examples, and stop")
 
 
 @dataclass(frozen=True)

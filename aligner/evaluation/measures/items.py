@@ -69,7 +69,7 @@ def rows_of(path: str, *names: str) -> list[dict[str, Any]]:
                 raise DataError(*row.origin, f"has no text in '{name}'", f"This measure needs {', '.join(names)}")
         rows.append(row.value)
     if not rows:
-        raise UserError(f"{path}: has no rows.")
+        raise UserError(f"{path}: has no rows. Check the path.")
     return rows
 
 

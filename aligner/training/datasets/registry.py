@@ -167,7 +167,10 @@ def _unknown(text: str, name: str) -> str:
     near = difflib.get_close_matches(name, REGISTERED, n=1)
     if ":" in text and near:
         return f"'{text}': there is no data set '{name}'. Did you mean '{near[0]}'?"
-    problem = f"'{text}': there is no such file, nor a data set of that name (known: {', '.join(sorted(REGISTERED))})."
+    problem = (
+        f"'{text}': there is no such file, nor a data set of that name (known: {', '.join(sorted(REGISTERED))}). One of your "
+        "own needs --register FILE.py."
+    )
     if re.fullmatch(r"(?:hub:)?[\w.-]+/[\w.-]+", text):
         repo = text.removeprefix("hub:")
         known = [d.name for d in REGISTERED.values() if (d.path or "").startswith(f"hub:{repo}@")]
@@ -260,6 +263,8 @@ def _missing_field(dataset: RawDataset, origin: Origin, value: Mapping[str, Any]
     if "columns" in dataset.choices():
         remedy += ", or give --columns " if near else ": give --columns "
         remedy += f"{missing}={near[0]}" if near else "question=NAME,answer=NAME,correction=NAME"
+    elif not (code := Path(dataset.formatter.__code__.co_filename)).is_relative_to(Path(__file__).parent):
+        remedy += f", or mend {dataset.formatter.__name__} in {code.name}"
     return _fault(origin, f"the field '{missing}' is missing", remedy)
 
 
