@@ -31,7 +31,7 @@ def _named(text: str) -> str:
 
 def printable(text: object, lines: bool = False) -> str:
     r"""A text as one line that no terminal obeys: an escape becomes `\x1b`, a new line `\n`. `lines`: new lines stay."""
-    return _OBEYED.sub(lambda found: found[0] if lines and found[0] == "\n" else _escaped(found[0]), str(text))
+    return _OBEYED.sub(lambda match: match[0] if lines and match[0] == "\n" else _escaped(match[0]), str(text))
 
 
 def _escaped(character: str) -> str:

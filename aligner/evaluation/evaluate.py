@@ -23,7 +23,7 @@ from aligner.evaluation.judging import Verdict, judge_pairs, open_requests
 from aligner.evaluation.pairs import Pair, named_fields, read_pairs
 from aligner.evaluation.replies import ReplyStore
 from aligner.evaluation.report import curves_of, scores_of, write_report
-from aligner.evaluation.systems import System, matches, standing_lines, standings, unpooled
+from aligner.evaluation.systems import System, match_pairs, standing_lines, standings, unpooled
 from aligner.files import read_json, write_json, write_lines
 from aligner.locks import take
 from aligner.records import DataError, UserError
@@ -63,7 +63,7 @@ def run_job(job: EvaluationJob) -> int:
     missing."""
     fields = named_fields(job.columns)
     pairs, faults = (
-        matches(job.systems, job.limit) if job.systems else read_pairs(job.after or "", job.before, **fields)
+        match_pairs(job.systems, job.limit) if job.systems else read_pairs(job.after or "", job.before, **fields)
     )
     if not job.systems and len(pairs) > (job.limit or len(pairs)):
         pairs = pairs[: job.limit]

@@ -23,8 +23,8 @@ from aligner.serving.app import Limits, application
 from aligner.serving.config import CalibrateConfig, ServeConfig
 from aligner.serving.connections import timed
 from aligner.serving.exchange import Exchange, Policy
-from aligner.serving.gate import choose, confidence, curve, table
-from aligner.serving.metrics import AccessLog, Metrics
+from aligner.serving.gate import choose_threshold, confidence, curve, table
+from aligner.serving.metrics import AccessLog, LayerMetrics
 from aligner.serving.shadow import ShadowLog
 from aligner.serving.upstream import UpstreamClient
 from aligner.serving.worker import Worker
@@ -67,7 +67,7 @@ def exchange_of(config: ServeConfig) -> Exchange:
     upstream = UpstreamClient(config.upstream_url, key, config.upstream_timeout, largest, *headers)
     guard = Guard(config.keep_unfinished, config.keep == "code", config.correct_structured, config.scripts or ())
     policy = Policy(config.mode, config.threshold, config.on_failure, feedback, config.aligner_timeout, guard=guard)
-    metrics = Metrics() if config.metrics else None
+    metrics = LayerMetrics() if config.metrics else None
     return Exchange(name, upstream, Worker(corrector, config.max_characters), policy, shadow, metrics)
 
 
@@ -104,7 +104,7 @@ def calibrate(config: CalibrateConfig) -> list[str]:
         for prompt, answer, _ in progress(pairs, desc="computing confidence", unit=" rows")
     ]
     points = curve(values, [not outcomes[place].edits.identical for place in kept])
-    chosen = choose(points, config.missed)
+    chosen = choose_threshold(points, config.missed)
     draw_gate(points, chosen, config.output)
     return [*table(points, chosen), f"picture: {config.output}"]
 
