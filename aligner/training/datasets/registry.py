@@ -6,9 +6,11 @@ A raw data set is one function from a row to a record; reading, counting and che
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import importlib.util
 import inspect
+import logging
 import math
 import re
 import traceback
@@ -26,8 +28,12 @@ from aligner.readers.paths import data_files, home_expanded, names_data
 from aligner.readers.rows import read_rows_lazily
 from aligner.records import Correction, DataError, Origin, Row, Skipped, UserError
 from aligner.texts import kind_of, text_fault
-from aligner.training.datasets.options import NO_OPTIONS, QAC, Options, split_columns
+from aligner.training.datasets.formats import FORMATS, format_of_file
+from aligner.training.datasets.formats import QAC as QAC_ROWS
+from aligner.training.datasets.options import NO_OPTIONS, QAC, Options, parse_columns, split_columns
 
+log = logging.getLogger("aligner")
+ONE_ANSWER = "it has one answer and no better one beside it"
 Formatter = Callable[..., Correction | Skipped]
 Read = Correction | Skipped | DataError
 
@@ -141,8 +147,8 @@ def register_files(files: list[str]) -> None:
             raise UserError(f"--register {file}: fails with {type(error).__name__}: {error}") from error
 
 
-def parse_spec(text: str) -> Spec:
-    """Read `NAME[:PROPORTION[:PATH]]` or a bare path, which means `correction-json::PATH`.
+def parse_spec(text: str, options: Options = NO_OPTIONS) -> Spec:
+    """Read `NAME[:PROPORTION[:PATH]]` or a bare path: `correction-json::PATH`, or the data set of the format that its rows have.
 
     PROPORTION is a decimal, a fraction `a/b`, or a count `N/-1`; above 1 it repeats rows. UserError otherwise.
     """
@@ -151,7 +157,7 @@ def parse_spec(text: str) -> Spec:
     if dataset is None:
         if not names_data(text):
             raise UserError(_unknown(text, name))
-        return Spec(text, REGISTERED["correction-json"], Fraction(1), None, text)
+        return Spec(text, REGISTERED[_format(text, options)], Fraction(1), None, text)
     share, _, path = rest.partition(":")
     if colon and ":" in rest and not path:
         raise UserError(f"'{text}': the path behind the second colon is empty.")
@@ -161,6 +167,22 @@ def parse_spec(text: str) -> Spec:
         raise UserError(f"'{text}': {name} needs a path. Write {name}::PATH.")
     place = str(parse_address(path, dataset.path)) if is_hub_address(path) else str(home_expanded(path))
     return Spec(text, dataset, proportion, count, place)
+
+
+def _format(path: str, options: Options) -> str:
+    """The data set that a bare path means: the one of `--format`, the one whose fields `--columns` names, or what it holds."""
+    if options.format or parse_columns(options.columns, QAC_ROWS):
+        return options.format or QAC_ROWS
+    name = format_of_file(path)
+    if name != QAC_ROWS:
+        _tell(f"{path}: read as rows of '{name}' (--format names another)")
+    return name
+
+
+@functools.cache
+def _tell(text: str) -> None:
+    """Say it once, however often a file is opened."""
+    log.info(text)
 
 
 def _unknown(text: str, name: str) -> str:
@@ -252,6 +274,8 @@ def _record(dataset: RawDataset, row: Row, chosen: dict[str, Any], slots: Set[st
     if not isinstance(record, Correction):
         return _fault(origin, f"{dataset.name} returns {kind_of(record)} and no Correction", "Mend its function")
     for field in ("question", "answer", "correction", "feedback"):
+        if field == "answer" and not record.answer and dataset.name in FORMATS[1:] and "answer" in slots:
+            return _fault(origin, ONE_ANSWER, "A prompt without {answer} (--prompt_template) trains question to answer")
         if fault := text_fault(origin, field, getattr(record, field), field == "feedback" or field in unseen):
             return fault
     return replace(record, origin=origin, prompt=record.prompt or dataset.template or "")
