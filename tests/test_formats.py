@@ -8,11 +8,11 @@ import pytest
 
 from aligner.chat_api.dialogue import candidate_questions
 from aligner.inference.items import read_items
-from aligner.records import Correction, DataError, Skipped
+from aligner.records import Correction, DataError, Skipped, UserError
 from aligner.training.config import DataConfig
 from aligner.training.datasets.formats import FORMATS, format_of
 from aligner.training.datasets.options import Options
-from aligner.training.datasets.registry import parse_spec, records_of
+from aligner.training.datasets.registry import REGISTERED, parse_spec, records_of
 
 DIALOGUES = Options(multi_turn=True)
 PLAIN = "plain.yaml"  # a prompt without {answer}
@@ -147,3 +147,22 @@ def test_a_dialogue_has_one_text_in_training_correct_and_serve(tmp_path):
     served = candidate_questions(chat[:-1])[0]
     assert trained.question == item.text("question") == served == DIALOGUE
     assert trained.answer == item.text("answer") == "worse"
+
+
+ORIGINAL = """alpaca stanford-alpaca alpaca-json firefly hh-rlhf-dialogue hh-dialogue hh-rlhf-harmless-dialogue
+hh-rlhf-dialogue/harmless-base hh-harmless-dialogue hh-dialogue/harmless-base hh-rlhf-helpful-dialogue hh-helpful-dialogue hh-rlhf-preference hh-preference
+hh-rlhf-harmless-preference/train hh-rlhf-preference/harmless-base/train hh-helpful-preference/test hh-preference/helpful-base/test
+moss-002-sft moss-003-sft PKU-SafeRLHF/train PKU-Alignment/PKU-SafeRLHF/train PKU-SafeRLHF/test PKU-SafeRLHF-30K/train
+PKU-SafeRLHF-30K/test PKU-SafeRLHF-10K/train TreeRLHFFULL/train TreeRLHFALL/train TreeRLHF/test Baichuan3RM/train
+Baichuan3RM/test correction-json beavertails-json/train beavertails-json/test empathy-json""".split()
+
+
+@pytest.mark.parametrize("name", ORIGINAL)
+def test_a_name_of_the_originals_registry_is_read_or_says_what_stands_for_it(name):
+    if name in REGISTERED:
+        return
+    with pytest.raises(UserError, match="is a name of the original's; ") as error:
+        parse_spec(name)
+    remedy = str(error.value).split("; ", 1)[1]
+    if remedy.startswith("write "):
+        parse_spec(remedy.removeprefix("write ").split(" (")[0].replace("PATH", "rows.json"))

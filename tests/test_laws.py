@@ -24,7 +24,7 @@ ORDER = [
     "hub", "prompts", "encoder", "card", "models", "quantised", "console", "demo",
     "quality.edits", "plots",
     "training.config", "training.config_check", "training.flags", "training.train_log", "training.datasets.damage",
-    "training.datasets.options", "training.datasets.formats", "training.datasets.registry",
+    "training.datasets.options", "training.datasets.formats", "training.datasets.original_names", "training.datasets.registry",
     "training.datasets.preference", "training.datasets.raw", *RAW, "training.datasets", "training.datasets.run_prompts",
     "training.datasets.mixture",
     "training.datasets.tally", "training.datasets.supervised", "training.datasets.cache", "training.plan", "training.stages",

@@ -31,8 +31,10 @@ from aligner.texts import kind_of, text_fault
 from aligner.training.datasets.formats import FORMATS, format_of_file
 from aligner.training.datasets.formats import QAC as QAC_ROWS
 from aligner.training.datasets.options import NO_OPTIONS, QAC, Options, parse_columns, split_columns
+from aligner.training.datasets.original_names import instead_of
 
 log = logging.getLogger("aligner")
+ONE_ANSWER_SETS = {*FORMATS[1:], "firefly"}  # whose rows may have an answer and no better one
 ONE_ANSWER = "it has one answer and no better one beside it"
 Formatter = Callable[..., Correction | Skipped]
 Read = Correction | Skipped | DataError
@@ -186,6 +188,8 @@ def _tell(text: str) -> None:
 
 
 def _unknown(text: str, name: str) -> str:
+    if remedy := instead_of(name):
+        return f"'{text}': '{name}' is a name of the original's; {remedy}."
     near = difflib.get_close_matches(name, REGISTERED, n=1)
     if ":" in text and near:
         return f"'{text}': there is no data set '{name}'. Did you mean '{near[0]}'?"
@@ -274,7 +278,7 @@ def _record(dataset: RawDataset, row: Row, chosen: dict[str, Any], slots: Set[st
     if not isinstance(record, Correction):
         return _fault(origin, f"{dataset.name} returns {kind_of(record)} and no Correction", "Mend its function")
     for field in ("question", "answer", "correction", "feedback"):
-        if field == "answer" and not record.answer and dataset.name in FORMATS[1:] and "answer" in slots:
+        if field == "answer" and not record.answer and dataset.name in ONE_ANSWER_SETS and "answer" in slots:
             return _fault(origin, ONE_ANSWER, "A prompt without {answer} (--prompt_template) trains question to answer")
         if fault := text_fault(origin, field, getattr(record, field), field == "feedback" or field in unseen):
             return fault

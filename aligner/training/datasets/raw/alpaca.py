@@ -2,7 +2,8 @@
 
 Columns: instruction and, where it is not empty, input (both make the question); output, which trains a prompt without {answer}
 alone, or chosen and rejected; history, earlier pairs of question and answer. `system` is the upstream's and not read; rows with
-`kto_tag`, a verdict on one answer, are left out. Source: tatsu-lab/stanford_alpaca; LLaMA-Factory's data/README.md.
+`kto_tag`, a verdict on one answer, are left out. Without a path: tatsu-lab/alpaca on the hub (CC BY-NC 4.0).
+Source: tatsu-lab/stanford_alpaca; LLaMA-Factory's data/README.md.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from aligner.training.datasets.preference import UNPAIRED, correction_of_chat, t
 from aligner.training.datasets.registry import register
 
 
-@register("alpaca")
+@register("alpaca", path="hub:tatsu-lab/alpaca")
 def alpaca(row: Mapping[str, Any], *, multi_turn: bool = False) -> Correction | Skipped:
     """The rejected answer, corrected into the chosen one."""
     if "kto_tag" in row:
