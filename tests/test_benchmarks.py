@@ -86,10 +86,11 @@ def test_the_added_time_is_taken_of_two_checkouts(tiny_model, tmp_path):
     rows = [{"question": f"q{n}", "answer": f"Only prose, {n}."} for n in range(20)]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     flags = ("--prompt_template", "correction", "--max_new_tokens", 8, "--answers", 2, "--delay", 1.5, "--before", ROOT)
-    lines = printed("tests.benchmarks.added_time", tiny_model, tmp_path / "rows.json", *flags).splitlines()
+    *lines, last = printed("tests.benchmarks.added_time", tiny_model, tmp_path / "rows.json", *flags).splitlines()
     table = {
         cells[0]: [float(cell) for cell in cells[1:]] for line in lines[2:] if (cells := line.strip("| ").split(" | "))
     }
+    assert last.startswith("CPU seconds of an answer: before ")
     assert list(table) == ["whole, before", "whole, now", "streamed, before", "streamed, now"]
     assert table["whole, now"][2] >= 1.5 > table["streamed, now"][2] >= 1, (
         "a stream's first byte is sent after a second"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -48,6 +49,12 @@ def has_text(content: bytes) -> bool:
     return False
 
 
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -66,17 +73,19 @@ def main() -> int:
     }
     with (
         upstream(given, args.delay) as url,
-        layer(args.aligner, url, *flags, **places["before"]) as (before, _),
-        layer(args.aligner, url, *flags, **places["now"]) as (now, _),
+        layer(args.aligner, url, *flags, **places["before"]) as (before, pid_before),
+        layer(args.aligner, url, *flags, **places["now"]) as (now, pid_now),
     ):
         addresses = {"before": before, "now": now}
         for address in addresses.values():
             times_of(address, given[0], stream=False)  # the first correction measures the device
+        started = {pid: cpu_seconds(pid) for pid in (pid_before, pid_now)}
         seconds: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
         for each in given:  # in turn
             for stream, way in WAYS:
                 for name, address in addresses.items():
                     seconds.setdefault((way, name), []).append(times_of(address, each, stream))
+        used = {pid: cpu_seconds(pid) - began for pid, began in started.items()}
     print("| | added, p50 | p95 | first byte, p50 | p95 | first text, p50 | p95 |\n|---|---|---|---|---|---|---|")
     for (way, name), times in seconds.items():
         rows = np.array(times)
@@ -84,6 +93,8 @@ def main() -> int:
         print(
             f"| {way}, {name} | {' | '.join(f'{value:.1f}' for one in columns for value in np.percentile(one, [50, 95]))} |"
         )
+    each = [used[pid] / (2 * len(given)) for pid in (pid_before, pid_now)]
+    print(f"CPU seconds of an answer: before {each[0]:.2f}, now {each[1]:.2f}")
     return 0
 
 
