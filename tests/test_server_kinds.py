@@ -32,7 +32,7 @@ LAYERS = {  # name -> the Aligner, flags of `aligner serve`
     "shadow": ("writer", "--mode", "shadow", "--shadow_file", "rows.jsonl"),
     "careful": ("writer", "--scripts", "Latin", "--pass_through", "--upstream_header", "x-team: a", "--pass_headers",
                 "traceparent", "tracestate", "http-referer", "x-title", "api-key", "x-api-key", "openai-beta", "x-session-id",
-                "helicone-auth", "baggage", "x-tenant"),
+                "helicone-auth", "baggage", "x-tenant", "x-trace-id", "cf-aig-metadata"),
 }  # fmt: skip
 
 
@@ -413,7 +413,8 @@ def test_a_shadow_passes_bytes_and_keeps_what_is_whole(member, upstream, layers)
 RETURNED = (
     "retry-after-ms", "x-should-retry", "x-ratelimit-remaining-requests", "x-ratelimit-reset-tokens",
     "x-ratelimit-limit-tokens", "x-request-id", "request-id", "openai-processing-ms", "openai-model",
-    "openai-version", "anthropic-ratelimit-requests-reset", "retry-after",
+    "openai-version", "anthropic-ratelimit-requests-reset", "retry-after", "anthropic-ratelimit-tokens-remaining",
+    "anthropic-ratelimit-requests-limit", "openai-organization", "openai-project",
 )  # fmt: skip
 
 
@@ -574,7 +575,7 @@ def unended(folders, tmp_path_factory) -> list[dict[str, Any]]:
     )
 
 
-@members("the same in `aligner correct`", range(len(ANSWERS)))
+@members("a correction that has no end or no room, in `aligner correct`", range(len(ANSWERS)))
 def test_in_a_file_the_answer_stays_and_says_so(member, unended):
     assert unended[member]["corrected"] == ANSWERS[member] and unended[member]["finished"] is False
 
