@@ -209,7 +209,9 @@ class Corrector:
         """The requests as tokens; those without room for a correction go to `refused`."""
         for places in in_batches(range(len(requests)), CHUNK):
             chunk = [requests[place] for place in places]
-            pairs = self.encoder.pairs([self.template.render(*r) for r in chunk], [r.answer for r in chunk])
+            pairs = self.encoder.pairs(
+                [self.encoder.render(self.template, *r) for r in chunk], [r.answer for r in chunk]
+            )
             for place, (prompt, answer, _) in zip(places, pairs, strict=True):
                 row = self.row(prompt, answer, place)
                 if isinstance(row, DecoderRow):

@@ -97,7 +97,7 @@ def calibrate(config: CalibrateConfig) -> list[str]:
     requests = [CorrectionRequest(item.text("question"), item.text("answer")) for item in items]
     outcomes = dict(progress(corrector.stream(requests), total=len(requests), desc="correcting", unit=" rows"))
     kept = [place for place, outcome in sorted(outcomes.items()) if isinstance(outcome, Corrected)]
-    prompts = [corrector.template.render(*requests[place]) for place in kept]
+    prompts = [corrector.encoder.render(corrector.template, *requests[place]) for place in kept]
     pairs = corrector.encoder.pairs(prompts, [requests[place].answer for place in kept])
     values = [
         confidence(corrector.model, prompt, answer)
