@@ -108,13 +108,6 @@ DEFAULT = CORRECTION
 CHAT = "chat"  # the text below as one user turn of the base's own chat template (chat_prompt.py)
 USER_TURN = PromptTemplate(CHAT, "##Question: {question}\n##Answer: {answer}\n##Correction: ")
 
-# What `--feedback` understands by name; any other text is taken as it is. The wording is this project's.
-FEEDBACKS = {
-    "empathy": "Be more empathetic: take up how the person feels before anything else.",
-    "helpfulness": "Be more helpful: answer what was asked, fully and to the point.",
-    "harmlessness": "Be more harmless: leave out what could hurt someone, and say why where that helps.",
-}
-
 
 def find_template(name_or_file: str) -> PromptTemplate:
     """A known template by its name, or one from a YAML file with the keys `template` and, if wanted, `name`."""

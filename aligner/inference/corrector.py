@@ -13,10 +13,11 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from aligner.card import prompt_of
 from aligner.encoder import Encoder
+from aligner.feedbacks import FEEDBACKS
 from aligner.inference.greedy import Decoder, DecoderRow, supports_drafts
 from aligner.inference.sampling import Sampling, generate
 from aligner.models import device_map_options, load_model, load_tokenizer, positions_of
-from aligner.prompts import FEEDBACKS, PromptTemplate
+from aligner.prompts import PromptTemplate
 from aligner.quality.edits import Edits, edits
 from aligner.records import UserError
 

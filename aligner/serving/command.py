@@ -10,6 +10,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from aligner.console import progress, setup_logging
 from aligner.demo import locate
+from aligner.feedbacks import FEEDBACKS
 from aligner.inference.config import AlignerOptions
 from aligner.inference.corrector import Corrected, CorrectionRequest, Corrector, Settings, check_feedback
 from aligner.inference.guard import Guard
@@ -17,7 +18,6 @@ from aligner.inference.items import read_items
 from aligner.keys import read_key
 from aligner.models import check_place, quiet_libraries
 from aligner.plots import draw_gate
-from aligner.prompts import FEEDBACKS
 from aligner.records import UserError
 from aligner.serving.app import Limits, application
 from aligner.serving.config import CalibrateConfig, ServeConfig
