@@ -21,7 +21,7 @@ ORDER = [
     "readers.paths", "readers.content", "readers.json_rows", "readers.delimited", "readers.columnar",
     "readers.rows", "readers.published_answers",
     "file_systems", "files", "jsonl", "locks", "network", "surroundings", "relay", "packages",
-    "hub", "prompts", "encoder", "card", "models", "quantised", "console", "demo",
+    "hub", "prompts", "feedbacks", "chat_prompt", "encoder", "card", "models", "quantised", "console", "demo",
     "quality.edits", "plots",
     "training.config", "training.config_check", "training.flags", "training.train_log", "training.datasets.damage",
     "training.datasets.options", "training.datasets.formats", "training.datasets.original_names", "training.datasets.registry",
