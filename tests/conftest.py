@@ -47,7 +47,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # Where tests run in several processes, those that share something run in the same one; the longest begin first.
 SHARED_BY = {
-    "ranks": ("test_exact_updates", "test_resume", "test_launchers", "test_objective_check", "test_families"),
+    "ranks": (
+        "test_exact_updates",
+        "test_resume",
+        "test_launchers",
+        "test_objective_check",
+        "test_families",
+        "test_lora",
+    ),
     "runs": ("test_state_faults", "test_pipeline", "test_course", "test_export", "test_campaign", "test_cache"),
     "plan": ("test_plan",),
 }
@@ -68,6 +75,7 @@ PARTS = {
     "surroundings": ("test_surroundings", "test_doctor"),
     "data": ("test_check", "test_malformed"),
     "fuzz": ("test_fuzz",),
+    "lora": ("test_lora",),
     "memory": ("test_plan",),
     "families": ("test_families",),
     "readers": ("test_read_by_others",),

@@ -20,11 +20,12 @@ def original_tokens(tokenizer, row, max_length=2048, template=PROMPT):
 
 
 def plain_trajectory(
-    folder, rows, *, per_update, micro_batch, reduction, epochs, lr, seed=42, warmup=0.03, template=PROMPT
+    folder, rows, *, per_update, micro_batch, reduction, epochs, lr, seed=42, warmup=0.03, template=PROMPT, adapt=None
 ):
     """(loss, gradient norm, learning rate) of every update, and the model in the end."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).train()
+    model = adapt(model) if adapt else model
     tokens = [original_tokens(tokenizer, row, template=template) for row in rows]
     updates = epochs * -(-len(rows) // per_update)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)

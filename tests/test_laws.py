@@ -30,7 +30,7 @@ ORDER = [
     "training.datasets.tally", "training.datasets.supervised", "training.datasets.cache", "training.plan", "training.stages",
     "training.distributed.hardware", "training.distributed.hosts", "training.distributed.launcher_variables",
     "training.distributed.stop_signals", "training.distributed.heartbeat", "training.distributed.ranks",
-    "training.engine.zero", "training.engine.recompute", "training.engine.batching", "training.engine.attention",
+    "training.engine.zero", "training.engine.adapters", "training.engine.recompute", "training.engine.batching", "training.engine.attention",
     "training.engine.head_loss",
     "training.engine.loss", "training.engine.objective", "training.engine.rotations", "training.engine.engine",
     "training.engine.objective_check", "training.engine.build",
@@ -75,6 +75,7 @@ BARE = {
 }  # fmt: skip
 ROOMS = {
     "deepspeed": {"training.distributed.ranks", "training.engine.engine"},
+    "peft": {"training.engine.adapters"},
     "wandb": {"training.finetune.metrics"},
     "tensorboard": {"training.finetune.metrics"},
     "matplotlib": {"plots"},

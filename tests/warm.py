@@ -23,7 +23,8 @@ HEAVY = ["torch", "transformers", "aligner.inference.corrector", "aligner.evalua
 def environment(ranks: int) -> dict[str, str]:
     """The environment of CPU ranks, and the project on their path."""
     variables = {"DS_ACCELERATOR": "cpu", "LOCAL_SIZE": str(ranks), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    return {**os.environ, **variables, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    path = [str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, **variables, "PYTHONPATH": ":".join(path)}
 
 
 class Launch:

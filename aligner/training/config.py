@@ -149,6 +149,27 @@ class OptimizationConfig:
 
 
 @dataclass(frozen=True)
+class LoraConfig:
+    """LoRA: small matrices beside the model's own, which alone are trained. They decide the weights too."""
+
+    _argument_group_name = "LoRA"
+    lora_rank: int | None = flag(
+        None, "train adapters of this rank and leave the model's own weights alone (default: train all of it)"
+    )
+    lora_alpha: float | None = flag(
+        None, "the adapters' output is weighed by this over the rank (default: twice the rank)"
+    )
+    lora_target: str = flag(
+        "all-linear", "layers that get one: all-linear (all but the head), or names as q_proj,v_proj"
+    )
+
+    @property
+    def alpha(self) -> float:
+        """The weight of the adapters' output, times their rank."""
+        return 2.0 * (self.lora_rank or 0) if self.lora_alpha is None else self.lora_alpha
+
+
+@dataclass(frozen=True)
 class OutputConfig:
     """What is written, where, and when."""
 
@@ -203,11 +224,12 @@ class LaunchConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run, in five parts; a function takes the part it reads."""
+    """One run, in six parts; a function takes the part it reads."""
 
     model: ModelConfig
     data: DataConfig
     optimization: OptimizationConfig
+    lora: LoraConfig
     output: OutputConfig
     launch: LaunchConfig
 
@@ -223,7 +245,7 @@ class RunConfig:
         return implied if self.data.need_eval is None else self.data.need_eval
 
 
-PARTS: Any = (ModelConfig, DataConfig, OptimizationConfig, OutputConfig, LaunchConfig)
+PARTS: Any = (ModelConfig, DataConfig, OptimizationConfig, LoraConfig, OutputConfig, LaunchConfig)
 
 
 # The ZeRO stages at which DeepSpeed honours an offload; elsewhere it would silently ignore it.
@@ -246,5 +268,7 @@ NOT_IN_FINGERPRINT = {
 def fingerprint_fields(config: RunConfig) -> dict[str, Any]:
     """The settings that decide one stage's weights, for the card and for resuming."""
     settings = {k: v for k, v in asdict(config.optimization).items() if k not in NOT_IN_FINGERPRINT}
-    chosen = {"unspellable": config.data.unspellable} if config.data.unspellable != "keep" else {}
+    chosen: dict[str, Any] = {"unspellable": config.data.unspellable} if config.data.unspellable != "keep" else {}
+    if config.lora.lora_rank:
+        chosen |= {**asdict(config.lora), "lora_alpha": config.lora.alpha}
     return {**settings, **chosen, "max_length": config.model.max_length, "overlength": config.data.overlength}

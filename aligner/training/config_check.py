@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from aligner.records import UserError
-from aligner.training.config import OFFLOAD_STAGES, RunConfig
+from aligner.training.config import OFFLOAD_STAGES, LoraConfig, RunConfig
 
 
 def check(config: RunConfig) -> None:
     """UserError where values cannot be meant, alone or together."""
     check_values(config)
     check_combinations(config)
+    check_lora(config.lora)
 
 
 def check_values(config: RunConfig) -> None:
@@ -26,6 +29,7 @@ def check_values(config: RunConfig) -> None:
         "records_per_update": o.records_per_update,
         "tokens_per_micro_batch": o.tokens_per_micro_batch,
         "identity_epochs": o.identity_epochs,
+        "lora_rank": config.lora.lora_rank,
         "gpus": config.launch.gpus,
     }
     for name, number in positive.items():
@@ -40,11 +44,25 @@ def check_values(config: RunConfig) -> None:
             raise UserError(f"--{name} is {share}: it must lie between 0 and 1.")
     if d.eval_split_ratio is not None and not 0 < d.eval_split_ratio < 1:
         raise UserError(f"--eval_split_ratio is {d.eval_split_ratio}: it must lie between 0 and 1.")
-    for name, rate in {"lr": o.lr, "identity_learning_rate": o.identity_learning_rate}.items():
+    rates = {"lr": o.lr, "identity_learning_rate": o.identity_learning_rate, "lora_alpha": config.lora.lora_alpha}
+    for name, rate in rates.items():
         if rate is not None and not 0 < rate < float("inf"):
             raise UserError(f"--{name} is {rate}: it must be above 0.")
     if not 0 <= o.weight_decay < float("inf") or o.seed < 0:
         raise UserError("--weight_decay and --seed must be at least 0.")
+
+
+def check_lora(lora: LoraConfig) -> None:
+    """UserError where LoRA's flags stand without a rank, or its package is not installed."""
+    if lora.lora_rank is None:
+        if set_alone := [name for name, value in vars(lora).items() if value != getattr(LoraConfig, name)]:
+            raise UserError(f"--{set_alone[0]} is for LoRA and needs --lora_rank N.")
+    elif find_spec("peft") is None:
+        raise UserError("--lora_rank needs the package peft: pip install 'peft>=0.21'.")
+    elif not all(lora.lora_target.split(",")):
+        raise UserError(
+            f"--lora_target '{lora.lora_target}' has an empty name: give all-linear, or names as q_proj,v_proj."
+        )
 
 
 def check_combinations(config: RunConfig) -> None:

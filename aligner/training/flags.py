@@ -122,7 +122,7 @@ def _parse(known: HfArgumentParser, arguments: Sequence[str]) -> RunConfig:
 def to_flags(config: RunConfig) -> list[str]:
     """The flags that parse back to this configuration, defaults left out: for command.sh and for the ranks."""
     flags: list[str] = []
-    for part in (config.model, config.data, config.optimization, config.output, config.launch):
+    for part in (config.model, config.data, config.optimization, config.lora, config.output, config.launch):
         for f in fields(part):
             value = getattr(part, f.name)
             default = [] if f.metadata.get("nargs") == "+" else f.default

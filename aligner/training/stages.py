@@ -30,14 +30,21 @@ from aligner.training.datasets.supervised import Tally, tokenise
 from aligner.training.plan import Plan
 
 
+ADAPTER = "adapter"  # in an output folder: its LoRA adapters by themselves
+
+
 @dataclass(frozen=True)
 class Stage:
-    """One stage: its output folder, the model it starts from, and the recipe with its own epochs and learning rate."""
+    """One stage: its output folder, the model it starts from, and the recipe with its own epochs and learning rate.
+
+    adapters_from: a folder of LoRA adapters to go on with; None: new ones, or none at all.
+    """
 
     name: str
     folder: Path
     start_from: str
     optimization: OptimizationConfig
+    adapters_from: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,8 @@ def stages(config: RunConfig) -> list[Stage]:
     if len(names) == 1:
         return [Stage("correction", folder, base, o)]
     first = Stage("identity", folder / "identity", base, names["identity"])
+    if config.lora.lora_rank:  # one pair of adapters for both: together they are all that differs from the base
+        return [first, Stage("correction", folder, base, o, first.folder / ADAPTER)]
     return [first, Stage("correction", folder, str(first.folder), o)]
 
 

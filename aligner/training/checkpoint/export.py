@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from aligner.training.checkpoint.checksums import state_reader
 from aligner.training.checkpoint.folder_writer import plan_folder, write_rest, write_weights
 from aligner.training.checkpoint.resume import read_state
 from aligner.training.checkpoint.tensor_index import Piece, saved_pieces
+from aligner.training.config import LoraConfig
+from aligner.training.engine.adapters import add_adapters, merging, write_adapters
 
 Progress = Callable[..., Any]
 
@@ -50,6 +52,8 @@ def export_state(state: Path, output: Path, trusted: bool, progress: Progress) -
     model.to(dtype=dtype)  # type: ignore[call-arg]  # as DeepSpeed does, also to what transformers keeps in 32 bit
     freeze_as_built(model)
     fit_embedding(model, tokenizer)
+    if card.config.get("lora_rank"):
+        add_adapters(model, lora_of(card.config), seed=0)  # their numbers come from the state
     check_shapes(model, state, read["shapes"])
     set_chat_template(tokenizer, card.prompt)
     plan = plan_folder(model, master)
@@ -58,7 +62,8 @@ def export_state(state: Path, output: Path, trusted: bool, progress: Progress) -
     partial.mkdir(parents=True)
     try:
         with trained_weights(model, state, master) as fetch:
-            write_weights(plan, fetch, partial, progress)
+            write_weights(plan, merging(model, fetch), partial, progress)
+            write_adapters(model, fetch, partial)
         write_rest(model, tokenizer, partial, plan, torch.float32 if master else dtype, trusted)
         stage = f"{card.stage}, after update {read['update']}"
         write_card(partial, replace(card, stage=stage, settings={**card.settings, "stage": stage}))
@@ -70,6 +75,11 @@ def export_state(state: Path, output: Path, trusted: bool, progress: Progress) -
     finally:
         remove_folder(partial)
     return int(read["update"])
+
+
+def lora_of(flags: dict[str, Any]) -> LoraConfig:
+    """The LoRA flags of a run among all its flags."""
+    return LoraConfig(**{field.name: flags[field.name] for field in fields(LoraConfig) if field.name in flags})
 
 
 def check_shapes(model: torch.nn.Module, state: Path, shapes: dict[str, list[int]]) -> None:

@@ -36,6 +36,7 @@ from aligner.files import sync, write_json
 from aligner.models import greedy_settings, load_model, without_memory
 from aligner.records import UserError
 from aligner.training.checkpoint.older_readers import add_older_names
+from aligner.training.engine.adapters import has_adapters, plain_names
 
 SHARD_BYTES = 4 << 30
 
@@ -78,7 +79,7 @@ def plan_folder(model: PreTrainedModel, master: bool = False) -> FolderPlan:
     """
     tensors = saved_tensors(model, master)
     conversions = conversions_of(model)
-    shapes = without_memory(model) if conversions and _is_split(model) else model
+    shapes = without_memory(model) if has_adapters(model) or (conversions and _is_split(model)) else model
     vars(shapes)["_weight_conversions"] = conversions  # what `revert_weight_conversion` reverses
     try:
         grouped = _grouped(tensors, conversions)
@@ -92,12 +93,13 @@ def plan_folder(model: PreTrainedModel, master: bool = False) -> FolderPlan:
 
 
 def saved_tensors(model: PreTrainedModel, master: bool = False) -> dict[str, torch.Tensor]:
-    """Parameters and persistent buffers that are saved, a tied one under the name it is saved by, without memory."""
+    """Parameters and persistent buffers that are saved, a tied one under the name it is saved by, without memory; where the
+    model has adapters, those that it has when they are merged into it."""
     left_out = set(model._keys_to_ignore_on_save or ())
     state: dict[str, torch.Tensor] = {}
-    for name in model.state_dict():
+    for name, own in plain_names(model).items():
         if name not in left_out:
-            tensor = model.get_parameter_or_buffer(name)
+            tensor = model.get_parameter_or_buffer(own)
             shape = tuple(getattr(tensor, "ds_shape", tensor.shape))  # whole, also while it is split over ranks
             dtype = torch.float32 if master and tensor.is_floating_point() else tensor.dtype
             state[name] = torch.empty(shape, dtype=dtype, device="meta")
@@ -245,7 +247,8 @@ def write_rest(
 def check_reopens(folder: Path, model: PreTrainedModel, trusted: bool) -> None:
     """Open the folder as a user will, without memory for its weights. UserError where names or shapes do not fit."""
     reopened = load_model(str(folder), torch.float32, trusted, device_map="meta")
-    ours = {name: tuple(getattr(tensor, "ds_shape", tensor.shape)) for name, tensor in model.named_parameters()}
+    own = {name: tuple(getattr(tensor, "ds_shape", tensor.shape)) for name, tensor in model.named_parameters()}
+    ours = {plain: own[name] for plain, name in plain_names(model).items() if name in own}
     theirs = {name: tuple(tensor.shape) for name, tensor in reopened.named_parameters()}
     if ours != theirs:
         raise UserError(f"{folder}: opens as another model than the one trained. Nothing was put in place.")

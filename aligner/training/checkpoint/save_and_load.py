@@ -26,7 +26,9 @@ from aligner.training.checkpoint.partitions import (
 )
 from aligner.training.checkpoint.resume import best_state, read_state, states
 from aligner.training.checkpoint.tensor_index import INDEX, Piece, saved_pieces
+from aligner.training.engine.adapters import merging, write_adapters
 from aligner.training.engine.engine import Engine, full_precision, gathered, numel, shape_of
+from aligner.training.stages import ADAPTER
 
 
 def save(engine: Engine, output: Path, state: dict[str, Any], keep: int, keep_best: bool) -> None:
@@ -60,7 +62,7 @@ def make_room(partial: Path, engine: Engine) -> None:
     """An empty folder for a state. UserError where the disk has no room for it."""
     remove_folder(partial)
     partial.mkdir(parents=True)
-    need = sum(map(numel, engine.model.parameters())) * 3 * 4 * 1.01
+    need = sum(numel(p) for p in engine.model.parameters() if p.requires_grad) * 3 * 4 * 1.01
     free = shutil.disk_usage(partial).free
     if free < need:
         partial.rmdir()
@@ -152,16 +154,22 @@ def _copy(kinds: dict[str, torch.Tensor], wanted: Piece, folder: Path, piece: Pi
 def export(engine: Engine, tokenizer: PreTrainedTokenizerBase, output: Path, master: bool, trusted: bool) -> None:
     """Write a Hugging Face model folder from a model that may be split over ranks. Called by all ranks.
 
-    Weights are gathered, converted back, written and released shard by shard (folder_writer.py). `master` writes the fp32
-    master weights of a 16-bit run; `trusted` allows the model's own code when the folder is reopened. The files move into
-    place when all are whole.
+    Weights are gathered, converted back, written and released shard by shard (folder_writer.py). Adapters are merged into
+    them, and written by themselves beside. `master` writes the fp32 master weights of a 16-bit run; `trusted` allows the
+    model's own code when the folder is reopened. The files move into place when all are whole.
     """
     partial = output / "export.partial"
     if engine.ranks.first:
         remove_folder(partial)
         partial.mkdir(parents=True)
     plan = plan_folder(engine.model, master)
-    write_weights(plan, lambda name: _whole(engine, name, master), partial if engine.ranks.first else None)
+    folder = partial if engine.ranks.first else None
+
+    def own(name: str) -> torch.Tensor:
+        return _whole(engine, name, master)
+
+    write_weights(plan, merging(engine.model, own), folder)
+    write_adapters(engine.model, own, folder)
     if engine.ranks.first:
         dtype = torch.float32 if master else next(engine.model.parameters()).dtype
         write_rest(engine.model, tokenizer, partial, plan, dtype, trusted)
@@ -191,6 +199,8 @@ def _move_into_place(partial: Path, output: Path) -> None:
     """Replace an earlier export by a whole new one: weights of another number of shards must not stay beside."""
     for old in output.glob("model*.safetensors*"):
         old.unlink()
+    if (output / ADAPTER).is_dir():
+        remove_folder(output / ADAPTER)
     for file in sorted(partial.iterdir()):
         file.replace(output / file.name)
     partial.rmdir()

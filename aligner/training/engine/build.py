@@ -7,12 +7,15 @@ from functools import partial
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from aligner.models import fit_embedding, freeze_as_built, load_config, load_model
 from aligner.quantised import unpacking
-from aligner.training.config import RunConfig
+from aligner.records import UserError
+from aligner.training.config import LoraConfig, RunConfig
 from aligner.training.distributed.hardware import dtype_of
 from aligner.training.distributed.ranks import Ranks
+from aligner.training.engine.adapters import add_adapters
 from aligner.training.engine.attention import FAMILIES, supports
 from aligner.training.engine.batching import Layout
 from aligner.training.engine.engine import Engine, load_partitioned, numel
@@ -28,13 +31,14 @@ log = logging.getLogger("aligner")
 def build_engine(config: RunConfig, stage: Stage, plan: Plan, ranks: Ranks, tokenizer: Any) -> Engine:
     """The model that a stage starts from, split over the ranks, behind an engine. Called by all ranks."""
     o, trusted = stage.optimization, config.model.trust_remote_code
-    ds_config = deepspeed_config(o, config.launch, load_config(stage.start_from, trusted))
+    ds_config = deepspeed_config(o, config.launch, load_config(stage.start_from, trusted), config.lora.lora_rank)
     torch.manual_seed(o.seed)  # of rows that the embedding may be given for new tokens
     packed = unpacking(stage.start_from, trusted)
     if packed:
         log.info("  %s is quantised: it is unpacked, and trained and written in full", stage.start_from)
     load = partial(load_model, stage.start_from, dtype_of(config), trusted, **packed)
-    model = load_partitioned(ds_config, load, partial(fit_embedding, tokenizer=tokenizer), whole_first=bool(packed))
+    grow = partial(prepare, tokenizer=tokenizer, lora=config.lora, stage=stage)
+    model = load_partitioned(ds_config, load, grow, whole_first=bool(packed))
     freeze_as_built(model)
     recompute_activations(model, config.recomputed)
     if o.tf32:
@@ -44,6 +48,19 @@ def build_engine(config: RunConfig, stage: Stage, plan: Plan, ranks: Ranks, toke
         kind, families = model.config.get_text_config().model_type, ", ".join(FAMILIES)
         log.info("  rows are padded: %s is not among the models trained without padding (%s)", kind, families)
     return Engine(model, ds_config, o, plan, flat, ranks)
+
+
+def prepare(model: PreTrainedModel, tokenizer: Any, lora: LoraConfig, stage: Stage) -> None:
+    """Fit the embedding to the tokenizer, or give the model its adapters. UserError where new tokens meet LoRA."""
+    if not lora.lora_rank:
+        return fit_embedding(model, tokenizer)
+    rows = model.config.get_text_config().vocab_size
+    if len(tokenizer) > rows:
+        raise UserError(
+            f"{stage.start_from}: its tokenizer has {len(tokenizer) - rows} tokens for which the model has no row, and LoRA "
+            "does not train the embedding. Leave --lora_rank out."
+        )
+    return add_adapters(model, lora, stage.optimization.seed, stage.adapters_from)
 
 
 def layouts(config: RunConfig, engine: Engine, pad: int, longest: int) -> tuple[Layout, Layout]:

@@ -37,7 +37,8 @@ def weighted_nll_of_hidden(
 
 
 class _HeadLoss(torch.autograd.Function):
-    """Head and weighted negative log-likelihood in one step: 6 x T x V x H operations, and never T x V numbers at once."""
+    """Head and weighted negative log-likelihood in one step: 6 x T x V x H operations (4 where the head is frozen), and never
+    T x V numbers at once."""
 
     @staticmethod
     def forward(
@@ -54,9 +55,10 @@ class _HeadLoss(torch.autograd.Function):
         # fp16 would lose gradients this small before the loss scaler sees them: weigh by 1 at most, and keep fp32.
         narrow = hidden_TH.dtype == torch.float16
         lift = weights_T.amax().clamp_min(1e-30) if narrow and len(weights_T) else None
+        learns_head, learns_bias = (train and needed for needed in ctx.needs_input_grad[1:3])  # a frozen head does not
         grad_hidden = torch.empty_like(hidden_TH, dtype=torch.float32 if narrow else None) if train else None
-        grad_head = torch.zeros_like(head_VH, dtype=torch.float32) if train else None
-        grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if train and bias_V is not None else None
+        grad_head = torch.zeros_like(head_VH, dtype=torch.float32) if learns_head else None
+        grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if learns_bias and bias_V is not None else None
         room = WORKSPACE if hidden_TH.is_cuda else CPU_WORKSPACE
         rows = max(1, room // (4 * head_VH.shape[0]))
         starts = range(0, len(hidden_TH), rows)
@@ -70,8 +72,9 @@ class _HeadLoss(torch.autograd.Function):
             loss += nll
             if grad_bias is not None:
                 grad_bias += gradient_PV.sum(0, dtype=torch.float32)
-            if grad_hidden is not None and grad_head is not None:
+            if grad_hidden is not None:
                 grad_hidden[piece] = gradient_PV @ head_VH
+            if grad_head is not None:
                 _add_product(grad_head, gradient_PV.t(), hidden_TH[piece])
             del logits_PV, gradient_PV  # or they would live on beside the next piece's
         ctx.gradients, ctx.lift, ctx.dtype = (grad_hidden, grad_head, grad_bias), lift, head_VH.dtype

@@ -14,10 +14,16 @@ BUCKET = (
 )
 
 
-def deepspeed_config(optimization: OptimizationConfig, launch: LaunchConfig, model: Any) -> dict[str, Any]:
-    """DeepSpeed's configuration of a run of a model with this configuration. Batch sizes are 1: batching.py plans the updates."""
+def deepspeed_config(
+    optimization: OptimizationConfig, launch: LaunchConfig, model: Any, rank: int | None = None
+) -> dict[str, Any]:
+    """DeepSpeed's configuration of a run of a model with this configuration. Batch sizes are 1: batching.py plans the updates.
+
+    rank: of LoRA adapters, where they alone are trained.
+    """
     offload = launch.offload
-    zero: dict[str, Any] = {"stage": launch.zero_stage, "reduce_bucket_size": reduce_bucket(model.get_text_config())}
+    bucket = reduce_bucket(model.get_text_config(), rank)
+    zero: dict[str, Any] = {"stage": launch.zero_stage, "reduce_bucket_size": bucket}
     if offload in ("optimizer", "all"):
         zero["offload_optimizer"] = {"device": "cpu"}
     if offload in ("parameter", "all"):
@@ -43,15 +49,24 @@ def deepspeed_config(optimization: OptimizationConfig, launch: LaunchConfig, mod
     return config
 
 
+def inner_size(text: Any) -> int:
+    """The width of the MLP."""
+    inner = getattr(text, "intermediate_size", None) or getattr(text, "ffn_dim", 4 * text.hidden_size)
+    return int(max(inner) if isinstance(inner, list | tuple) else inner)  # one for each layer
+
+
 def layer_size(text: Any) -> int:
     """About the parameters of a decoder layer: four attention matrices and three of the MLP."""
-    inner = getattr(text, "intermediate_size", None) or getattr(text, "ffn_dim", 4 * text.hidden_size)
-    inner = max(inner) if isinstance(inner, list | tuple) else inner  # one for each layer
-    return 4 * text.hidden_size * text.hidden_size + 3 * text.hidden_size * inner
+    return 4 * text.hidden_size * text.hidden_size + 3 * text.hidden_size * inner_size(text)
 
 
-def reduce_bucket(text: Any) -> int:
-    """Numbers in DeepSpeed's gradient bucket: its default, or about the whole model where that is smaller."""
+def reduce_bucket(text: Any, rank: int | None = None) -> int:
+    """Numbers in DeepSpeed's gradient bucket: its default, or about all that is trained where that is smaller.
+
+    rank: of LoRA adapters, where they alone are trained; a matrix has as many numbers as its two sides times the rank.
+    """
+    if rank:
+        return min(BUCKET, text.num_hidden_layers * rank * (11 * text.hidden_size + 3 * inner_size(text)))
     return min(BUCKET, text.num_hidden_layers * layer_size(text) + 2 * text.hidden_size * text.vocab_size)
 
 
