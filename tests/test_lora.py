@@ -3,36 +3,45 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import launch_program, save_llama
+from conftest import ROOT, launch_program, save_llama
+from disturbed import Run, goes_on
 from plain_loop import plain_trajectory
+from safetensors import safe_open
 from test_exact_updates import base_flags, trajectory
 from transformers import AutoModelForCausalLM
 
-peft = pytest.importorskip("peft")
+from aligner.records import UserError
+from aligner.training.checkpoint.export import export_state
+from aligner.training.checkpoint.folder_writer import plan_folder
+from aligner.training.config import fingerprint_fields
+from aligner.training.engine.objective import Objective
+from aligner.training.flags import parse
+from aligner.training.planning.memory import model_states, size_of, worst_batch
+from aligner.training.planning.shapes import shape_of_model
 
 LR = 2e-3
 LORA = {"lora_rank": 4, "lora_alpha": 16}
 
 
-def short_rows(real_rows: list[dict], count: int) -> list[dict]:
-    return [row for row in real_rows if len(row["question"] + row["answer"] + row["correction"]) < 450][:count]
+@pytest.fixture
+def peft():
+    return pytest.importorskip("peft")
 
 
 @pytest.fixture(scope="module")
 def rows24(real_rows, tmp_path_factory) -> Path:
+    rows = [row for row in real_rows if len(row["question"] + row["answer"] + row["correction"]) < 450][:24]
     file = tmp_path_factory.mktemp("rows") / "rows.json"
-    file.write_text(json.dumps(short_rows(real_rows, 24)))
+    file.write_text(json.dumps(rows))
     return file
-
-
-def adapt(model, target="all-linear"):
-    """PEFT's own adapters, by the seed of the run."""
-    torch.manual_seed(42)
-    return peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=16, target_modules=target, task_type="CAUSAL_LM"))
 
 
 def logits(model) -> torch.Tensor:
@@ -40,39 +49,228 @@ def logits(model) -> torch.Tensor:
         return model.eval()(torch.arange(5, 45)[None]).logits
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def opened(folder: Path):
+    return AutoModelForCausalLM.from_pretrained(folder)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    names = ("model.safetensors", "adapter/adapter_model.safetensors", "adapter/adapter_config.json")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def adapted(folder: Path, **flags: object):
+    from aligner.training.engine.adapters import add_adapters
+
+    model = opened(folder)
+    add_adapters(model, parse([p for k, v in {**LORA, **flags}.items() for p in (f"--{k}", str(v))]).lora, seed=42)
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_updates_equal_a_plain_loop_with_peft_and_the_merged_model_its_adapters(
-    ranks, rows24, tiny_model, tmp_path, capsys
+    ranks, peft, rows24, tiny_model, tmp_path, capsys
 ):
-    stages = (0, 3) if ranks == 1 else (0, 1, 2, 3)
     cells = [
         base_flags(rows24, tiny_model, tmp_path / str(stage), lr=LR, zero_stage=stage, records_per_update=8, **LORA)
-        for stage in stages
+        for stage in (0, 1, 2, 3)
     ]
     (tmp_path / "cells.json").write_text(json.dumps(cells))
     launch_program("programs.cells", ranks, tmp_path / "cells.json")
-    want, plain = plain_trajectory(
-        tiny_model,
-        json.loads(rows24.read_text()),
-        per_update=8,
-        micro_batch=4,
-        reduction="micro_batch",
-        epochs=2,
-        lr=LR,
-        adapt=adapt,
-    )
-    base = logits(AutoModelForCausalLM.from_pretrained(tiny_model))
-    for stage in stages:
+
+    def adapt(model):
+        torch.manual_seed(42)
+        settings = peft.LoraConfig(r=4, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+        return peft.get_peft_model(model, settings)
+
+    recipe = {"per_update": 8, "micro_batch": 4, "reduction": "micro_batch", "epochs": 2, "lr": LR}
+    want, plain = plain_trajectory(tiny_model, json.loads(rows24.read_text()), **recipe, adapt=adapt)
+    base = logits(opened(tiny_model))
+    for stage in (0, 1, 2, 3):
         folder = tmp_path / str(stage)
         got = trajectory(folder)
         errors = [max(abs(g[i] / w[i] - 1) for g, w in zip(got, want, strict=True)) for i in (0, 1)]
-        merged = logits(AutoModelForCausalLM.from_pretrained(folder))
-        beside = logits(
-            peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), folder / "adapter")
-        )
-        apart = [float((other - beside).abs().max()) for other in (merged, logits(plain), base)]
+        beside = logits(peft.PeftModel.from_pretrained(opened(tiny_model), folder / "adapter"))
+        apart = [float((other - beside).abs().max()) for other in (logits(opened(folder)), logits(plain), base)]
         with capsys.disabled():
-            print(f"\n{ranks} rank(s) ZeRO-{stage}: loss {errors[0]:.1e} norm {errors[1]:.1e}; logits of the adapters: "
-                  f"merged {apart[0]:.1e}, plain loop {apart[1]:.1e}, base {apart[2]:.1e}")  # fmt: skip
+            print(f"\n{ranks} rank(s) ZeRO-{stage}: loss {errors[0]:.1e}  norm {errors[1]:.1e}; logits beside the adapters': "
+                  f"merged {apart[0]:.1e}, plain loop {apart[1]:.1e}, base {apart[2]:.1e}", end="")  # fmt: skip
         assert len(got) == 6 and errors[0] < 1e-5 and errors[1] < 1e-4
         assert apart[0] < 1e-5 and apart[1] < 1e-4 and apart[2] > 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 3])
+def test_a_killed_run_goes_on_bit_for_bit_from_adapters_alone_and_the_warm_up_s_adapters_are_trained_on(
+    stage, peft, tiny_model, tmp_path
+):
+    """The correction stage goes on with the warm-up's adapters, so that one set is all that differs from the base."""
+    flags = ["--epochs", 1, "--identity_proportion", 0.3, "--zero_stage", stage, "--save_total_limit", 9, "--lr", LR]
+    flags += [part for name, value in LORA.items() for part in (f"--{name}", value)]
+    path = {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+    whole, run = (Run(tiny_model, tmp_path / name, *flags, **path) for name in ("whole", "killed"))
+    assert whole.start().end() == 0, whole.said
+    run.start().until(6)
+    os.kill(run.rank(1), signal.SIGKILL)
+    assert run.end() not in (0, 75) and "update-4" in run.states()
+    state = run.out / "checkpoints" / "update-4"
+    numbers = json.loads((state / "rank-00000" / "pieces.json").read_text())
+    assert numbers and all(".lora_" in name for name, *_ in numbers)
+    assert sum(f.stat().st_size for f in state.rglob("*.safetensors")) < 3 * 4 * adapter_numbers(whole.out) + 20_000
+    goes_on(run, whole.out)
+    assert files(run.out) == files(whole.out) and files(run.out / "identity") == files(whole.out / "identity")
+
+    export_state(whole.out / "checkpoints" / "update-15", tmp_path / "exported", False, iter)
+    assert files(tmp_path / "exported") == files(whole.out)
+    for folder in (whole.out, whole.out / "identity"):
+        beside = peft.PeftModel.from_pretrained(opened(tiny_model), folder / "adapter")
+        assert (logits(beside) - logits(opened(folder))).abs().max() < 1e-5
+    assert (logits(opened(whole.out)) - logits(opened(whole.out / "identity"))).abs().max() > 1e-3
+
+    shutil.copytree(whole.out, tmp_path / "other")
+    other = Run(tiny_model, tmp_path / "other", *flags, "--lora_target", "q_proj,v_proj", **path)
+    assert other.start().end() == 2 and "lora_target (all-linear -> q_proj,v_proj)" in other.said
+
+
+def adapter_numbers(folder: Path) -> int:
+    with safe_open(folder / "adapter" / "adapter_model.safetensors", framework="pt") as file:
+        return sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
+
+
+@pytest.mark.slow
+def test_a_16_bit_run_leaves_its_masters_on_request_and_a_full_run_in_its_place_no_adapters(
+    peft, rows24, bpe_folder, tmp_path
+):
+    untied = save_llama(bpe_folder, tmp_path / "untied", tied=False)
+    common = {"epochs": 1, "records_per_update": 8, "lr": LR}
+    cells = [
+        base_flags(rows24, untied, tmp_path / "half", **common, **LORA, bf16=True),
+        base_flags(rows24, untied, tmp_path / "master", **common, **LORA, bf16=True, save_16bit=False),
+        base_flags(rows24, untied, tmp_path / "full", **common, **LORA, lora_target="q_proj,v_proj"),
+        base_flags(rows24, untied, tmp_path / "full", **common, resume="never"),
+    ]
+    (tmp_path / "cells.json").write_text(json.dumps(cells))
+    launch_program("programs.cells", 2, tmp_path / "cells.json")
+    for name, kind in (("half", torch.bfloat16), ("master", torch.float32)):
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype="auto")
+        assert model.dtype == kind
+        with safe_open(tmp_path / name / "adapter" / "adapter_model.safetensors", framework="pt") as file:
+            assert {file.get_tensor(key).dtype for key in file.keys()} == {kind}  # noqa: SIM118
+    base = AutoModelForCausalLM.from_pretrained(untied, dtype=torch.bfloat16).float()
+    master = opened(tmp_path / "master")
+    assert torch.equal(master.lm_head.weight, base.lm_head.weight)  # nothing but the adapters was trained
+    beside = peft.PeftModel.from_pretrained(base, tmp_path / "master" / "adapter")
+    assert (logits(beside) - logits(master)).abs().max() < 1e-5
+    assert not (tmp_path / "full" / "adapter").exists()
+
+
+def test_a_frozen_head_has_no_gradient_and_the_loss_holds_no_memory_for_it(peft, tiny_model):
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Shapes(TorchDispatchMode):
+        """The shapes of all that is computed."""
+
+        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+            output = operation(*args, **(kwargs or {}))
+            shapes.extend(tuple(t.shape) for t in [output] if isinstance(t, torch.Tensor) and t.dtype == torch.float32)
+            return output
+
+    model, batch = adapted(tiny_model), worst_batch(2, 16, True)
+    head = tuple(model.lm_head.weight.shape)
+    for frozen in (True, False):
+        model.lm_head.weight.requires_grad_(not frozen)
+        shapes: list[tuple[int, ...]] = []
+        objective = Objective(model, True)
+        with Shapes():
+            objective(batch).backward()
+        made = shapes.count(head)
+        assert (made == 0) if frozen else made > 0, "as large as the head is only its gradient"
+        assert (model.lm_head.weight.grad is None) == frozen
+
+
+def test_new_adapters_change_nothing_and_the_folder_is_the_plain_model_s(peft, tiny_model):
+    plain, model = opened(tiny_model), adapted(tiny_model)
+    assert torch.equal(logits(model), logits(plain))
+    assert list(plan_folder(model).files) == list(plan_folder(plain).files)
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert len(trained) == 2 * 7 * 2 and all(".lora_" in name for name in trained)
+    again = dict(adapted(tiny_model).named_parameters())
+    assert all(torch.equal(p, again[name]) for name, p in model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"lora_target": "q_proj,qproj"}, "LlamaForCausalLM has no such layer. Give all-linear, or some of down_proj, gate_proj"),
+        ({"lora_target": "nothing"}, "--lora_target nothing: LlamaForCausalLM has no such layer"),
+        ({"lora_target": "lm_head"}, "lm_head is no linear layer between embedding and head"),
+        ({"lora_target": "q_proj,embed_tokens"}, "embed_tokens is no linear layer between embedding and head"),
+    ],
+)  # fmt: skip
+def test_a_target_that_cannot_be_adapted_is_refused(flags, said, peft, tiny_model):
+    with pytest.raises(UserError, match=said):
+        adapted(tiny_model, **flags)
+
+
+def test_tokens_without_a_row_are_refused(peft, bpe_folder, tmp_path):
+    from transformers import AutoTokenizer
+
+    from aligner.training.engine.build import prepare
+
+    short, lora = save_llama(bpe_folder, tmp_path / "short", vocab=590), parse(["--lora_rank", "4"]).lora
+    with pytest.raises(UserError, match="10 tokens for which the model has no row"):
+        prepare(opened(short), AutoTokenizer.from_pretrained(short), lora, SimpleNamespace(start_from="short"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--lora_alpha 32", "--lora_alpha is for LoRA and needs --lora_rank N"),
+        ("--lora_target q_proj", "--lora_target is for LoRA and needs --lora_rank N"),
+        ("--lora_rank 0", "--lora_rank is 0: it must be at least 1"),
+        ("--lora_rank 8 --lora_target q_proj,", "has an empty name"),
+    ],
+)
+def test_flags_of_lora_that_cannot_be_meant_are_refused(flags, said, monkeypatch):
+    monkeypatch.setattr("aligner.training.config_check.find_spec", lambda name: name)
+    with pytest.raises(UserError, match=said):
+        parse(flags.split())
+
+
+def test_a_missing_package_is_named_before_anything_starts(monkeypatch):
+    monkeypatch.setattr("aligner.training.config_check.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="needs the package peft: pip install"):
+        parse(["--lora_rank", "8"])
+
+
+def test_lora_s_flags_decide_the_weights_and_are_in_no_fingerprint_of_a_run_without(monkeypatch):
+    """So that runs of earlier versions go on."""
+    monkeypatch.setattr("aligner.training.config_check.find_spec", lambda name: name)
+    names = {"lora_rank", "lora_alpha", "lora_target"}
+    assert not names & fingerprint_fields(parse([])).keys()
+    settings = fingerprint_fields(parse(["--lora_rank", "8"]))
+    assert {name: settings[name] for name in names} == {"lora_rank": 8, "lora_alpha": 16, "lora_target": "all-linear"}
+
+
+def test_model_states_are_the_frozen_weights_and_what_the_adapters_take(peft):
+    lora = parse(["--lora_rank", "16"]).lora
+    size = size_of(shape_of_model("meta-llama/Llama-2-7b-hf"), lora)
+    assert size.adapters == 32 * 16 * (8 * 4096 + 3 * (4096 + 11008))
+    weights, trained = 2 * 6_738_415_616, 20 * size.adapters  # 16 bit: 2 of weight, 6 of gradient, 12 of optimizer
+    assert model_states(size, True, 1, "none", 1, 1).gpu == weights + trained
+    assert (
+        model_states(size, True, 3, "none", 8, 1).gpu == 4 * size.largest_layer + weights // 8 + 18 * size.adapters // 8
+    )
+    assert model_states(size, True, 3, "all", 8, 1).gpu == 4 * size.largest_layer
+
+
+@pytest.mark.slow
+def test_the_plan_of_a_7b_model_fits_one_24_gb_card(peft, capsys):
+    from aligner.cli import main as aligner
+
+    flags = "--model_name_or_path meta-llama/Llama-2-7b-hf --gpu_memory 24 --zero_stage 1 --lora_rank 16"
+    assert aligner(["plan", *flags.split()]) == 0
+    said = capsys.readouterr().out
+    assert "LoRA of rank 16: 40.0 million parameters are trained" in said and "it fits" in said
+    assert "model states (weights, gradients, optimizer)     14.3 GB" in said
+    assert "on each GPU (rank)                               21.4 GB of 24.0 GB" in said

@@ -39,7 +39,9 @@ def plan(capsys, *flags: object) -> str:
 def test_model_states_agree_with_deepspeeds_estimator(gpus, nodes):
     each = {"num_gpus_per_node": gpus // nodes, "num_nodes": nodes}
     for offload, moved in (("none", (False, False)), ("optimizer", (True, False)), ("all", (True, True))):
-        cpu, gpu, _ = zero3(*SIZE.__dict__.values(), **each, cpu_offload=moved[0], cpu_offload_params=moved[1])
+        cpu, gpu, _ = zero3(
+            SIZE.parameters, SIZE.largest_layer, **each, cpu_offload=moved[0], cpu_offload_params=moved[1]
+        )
         ours = model_states(SIZE, True, 3, offload, gpus, nodes)
         assert ours.gpu == pytest.approx(gpu, rel=1e-9) and ours.cpu == pytest.approx(cpu, rel=1e-9)
     for offload in ("none", "optimizer"):

@@ -46,7 +46,7 @@ def dry_run(config: RunConfig, ranks: int) -> None:
 def memory_summary(config: RunConfig, ranks: int) -> list[str]:
     """What each rank will hold, and whether this machine's GPUs can."""
     shape = shape_of_model(config.model.model_name_or_path or "", config.model.trust_remote_code)
-    size, per_node = size_of(shape), ranks
+    size, per_node = size_of(shape, config.lora), ranks
     if config.launch.hostfile:
         per_node = max(host.slots for host in read_hostfile(config.launch.hostfile))
     hardware = Hardware(ranks, per_node, gpu_memory())

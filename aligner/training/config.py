@@ -156,7 +156,7 @@ class LoraConfig:
     lora_rank: int | None = flag(
         None, "train adapters of this rank and leave the model's own weights alone (default: train all of it)"
     )
-    lora_alpha: float | None = flag(
+    lora_alpha: int | None = flag(
         None, "the adapters' output is weighed by this over the rank (default: twice the rank)"
     )
     lora_target: str = flag(
@@ -164,9 +164,9 @@ class LoraConfig:
     )
 
     @property
-    def alpha(self) -> float:
+    def alpha(self) -> int:
         """The weight of the adapters' output, times their rank."""
-        return 2.0 * (self.lora_rank or 0) if self.lora_alpha is None else self.lora_alpha
+        return 2 * (self.lora_rank or 0) if self.lora_alpha is None else self.lora_alpha
 
 
 @dataclass(frozen=True)

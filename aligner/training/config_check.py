@@ -30,6 +30,7 @@ def check_values(config: RunConfig) -> None:
         "tokens_per_micro_batch": o.tokens_per_micro_batch,
         "identity_epochs": o.identity_epochs,
         "lora_rank": config.lora.lora_rank,
+        "lora_alpha": config.lora.lora_alpha,
         "gpus": config.launch.gpus,
     }
     for name, number in positive.items():
@@ -44,8 +45,7 @@ def check_values(config: RunConfig) -> None:
             raise UserError(f"--{name} is {share}: it must lie between 0 and 1.")
     if d.eval_split_ratio is not None and not 0 < d.eval_split_ratio < 1:
         raise UserError(f"--eval_split_ratio is {d.eval_split_ratio}: it must lie between 0 and 1.")
-    rates = {"lr": o.lr, "identity_learning_rate": o.identity_learning_rate, "lora_alpha": config.lora.lora_alpha}
-    for name, rate in rates.items():
+    for name, rate in {"lr": o.lr, "identity_learning_rate": o.identity_learning_rate}.items():
         if rate is not None and not 0 < rate < float("inf"):
             raise UserError(f"--{name} is {rate}: it must be above 0.")
     if not 0 <= o.weight_decay < float("inf") or o.seed < 0:

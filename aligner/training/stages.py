@@ -29,7 +29,6 @@ from aligner.training.datasets.run_prompts import RunPrompts, check_identity, pr
 from aligner.training.datasets.supervised import Tally, tokenise
 from aligner.training.plan import Plan
 
-
 ADAPTER = "adapter"  # in an output folder: its LoRA adapters by themselves
 
 

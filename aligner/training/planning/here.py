@@ -26,7 +26,9 @@ def settled_recomputing(config: RunConfig, ranks: int) -> str:
     hardware = Hardware(ranks, min(ranks, gpus_here()), memory)
     try:
         shape = shape_of_model(config.model.model_name_or_path or "", config.model.trust_remote_code)
-        return settle_recomputing(config, shape, size_of(shape), hardware).optimization.gradient_checkpointing
+        return settle_recomputing(
+            config, shape, size_of(shape, config.lora), hardware
+        ).optimization.gradient_checkpointing
     except Exception as error:  # whatever a model's code does with tensors that have no content
         log.warning(
             "its memory cannot be planned (%s): every layer is recomputed. --gradient_checkpointing decides", error

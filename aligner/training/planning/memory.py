@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -21,7 +21,9 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
 
 from aligner.records import Origin
+from aligner.training.config import LoraConfig
 from aligner.training.datasets.supervised import Tokens
+from aligner.training.engine.adapters import add_adapters
 from aligner.training.engine.attention import supports
 from aligner.training.engine.batching import Layout, MicroBatch, collate
 from aligner.training.engine.head_loss import CPU_WORKSPACE, WORKSPACE
@@ -36,10 +38,11 @@ HOST_FACTOR = 1.5  # DeepSpeed's own allowance for buffers in CPU memory
 
 @dataclass(frozen=True)
 class Size:
-    """Parameters of a model (shared ones once), and of its largest layer."""
+    """Parameters of a model (shared ones once), of its largest layer, and of the LoRA adapters that are trained in its place."""
 
     parameters: int
     largest_layer: int
+    adapters: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,15 @@ def weightless(shape: Shape, dtype: torch.dtype) -> Any:
     return model
 
 
-def size_of(shape: Shape) -> Size:
-    """Count a model's parameters without building its weights."""
+def size_of(shape: Shape, lora: LoraConfig | None = None) -> Size:
+    """Count a model's parameters, and its adapters', without building its weights."""
     model = weightless(shape, torch.bfloat16)
     layers = (sum(p.numel() for p in module.parameters(recurse=False)) for module in model.modules())
-    return Size(sum(p.numel() for p in model.parameters()), max(layers))
+    size = Size(sum(p.numel() for p in model.parameters()), max(layers))
+    if lora is None or not lora.lora_rank:
+        return size
+    add_adapters(model, lora, seed=0)
+    return replace(size, adapters=sum(p.numel() for p in model.parameters() if p.requires_grad))
 
 
 def model_states(size: Size, half: bool, stage: int, offload: str, gpus: int, nodes: int) -> States:
@@ -71,8 +78,12 @@ def model_states(size: Size, half: bool, stage: int, offload: str, gpus: int, no
     In 16 bit a parameter is 2 bytes of weight, 2 + 4 of gradient, 4 of master weight, 8 of Adam; in 32 bit 4 of weight,
     4 of gradient, 4 of DeepSpeed's copy (not at stage 0), 8 of Adam. Stage 1 splits copy and Adam, 2 also the gradients,
     3 also the weights; DeepSpeed's account of stage 3 counts a 16-bit gradient or weight once less. A node's CPU memory
-    is what is offloaded, and else what loading takes.
+    is what is offloaded, and else what loading takes. With adapters these are alone in all that, beside the model's weights.
     """
+    if size.adapters:
+        trained = model_states(Size(size.adapters, 0), half, stage, offload, gpus, nodes)
+        frozen = frozen_states(size, half, stage, offload, gpus, nodes)
+        return States(trained.gpu + frozen.gpu, trained.cpu + frozen.cpu)
     n, weight, gradient, optimizer = size.parameters, (2 if half else 4), (6 if half else 4), 12
     if stage == 3:
         split = 18 if half else 20
@@ -88,13 +99,24 @@ def model_states(size: Size, half: bool, stage: int, offload: str, gpus: int, no
     return States(whole * n + shared * n // gpus, int(4 * n * (gpus // nodes) * HOST_FACTOR))
 
 
-def buffers(shape: Shape, size: Size, half: bool, stage: int, gpus: int) -> int:
-    """Bytes of DeepSpeed's own buffers: the reduce bucket, and at stage 3 the gathered weights."""
+def frozen_states(size: Size, half: bool, stage: int, offload: str, gpus: int, nodes: int) -> States:
+    """Weights that nothing trains: no gradient, no master, no optimizer. Stage 3 splits them, or has them in CPU memory."""
+    weights, loading = (2 if half else 4) * size.parameters, 4 * (gpus // nodes)
+    if stage < 3:
+        return States(weights, int(loading * size.parameters * HOST_FACTOR))
+    gathered = 4 * size.largest_layer
+    if offload in ("parameter", "all"):
+        return States(gathered, int(weights // nodes * HOST_FACTOR))
+    return States(gathered + weights // gpus, int(loading * size.largest_layer * HOST_FACTOR))
+
+
+def buffers(shape: Shape, size: Size, half: bool, stage: int, gpus: int, rank: int | None = None) -> int:
+    """Bytes of DeepSpeed's own buffers: the reduce bucket, and at stage 3 the gathered weights. rank: of adapters."""
     width = 2 if half else 4
     text = shape.config.get_text_config()
     limit = zero3_limits(text)["stage3_max_live_parameters"]
     live = min(limit, size.parameters) if stage == 3 and gpus > 1 else 0
-    return width * ((reduce_bucket(text) if stage else 0) + live)
+    return width * ((reduce_bucket(text, rank) if stage else 0) + live)
 
 
 class _Live(TorchDispatchMode):
@@ -124,17 +146,21 @@ class _Live(TorchDispatchMode):
 
 
 @lru_cache(maxsize=64)
-def peak_activations(shape: Shape, rows: int, length: int, recomputed: str, dtype: torch.dtype) -> int:
+def peak_activations(
+    shape: Shape, rows: int, length: int, recomputed: str, dtype: torch.dtype, lora: LoraConfig | None = None
+) -> int:
     """The most bytes that a forward and backward pass over (rows x length) tokens holds besides the model states.
 
     Activations, logits, and one weight's gradient before it is handed on. Learned tokens: LEARNED of all.
     """
     model = weightless(shape, dtype)
+    if lora is not None and lora.lora_rank:
+        add_adapters(model, lora, seed=0)
     recompute_activations(model, recomputed)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = model.to_empty(device="cpu").train()
         model.tie_weights()
-        for parameter in model.parameters():
+        for parameter in filter(lambda p: p.requires_grad, model.parameters()):
             parameter.register_post_accumulate_grad_hook(_hand_on)
         flat = supports(model)
         batch = worst_batch(rows, length, flat)

@@ -76,7 +76,7 @@ def need_of(config: RunConfig, shape: Shape, size: Size, hardware: Hardware) -> 
     if o.tokens_per_micro_batch:
         rows = -(-o.tokens_per_micro_batch // length)
     recomputed = "all" if config.recomputed == "auto" else config.recomputed
-    activations = peak_activations(shape, rows, length, recomputed, dtype)
+    activations = peak_activations(shape, rows, length, recomputed, dtype, config.lora)
     activations += gpu_workspace(
         shape.config.get_text_config().vocab_size, int(LEARNED * rows * length), dtype.itemsize
     )
@@ -87,7 +87,7 @@ def need_without_activations(config: RunConfig, shape: Shape, size: Size, hardwa
     """The part of `need_of` that is arithmetic alone."""
     launch, half = config.launch, is_half(config)
     states = model_states(size, half, launch.zero_stage, launch.offload, hardware.gpus, hardware.nodes)
-    return Need(states, 0, buffers(shape, size, half, launch.zero_stage, hardware.gpus))
+    return Need(states, 0, buffers(shape, size, half, launch.zero_stage, hardware.gpus, config.lora.lora_rank))
 
 
 def fits(config: RunConfig, shape: Shape, size: Size, hardware: Hardware) -> bool:

@@ -72,12 +72,16 @@ def report(flags: Sequence[str], request: PlanRequest) -> tuple[list[str], bool]
     hardware = Hardware(gpus, min(gpus, slots), int(request.gpu_memory * GB), cpu, slots)
     shape = shape_of_model(name, config.model.trust_remote_code)
     check_unpacking(name, shape.config)
-    size = size_of(shape)
+    size = size_of(shape, config.lora)
     where = f"{gpus} x {request.gpu_memory:g} GB" + (f" in {hardware.nodes} nodes" if hardware.nodes > 1 else "")
     kind = "16 bit" if is_half(config) else "32 bit"
     lines = [
         f"{name}: {size.parameters / 1e9:,.2f} billion parameters; {where}; ZeRO-{config.launch.zero_stage}, {kind}"
     ]
+    if size.adapters:
+        lines.append(
+            f"LoRA of rank {config.lora.lora_rank}: {size.adapters / 1e6:,.1f} million parameters are trained beside them"
+        )
     settled = settle_recomputing(config, shape, size, hardware)
     need = need_of(settled, shape, size, hardware)
     lines += [
@@ -154,9 +158,10 @@ def resource_claim(aligner: float, upstreams: list[float]) -> list[str]:
 
 
 def flops_per_token(size: Size, shape: Shape, length: float, recomputed: float) -> float:
-    """Floating-point operations for training on one token: 6 per parameter and causal attention (PaLM, appendix B), a third
-    more where the forward pass runs twice."""
+    """Floating-point operations for training on one token: 6 per parameter and causal attention (PaLM, appendix B), and those of
+    a forward pass, a third of them, again where it runs twice. A parameter that LoRA freezes has no gradient: 4."""
     text = shape.config.get_text_config()
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     attention = 6 * text.num_hidden_layers * text.num_attention_heads * head * length
-    return (6 * size.parameters + attention) * (1 + recomputed / 3)
+    spared = 2 * size.parameters if size.adapters else 0
+    return (6 * (size.parameters + size.adapters) + attention) * (1 + recomputed / 3) - spared
