@@ -1,11 +1,15 @@
-"""Base models whose weights are packed into few bits: unpacked where transformers can, or refused before anything is started."""
+"""Weights packed into few bits: those of a base are unpacked where transformers can, or refused before anything is started; those
+that LoRA leaves as they are may be packed for the run."""
 
 from __future__ import annotations
 
 import copy
 import inspect
+from importlib.util import find_spec
 from typing import Any
 
+import torch
+from transformers import BitsAndBytesConfig
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoHfQuantizer
 
 from aligner.models import load_config
@@ -48,3 +52,40 @@ def check_unpacking(name: str, config: Any) -> dict[str, Any]:
     except (ValueError, RuntimeError, TypeError):
         return options  # what else this machine lacks, the one that trains may have
     return options
+
+
+def packing(name: str, dtype: torch.dtype, device: torch.device, trust_remote_code: bool = False) -> dict[str, Any]:
+    """Options of `from_pretrained` by which a model's linear layers, but for the head, are kept in 4 bits on a device: NF4, its
+    scales quantised too, computed with in `dtype` (QLoRA, arXiv 2305.14314).
+
+    UserError where they are quantised already, or bitsandbytes is not installed.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise UserError("--lora_4bit needs the package bitsandbytes: pip install 'bitsandbytes>=0.48'.")
+    if unpacking(name, trust_remote_code):
+        raise UserError(
+            f"{name}: its weights are quantised already. Leave --lora_4bit out, or give the model in 16 bit."
+        )
+    kept: Any = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+    return {"quantization_config": kept, "device_map": {"": device}}
+
+
+def unpacked(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor as it is computed with: one of 4 bits in the type that it was packed from."""
+    state = getattr(tensor, "quant_state", None)
+    if state is None:
+        return tensor
+    import bitsandbytes
+
+    whole: torch.Tensor = bitsandbytes.functional.dequantize_4bit(tensor.data, state)
+    return whole
+
+
+def described(tensor: torch.Tensor) -> tuple[tuple[int, ...], torch.dtype]:
+    """Shape and type of a tensor that may be packed, or split over ranks, as if it were neither."""
+    state = getattr(tensor, "quant_state", None)
+    if state is not None:
+        return tuple(state.shape), state.dtype
+    return tuple(getattr(tensor, "ds_shape", tensor.shape)), tensor.dtype

@@ -77,6 +77,7 @@ BARE = {
 ROOMS = {
     "deepspeed": {"training.distributed.ranks", "training.engine.engine"},
     "peft": {"training.engine.adapters"},
+    "bitsandbytes": {"quantised"},
     "wandb": {"training.finetune.metrics"},
     "tensorboard": {"training.finetune.metrics"},
     "matplotlib": {"plots"},

@@ -162,6 +162,9 @@ class LoraConfig:
     lora_target: str = flag(
         "all-linear", "layers that get one: all-linear (all but the head), or names as q_proj,v_proj"
     )
+    lora_4bit: bool = flag(
+        False, "hold the weights that stay as they are in 4 bits (QLoRA): needs a GPU, bitsandbytes, and ZeRO 0, 1 or 2"
+    )
 
     @property
     def alpha(self) -> int:
@@ -270,5 +273,6 @@ def fingerprint_fields(config: RunConfig) -> dict[str, Any]:
     settings = {k: v for k, v in asdict(config.optimization).items() if k not in NOT_IN_FINGERPRINT}
     chosen: dict[str, Any] = {"unspellable": config.data.unspellable} if config.data.unspellable != "keep" else {}
     if config.lora.lora_rank:
-        chosen |= {**asdict(config.lora), "lora_alpha": config.lora.alpha}
+        lora = {name: value for name, value in asdict(config.lora).items() if value}
+        chosen |= {**lora, "lora_alpha": config.lora.alpha}
     return {**settings, **chosen, "max_length": config.model.max_length, "overlength": config.data.overlength}

@@ -18,7 +18,7 @@ from aligner.demo import locate
 from aligner.file_systems import move_folder
 from aligner.files import COMPLETED, remove_folder
 from aligner.models import fit_embedding, freeze_as_built, load_model, load_tokenizer
-from aligner.quantised import unpacking
+from aligner.quantised import described, packing, unpacked, unpacking
 from aligner.records import UserError
 from aligner.training.checkpoint.chat_template import set_chat_template
 from aligner.training.checkpoint.checksums import state_reader
@@ -48,9 +48,7 @@ def export_state(state: Path, output: Path, trusted: bool, progress: Progress) -
     master = computed is not None and not card.config.get("save_16bit")
     base = locate(card.base_model)
     tokenizer = load_tokenizer(base, trusted)
-    model = load_model(base, dtype, trusted, **unpacking(base, trusted))
-    model.to(dtype=dtype)  # type: ignore[call-arg]  # as DeepSpeed does, also to what transformers keeps in 32 bit
-    freeze_as_built(model)
+    model = load_base(base, dtype, trusted, lora_of(card.config))
     fit_embedding(model, tokenizer)
     if card.config.get("lora_rank"):
         add_adapters(model, lora_of(card.config), seed=0)  # their numbers come from the state
@@ -77,6 +75,20 @@ def export_state(state: Path, output: Path, trusted: bool, progress: Progress) -
     return int(read["update"])
 
 
+def load_base(base: str, dtype: torch.dtype, trusted: bool, lora: LoraConfig) -> PreTrainedModel:
+    """The base as the run computed with it. UserError where it was in 4 bits, which a GPU unpacks, and there is none."""
+    if lora.lora_4bit and not torch.cuda.is_available():
+        raise UserError(
+            f"{base} was in 4 bits in this run, and is unpacked on a GPU: export the state on a machine that has one."
+        )
+    packed = packing(base, dtype, torch.device("cuda", 0), trusted) if lora.lora_4bit else unpacking(base, trusted)
+    model = load_model(base, dtype, trusted, **packed)
+    if not lora.lora_4bit:
+        model.to(dtype=dtype)  # type: ignore[call-arg]  # as DeepSpeed does, also to what transformers keeps in 32 bit
+    freeze_as_built(model)
+    return model
+
+
 def lora_of(flags: dict[str, Any]) -> LoraConfig:
     """The LoRA flags of a run among all its flags."""
     return LoraConfig(**{field.name: flags[field.name] for field in fields(LoraConfig) if field.name in flags})
@@ -97,9 +109,10 @@ def trained_weights(model: PreTrainedModel, state: Path, master: bool) -> Iterat
 
         def fetch(name: str) -> torch.Tensor:
             tensor = model.get_parameter_or_buffer(name)
-            dtype = torch.float32 if master and tensor.is_floating_point() else tensor.dtype
+            kind = described(tensor)[1]
+            dtype = torch.float32 if master and kind.is_floating_point else kind
             if id(tensor) not in trained:
-                return tensor.detach().to(dtype)
+                return unpacked(tensor).detach().to("cpu", dtype)
             own = trained[id(tensor)]  # a tied parameter's first name
             try:
                 return _whole(own, tensor.shape, saved.get(own, []), opened).to(dtype)

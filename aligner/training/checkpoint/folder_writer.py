@@ -34,6 +34,7 @@ from transformers.modeling_utils import remove_tied_weights_from_state_dict
 from aligner.file_systems import give_usual_mode
 from aligner.files import sync, write_json
 from aligner.models import greedy_settings, load_model, without_memory
+from aligner.quantised import described
 from aligner.records import UserError
 from aligner.training.checkpoint.older_readers import add_older_names
 from aligner.training.engine.adapters import has_adapters, plain_names
@@ -100,8 +101,8 @@ def saved_tensors(model: PreTrainedModel, master: bool = False) -> dict[str, tor
     for name, own in plain_names(model).items():
         if name not in left_out:
             tensor = model.get_parameter_or_buffer(own)
-            shape = tuple(getattr(tensor, "ds_shape", tensor.shape))  # whole, also while it is split over ranks
-            dtype = torch.float32 if master and tensor.is_floating_point() else tensor.dtype
+            shape, dtype = described(tensor)
+            dtype = torch.float32 if master and dtype.is_floating_point else dtype
             state[name] = torch.empty(shape, dtype=dtype, device="meta")
     try:
         return dict(remove_tied_weights_from_state_dict(state, model))
@@ -233,6 +234,7 @@ def write_rest(
     config.dtype = dtype
     config.architectures = [type(model).__name__]  # servers choose their own implementation by it
     config.use_cache = True
+    vars(config).pop("quantization_config", None)  # of weights that were in 4 bits for the run
     if model.is_remote_code():
         custom_object_save(model, folder, config)  # type: ignore[arg-type]
     config.save_pretrained(folder)
@@ -247,7 +249,7 @@ def write_rest(
 def check_reopens(folder: Path, model: PreTrainedModel, trusted: bool) -> None:
     """Open the folder as a user will, without memory for its weights. UserError where names or shapes do not fit."""
     reopened = load_model(str(folder), torch.float32, trusted, device_map="meta")
-    own = {name: tuple(getattr(tensor, "ds_shape", tensor.shape)) for name, tensor in model.named_parameters()}
+    own = {name: described(tensor)[0] for name, tensor in model.named_parameters()}
     ours = {plain: own[name] for plain, name in plain_names(model).items() if name in own}
     theirs = {name: tuple(tensor.shape) for name, tensor in reopened.named_parameters()}
     if ours != theirs:

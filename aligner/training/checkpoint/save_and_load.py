@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from aligner.file_systems import give_usual_mode, move_folder
 from aligner.files import COMPLETED, remove_folder, sha256_of, sync, write_json, write_text
+from aligner.quantised import unpacked
 from aligner.records import UserError
 from aligner.training.checkpoint.checksums import FILE, KIND, state_reader, tensor_checksum
 from aligner.training.checkpoint.folder_writer import check_reopens, plan_folder, write_rest, write_weights
@@ -191,6 +192,7 @@ def _on_cpu(tensor: torch.Tensor, engine: Engine, master: bool) -> torch.Tensor:
     """A copy on the first rank."""
     if not engine.ranks.first:
         return torch.empty(0)
+    tensor = unpacked(tensor)
     dtype = torch.float32 if master and tensor.is_floating_point() else tensor.dtype
     return tensor.detach().to("cpu", dtype, copy=True).contiguous()
 

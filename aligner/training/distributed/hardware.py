@@ -72,7 +72,8 @@ def bf16_here() -> bool:
 
 
 def resolved(config: RunConfig) -> RunConfig:
-    """The configuration with its open choices (bf16, tf32) settled by what the device has. UserError for fp16 on CPU.
+    """The configuration with its open choices (bf16, tf32) settled by what the device has. UserError for fp16, or
+    weights of 4 bits, on CPU.
 
     With a hostfile and no GPU here (a login node) the hosts are taken to have both, unless DS_ACCELERATOR says cpu.
     """
@@ -86,6 +87,8 @@ def resolved(config: RunConfig) -> RunConfig:
         return settled(config, bf16, tf32)
     if o.fp16 and not gpu:
         raise UserError("--fp16 needs a GPU; on a CPU choose --bf16 or neither.")
+    if config.lora.lora_4bit and not gpu:
+        raise UserError("--lora_4bit needs a GPU, and torch sees none here: leave it out.")
     bf16 = (not o.fp16 and bf16_here()) if o.bf16 is None else o.bf16
     tf32 = (gpu and torch.cuda.get_device_capability()[0] >= 8) if o.tf32 is None else o.tf32
     return settled(config, bf16, tf32)

@@ -90,8 +90,13 @@ def has_adapters(model: torch.nn.Module) -> bool:
 
 
 def plain_names(model: torch.nn.Module) -> dict[str, str]:
-    """The names of a model's tensors as if it had no adapters, each with the name that it has beside them."""
-    return {name.replace(".base_layer.", "."): name for name in model.state_dict() if ".lora_" not in name}
+    """The names of a model's tensors as if it had no adapters, each with the name that it has beside them.
+
+    What bitsandbytes keeps beside a weight of 4 bits (its scales) is none of them.
+    """
+    packed = tuple(f"{name}." for name, p in model.named_parameters() if hasattr(p, "quant_state"))
+    names = (name for name in model.state_dict() if ".lora_" not in name and not name.startswith(packed))
+    return {name.replace(".base_layer.", "."): name for name in names}
 
 
 def adapter_parameters(model: torch.nn.Module) -> dict[str, tuple[str, torch.nn.Parameter]]:

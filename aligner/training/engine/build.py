@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from aligner.models import fit_embedding, freeze_as_built, load_config, load_model
-from aligner.quantised import unpacking
+from aligner.quantised import packing, unpacking
 from aligner.records import UserError
 from aligner.training.config import LoraConfig, RunConfig
 from aligner.training.distributed.hardware import dtype_of
@@ -33,8 +33,13 @@ def build_engine(config: RunConfig, stage: Stage, plan: Plan, ranks: Ranks, toke
     o, trusted = stage.optimization, config.model.trust_remote_code
     ds_config = deepspeed_config(o, config.launch, load_config(stage.start_from, trusted), config.lora.lora_rank)
     torch.manual_seed(o.seed)  # of rows that the embedding may be given for new tokens
-    packed = unpacking(stage.start_from, trusted)
-    if packed:
+    quarter = config.lora.lora_4bit
+    packed = (
+        packing(stage.start_from, dtype_of(config), ranks.device, trusted)
+        if quarter
+        else unpacking(stage.start_from, trusted)
+    )
+    if packed and not quarter:
         log.info("  %s is quantised: it is unpacked, and trained and written in full", stage.start_from)
     load = partial(load_model, stage.start_from, dtype_of(config), trusted, **packed)
     grow = partial(prepare, tokenizer=tokenizer, lora=config.lora, stage=stage)
