@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT, launch_program, save_llama
-from disturbed import Run, goes_on
+from conftest import launch_program, save_llama
 from plain_loop import plain_trajectory
-from safetensors import safe_open
+from safetensors.torch import load_file
 from test_exact_updates import base_flags, trajectory
 from transformers import AutoModelForCausalLM
 
+from aligner.quantised import packing
 from aligner.records import UserError
 from aligner.training.checkpoint.export import export_state
 from aligner.training.checkpoint.folder_writer import plan_folder
+from aligner.training.checkpoint.resume import inspect_run
 from aligner.training.config import fingerprint_fields
+from aligner.training.distributed.hardware import resolved
 from aligner.training.engine.objective import Objective
 from aligner.training.flags import parse
 from aligner.training.planning.memory import model_states, size_of, worst_batch
@@ -100,41 +99,49 @@ def test_updates_equal_a_plain_loop_with_peft_and_the_merged_model_its_adapters(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [0, 3])
 def test_a_killed_run_goes_on_bit_for_bit_from_adapters_alone_and_the_warm_up_s_adapters_are_trained_on(
-    stage, peft, tiny_model, tmp_path
+    peft, rows24, tiny_model, tmp_path
 ):
     """The correction stage goes on with the warm-up's adapters, so that one set is all that differs from the base."""
-    flags = ["--epochs", 1, "--identity_proportion", 0.3, "--zero_stage", stage, "--save_total_limit", 9, "--lr", LR]
-    flags += [part for name, value in LORA.items() for part in (f"--{name}", value)]
-    path = {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
-    whole, run = (Run(tiny_model, tmp_path / name, *flags, **path) for name in ("whole", "killed"))
-    assert whole.start().end() == 0, whole.said
-    run.start().until(6)
-    os.kill(run.rank(1), signal.SIGKILL)
-    assert run.end() not in (0, 75) and "update-4" in run.states()
-    state = run.out / "checkpoints" / "update-4"
-    numbers = json.loads((state / "rank-00000" / "pieces.json").read_text())
-    assert numbers and all(".lora_" in name for name, *_ in numbers)
-    assert sum(f.stat().st_size for f in state.rglob("*.safetensors")) < 3 * 4 * adapter_numbers(whole.out) + 20_000
-    goes_on(run, whole.out)
-    assert files(run.out) == files(whole.out) and files(run.out / "identity") == files(whole.out / "identity")
-
-    export_state(whole.out / "checkpoints" / "update-15", tmp_path / "exported", False, iter)
-    assert files(tmp_path / "exported") == files(whole.out)
-    for folder in (whole.out, whole.out / "identity"):
+    common = base_flags(
+        rows24,
+        tiny_model,
+        tmp_path / "unused",
+        lr=LR,
+        records_per_update=8,
+        save_interval=2,
+        identity_proportion=0.4,
+        **LORA,
+    )
+    runs = {f"zero{stage}": [*common, "--zero_stage", str(stage)] for stage in (0, 3)}
+    work = {"folder": str(tmp_path), "runs": runs, "model": str(tiny_model)}
+    (tmp_path / "work.json").write_text(json.dumps(work))
+    launch_program("programs.stopped", 2, tmp_path / "work.json")
+    for name in runs:
+        whole, stopped = tmp_path / f"{name}-whole", tmp_path / f"{name}-stopped"
+        assert trajectory(stopped) == trajectory(whole) and len(trajectory(whole)) == 6
+        assert files(stopped) == files(whole) and files(stopped / "identity") == files(whole / "identity")
+        state = whole / "checkpoints" / "update-6"
+        numbers = [piece for file in state.rglob("pieces.json") for piece in json.loads(file.read_text())]
+        assert numbers and all(".lora_" in piece[0] for piece in numbers)
+        tensors = sum(tensor_numbers(file) for file in state.rglob("*.safetensors"))
+        own = tensor_numbers(whole / "adapter" / "adapter_model.safetensors")
+        assert 3 * own <= tensors < 3 * own + 100  # weights and two moments; ZeRO-3 fills up the last rank's share
+        export_state(state, tmp_path / f"{name}-exported", False, iter)
+        assert files(tmp_path / f"{name}-exported") == files(whole)
+    for folder in (whole, whole / "identity"):
         beside = peft.PeftModel.from_pretrained(opened(tiny_model), folder / "adapter")
         assert (logits(beside) - logits(opened(folder))).abs().max() < 1e-5
-    assert (logits(opened(whole.out)) - logits(opened(whole.out / "identity"))).abs().max() > 1e-3
+    first, second = logits(opened(whole / "identity")), logits(opened(whole))
+    assert (first - logits(opened(tiny_model))).abs().max() > 1e-3 and (second - first).abs().max() > 1e-3
 
-    shutil.copytree(whole.out, tmp_path / "other")
-    other = Run(tiny_model, tmp_path / "other", *flags, "--lora_target", "q_proj,v_proj", **path)
-    assert other.start().end() == 2 and "lora_target (all-linear -> q_proj,v_proj)" in other.said
+    other = [*runs["zero3"], "--output_dir", str(whole), "--lora_target", "q_proj,v_proj"]
+    with pytest.raises(UserError, match=r"differs in lora_target \(all-linear -> q_proj,v_proj\)"):
+        inspect_run(resolved(parse(other)), 2)
 
 
-def adapter_numbers(folder: Path) -> int:
-    with safe_open(folder / "adapter" / "adapter_model.safetensors", framework="pt") as file:
-        return sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
+def tensor_numbers(file: Path) -> int:
+    return sum(tensor.numel() for tensor in load_file(file).values())
 
 
 @pytest.mark.slow
@@ -154,14 +161,42 @@ def test_a_16_bit_run_leaves_its_masters_on_request_and_a_full_run_in_its_place_
     for name, kind in (("half", torch.bfloat16), ("master", torch.float32)):
         model = AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype="auto")
         assert model.dtype == kind
-        with safe_open(tmp_path / name / "adapter" / "adapter_model.safetensors", framework="pt") as file:
-            assert {file.get_tensor(key).dtype for key in file.keys()} == {kind}  # noqa: SIM118
+        saved = load_file(tmp_path / name / "adapter" / "adapter_model.safetensors")
+        assert {tensor.dtype for tensor in saved.values()} == {kind}
     base = AutoModelForCausalLM.from_pretrained(untied, dtype=torch.bfloat16).float()
     master = opened(tmp_path / "master")
     assert torch.equal(master.lm_head.weight, base.lm_head.weight)  # nothing but the adapters was trained
     beside = peft.PeftModel.from_pretrained(base, tmp_path / "master" / "adapter")
     assert (logits(beside) - logits(master)).abs().max() < 1e-5
     assert not (tmp_path / "full" / "adapter").exists()
+
+
+@pytest.mark.slow
+def test_weights_of_4_bits_stay_as_they_are_and_the_folder_is_what_they_and_the_adapters_compute(
+    peft, rows24, bpe_folder, tmp_path
+):
+    """bitsandbytes unpacks on a CPU too, so the mechanics can be seen without a GPU; users are refused there."""
+    pytest.importorskip("bitsandbytes")
+    base = save_llama(bpe_folder, tmp_path / "base", hidden=64)
+    flags = [
+        base_flags(
+            rows24, base, tmp_path / str(stage), lr=LR, zero_stage=stage, records_per_update=8, lora_4bit=True, **LORA
+        )
+        for stage in (0, 1)
+    ]
+    (tmp_path / "flags.json").write_text(json.dumps(flags))
+    launch_program("programs.four_bit", 1, tmp_path / "flags.json")
+    quantised = AutoModelForCausalLM.from_pretrained(base, **packing(str(base), torch.float32, torch.device("cpu")))
+    assert type(quantised.model.layers[0].mlp.up_proj).__name__ == "Linear4bit"
+    rounded = logits(quantised)
+    beside = logits(peft.PeftModel.from_pretrained(quantised, tmp_path / "1" / "adapter"))
+    merged = opened(tmp_path / "1")
+    assert "quantization_config" not in json.loads((tmp_path / "1" / "config.json").read_text())
+    assert merged.model.layers[0].mlp.up_proj.weight.shape == (128, 64)
+    assert (beside - logits(merged)).abs().max() < 1e-5
+    assert (beside - rounded).abs().max() > 1e-3 and (rounded - logits(opened(base))).abs().max() > 1e-3
+    for one, other in zip(trajectory(tmp_path / "0"), trajectory(tmp_path / "1"), strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
 
 
 def test_a_frozen_head_has_no_gradient_and_the_loss_holds_no_memory_for_it(peft, tiny_model):
@@ -229,12 +264,33 @@ def test_tokens_without_a_row_are_refused(peft, bpe_folder, tmp_path):
         ("--lora_target q_proj", "--lora_target is for LoRA and needs --lora_rank N"),
         ("--lora_rank 0", "--lora_rank is 0: it must be at least 1"),
         ("--lora_rank 8 --lora_target q_proj,", "has an empty name"),
+        ("--lora_4bit --zero_stage 1", "--lora_4bit is for LoRA and needs --lora_rank N"),
+        ("--lora_rank 8 --lora_4bit", "--lora_4bit needs --zero_stage 0, 1 or 2"),
     ],
 )
 def test_flags_of_lora_that_cannot_be_meant_are_refused(flags, said, monkeypatch):
     monkeypatch.setattr("aligner.training.config_check.find_spec", lambda name: name)
     with pytest.raises(UserError, match=said):
         parse(flags.split())
+
+
+def test_4_bits_are_refused_where_no_gpu_is(monkeypatch):
+    monkeypatch.setattr("aligner.training.config_check.find_spec", lambda name: name)
+    config = parse(["--lora_rank", "8", "--lora_4bit", "--zero_stage", "1", "--device", "cpu"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(UserError, match="--lora_4bit needs a GPU, and torch sees none here"):
+        resolved(config)
+
+
+def test_a_base_that_is_quantised_already_or_a_missing_bitsandbytes_is_refused(monkeypatch, tiny_model, tmp_path):
+    monkeypatch.setattr("aligner.quantised.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="needs the package bitsandbytes: pip install"):
+        packing(str(tiny_model), torch.float32, torch.device("cpu"))
+    monkeypatch.setattr("aligner.quantised.find_spec", lambda name: name)
+    settings = json.loads((tiny_model / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "quantization_config": {"quant_method": "fp8"}}))
+    with pytest.raises(UserError, match="quantised already"):
+        packing(str(tmp_path), torch.float32, torch.device("cpu"))
 
 
 def test_a_missing_package_is_named_before_anything_starts(monkeypatch):
@@ -262,6 +318,15 @@ def test_model_states_are_the_frozen_weights_and_what_the_adapters_take(peft):
         model_states(size, True, 3, "none", 8, 1).gpu == 4 * size.largest_layer + weights // 8 + 18 * size.adapters // 8
     )
     assert model_states(size, True, 3, "all", 8, 1).gpu == 4 * size.largest_layer
+
+
+def test_4_bits_take_a_quarter_of_the_frozen_weights(peft):
+    lora = parse(["--lora_rank", "16", "--lora_4bit", "--zero_stage", "1"]).lora
+    size = size_of(shape_of_model("meta-llama/Llama-2-7b-hf"), lora)
+    assert size.packed == 32 * (4 * 4096**2 + 3 * 4096 * 11008)  # all but embedding, head and norms
+    rest = 2 * (size.parameters - size.packed) + 2 * size.largest_layer + 20 * size.adapters
+    packed = model_states(size, True, 1, "none", 1, 1).gpu - rest
+    assert packed == pytest.approx(size.packed * 4.127 / 8, rel=1e-4)
 
 
 @pytest.mark.slow

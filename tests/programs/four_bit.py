@@ -1,0 +1,21 @@
+"""One rank that trains on a machine without a GPU what is refused there: a run with weights of 4 bits. Argument 1: its flags as JSON."""
+
+import json
+import sys
+from pathlib import Path
+
+from aligner.models import quiet_libraries
+from aligner.training.distributed.ranks import connect
+from aligner.training.finetune.run import train_run
+from aligner.training.flags import parse
+
+
+def main() -> None:
+    quiet_libraries()
+    arguments = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
+    for flags in json.loads(Path(arguments[0]).read_text()):
+        train_run(parse(flags), connect(-1))
+
+
+if __name__ == "__main__":
+    main()
