@@ -1,4 +1,4 @@
-"""One rank that trains on a machine without a GPU what is refused there: a run with weights of 4 bits. Argument 1: its flags as JSON."""
+"""One rank that trains with weights of 4 bits on a CPU, where users are refused. Argument 1: a JSON file of flags for each run."""
 
 import json
 import sys
