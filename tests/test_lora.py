@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import launch_program, save_llama
+from conftest import ROOT, launch_program, save_llama
 from plain_loop import plain_trajectory
 from safetensors.torch import load_file
 from test_exact_updates import base_flags, trajectory
-from transformers import AutoModelForCausalLM
+from test_plan import MEASURE, SMALL
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from aligner.quantised import packing
 from aligner.records import UserError
@@ -23,8 +27,8 @@ from aligner.training.config import fingerprint_fields
 from aligner.training.distributed.hardware import resolved
 from aligner.training.engine.objective import Objective
 from aligner.training.flags import parse
-from aligner.training.planning.memory import model_states, size_of, worst_batch
-from aligner.training.planning.shapes import shape_of_model
+from aligner.training.planning.memory import model_states, peak_activations, size_of, worst_batch
+from aligner.training.planning.shapes import Shape, shape_of_model
 
 LR = 2e-3
 LORA = {"lora_rank": 4, "lora_alpha": 16}
@@ -339,3 +343,26 @@ def test_the_plan_of_a_7b_model_fits_one_24_gb_card(peft, capsys):
     assert "LoRA of rank 16: 40.0 million parameters are trained" in said and "it fits" in said
     assert "model states (weights, gradients, optimizer)     14.3 GB" in said
     assert "on each GPU (rank)                               21.4 GB of 24.0 GB" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recomputed", ["all", "none"])
+def test_the_planned_activations_agree_with_a_measured_peak(recomputed, peft, capsys):
+    """Of three layers in fp32, as in test_plan.py, with adapters."""
+    program = MEASURE.replace(
+        "recompute_activations(model,",
+        "add_adapters(model, parse(['--lora_rank', '16']).lora, 0)\nrecompute_activations(model,",
+    ).replace("for p in model.parameters(): p", "for p in (p for p in model.parameters() if p.requires_grad): p")
+    imports = "from aligner.training.engine.adapters import add_adapters\nfrom aligner.training.flags import parse\n"
+    variables = {"MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+    command = [sys.executable, "-c", imports + program, "4", "512", recomputed, "float32", repr(SMALL)]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    shape, lora = Shape(LlamaConfig(**SMALL)), parse(["--lora_rank", "16"]).lora
+    ours, full = (peak_activations(shape, 4, 512, recomputed, torch.float32, one) for one in (lora, None))
+    with capsys.disabled():
+        print(
+            f"\n{recomputed}: planned {ours / 1e6:.1f} MB, measured {int(done.stdout) / 1e6:.1f}; trained in full {full / 1e6:.1f}",
+            end="",
+        )
+    assert ours == pytest.approx(int(done.stdout), rel=0.1)
