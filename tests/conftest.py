@@ -46,7 +46,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # Where tests run in several processes, those that share something run in the same one; the longest begin first.
 SHARED_BY = {
-    "ranks": ("test_exact_updates", "test_resume", "test_launchers", "test_objective_check", "test_families"),
+    "ranks": (
+        "test_exact_updates",
+        "test_resume",
+        "test_launchers",
+        "test_objective_check",
+        "test_families",
+        "test_odd_bases",
+    ),
     "runs": ("test_state_faults", "test_pipeline", "test_course", "test_export", "test_campaign", "test_cache"),
     "plan": ("test_plan",),
 }
@@ -67,7 +74,7 @@ PARTS = {
     "data": ("test_check", "test_malformed"),
     "fuzz": ("test_fuzz",),
     "memory": ("test_plan",),
-    "families": ("test_families",),
+    "families": ("test_families", "test_odd_bases"),
     "readers": ("test_read_by_others",),
     "acceptance": ("test_acceptance",),
     "package": ("test_wheel", "test_readme"),

@@ -26,14 +26,15 @@ log = logging.getLogger("aligner")
 def check_objective(engine: Engine, tokens: Sequence[Tokens], rows: int, pad: int) -> None:
     """Compare the flattened objective with the model's own logits, row by row; where it differs rows are padded from here on.
 
-    `rows`: of a padded micro-batch. UserError where padded rows give another loss too, or a token sees those behind it.
+    `rows`: of a padded micro-batch. UserError where padded rows give another loss too, or a token sees those behind it, or the
+    model's code computes no loss of a row.
     """
     few = _few(tokens)
     if not few:
         return
-    engine.deepspeed.eval()
     with torch.no_grad():
-        own = sum(_loss(engine, collate([row], [1.0], Layout(False, 1, 0, pad)), flat=False) for row in few)
+        own = _own_loss(engine, few, pad)
+        engine.deepspeed.eval()
         if engine.flat:
             flat = _loss(engine, collate(few, [1.0] * len(few), Layout(True, rows, 0, pad)), flat=True)
             if not _equal(flat, own, engine, 0.005):  # padding costs time alone, so a doubt is enough
@@ -44,6 +45,24 @@ def check_objective(engine: Engine, tokens: Sequence[Tokens], rows: int, pad: in
             _check_padded(engine, few, rows, pad, own)
         _check_order(engine, few[0], pad)
         _tell_the_rest(engine, few[0], pad)
+
+
+def _own_loss(engine: Engine, few: Sequence[Tokens], pad: int) -> float:
+    """The loss of each row alone, not padded. UserError with the model's own words where its code has none for such rows."""
+    alone = [collate([row], [1.0], Layout(False, 1, 0, pad)) for row in few]
+    try:
+        engine.deepspeed.train()  # some take rows to use that they do not take to train
+        _loss(engine, alone[0], flat=False)
+        engine.deepspeed.eval()
+        return sum(_loss(engine, batch, flat=False) for batch in alone)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a model's code may raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{_name(engine)}: its own code computes no loss of a row of {len(few[0].ids)} tokens ({type(error).__name__}: "
+            f"{reason}). Train another base model, or correct its config.json."
+        ) from error
 
 
 def _few(tokens: Sequence[Tokens]) -> list[Tokens]:

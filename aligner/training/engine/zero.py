@@ -51,8 +51,9 @@ def layer_size(text: Any) -> int:
 
 
 def reduce_bucket(text: Any) -> int:
-    """Numbers in DeepSpeed's gradient bucket: its default, or about the whole model where that is smaller."""
-    return min(BUCKET, text.num_hidden_layers * layer_size(text) + 2 * text.hidden_size * text.vocab_size)
+    """Numbers in DeepSpeed's gradient bucket: its default, or about the whole model where that is known to be smaller."""
+    layers = getattr(text, "num_hidden_layers", None)  # a model of several parts may count the layers of each
+    return min(BUCKET, layers * layer_size(text) + 2 * text.hidden_size * text.vocab_size) if layers else BUCKET
 
 
 def zero3_limits(text: Any) -> dict[str, int]:
