@@ -33,7 +33,7 @@ def check_objective(engine: Engine, tokens: Sequence[Tokens], rows: int, pad: in
     if not few:
         return
     with torch.no_grad():
-        own = _own_loss(engine, few, pad)
+        own = _own_loss(engine, few, max(tokens, key=lambda row: len(row.ids)), pad)
         engine.deepspeed.eval()
         if engine.flat:
             flat = _loss(engine, collate(few, [1.0] * len(few), Layout(True, rows, 0, pad)), flat=True)
@@ -47,20 +47,20 @@ def check_objective(engine: Engine, tokens: Sequence[Tokens], rows: int, pad: in
         _tell_the_rest(engine, few[0], pad)
 
 
-def _own_loss(engine: Engine, few: Sequence[Tokens], pad: int) -> float:
+def _own_loss(engine: Engine, few: Sequence[Tokens], longest: Tokens, pad: int) -> float:
     """The loss of each row alone, not padded. UserError with the model's own words where its code has none for such rows."""
-    alone = [collate([row], [1.0], Layout(False, 1, 0, pad)) for row in few]
+    alone = [collate([row], [1.0], Layout(False, 1, 0, pad)) for row in (longest, *few)]
     try:
         engine.deepspeed.train()  # some take rows to use that they do not take to train
         _loss(engine, alone[0], flat=False)
         engine.deepspeed.eval()
-        return sum(_loss(engine, batch, flat=False) for batch in alone)
+        return sum(_loss(engine, batch, flat=False) for batch in alone[1:])
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a model's code may raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{_name(engine)}: its own code computes no loss of a row of {len(few[0].ids)} tokens ({type(error).__name__}: "
+            f"{_name(engine)}: its own code computes no loss of a row of {len(longest.ids)} tokens ({type(error).__name__}: "
             f"{reason}). Train another base model, or correct its config.json."
         ) from error
 
