@@ -29,7 +29,7 @@ FILLED = 0.75  # of a GPU's free memory that weights may take
 # What families call the number of positions that they have.
 POSITIONS = (
     "max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "max_seq_length", "max_target_positions",
-    "seq_length", "n_ctx", "block_size",
+    "seq_length", "n_ctx", "block_size", "model_max_length", "max_context_length", "context_length", "sequence_length", "seq_len",
 )  # fmt: skip
 SAMPLE = 1 << 20  # bytes read at either end of a weight file to tell two models apart
 
@@ -91,9 +91,11 @@ def load_config(name: str, trust_remote_code: bool = False) -> Any:
     """The model's configuration. UserError where there is none."""
     check_place(name)
     try:
-        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        config.get_text_config()  # which raises where several are inside
     except Exception as error:
         raise _cannot_open(name, "configuration", error) from error
+    return config
 
 
 def load_model(name: str, dtype: torch.dtype, trust_remote_code: bool = False, **options: Any) -> PreTrainedModel:

@@ -74,7 +74,7 @@ PARTS = {
     "data": ("test_check", "test_malformed"),
     "fuzz": ("test_fuzz",),
     "memory": ("test_plan",),
-    "families": ("test_families", "test_odd_bases"),
+    "families": ("test_families", "test_odd_bases", "test_objective_check"),
     "readers": ("test_read_by_others",),
     "acceptance": ("test_acceptance",),
     "package": ("test_wheel", "test_readme"),
