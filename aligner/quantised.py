@@ -38,9 +38,9 @@ def unpacking(name: str, trust_remote_code: bool = False) -> dict[str, Any]:
 
 def _method_of_files(folder: Path) -> str:
     """By which method a folder's weights are packed of which its configuration says nothing; empty where they are plain."""
-    for file, method in FILES.items():
-        if (folder / file).is_file():
-            return f"{method}, by its {file}"
+    for settings, method in FILES.items():
+        if (folder / settings).is_file():
+            return f"{method}, by its {settings}"
     for file in sorted(folder.glob("*.safetensors")):
         for tensor, dtype in _types(file).items():
             whole = dtype in WHOLE_TYPES and tensor.endswith(PACKED_NAMES)

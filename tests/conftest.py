@@ -168,6 +168,24 @@ def bpe_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def sentencepiece_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SentencePiece BPE tokenizer with a dummy prefix and byte fallback, as Llama-2's, trained here."""
+    import sentencepiece
+    from transformers import LlamaTokenizer
+
+    folder = tmp_path_factory.mktemp("spm")
+    text = folder / "text.txt"
+    text.write_text("\n".join(" ".join(row.values()) for row in read_rows(TEMPLATE)))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(folder / "tokenizer"), vocab_size=1200, model_type="bpe", byte_fallback=True,
+        add_dummy_prefix=True, remove_extra_whitespaces=False, normalization_rule_name="identity",
+        split_digits=True, minloglevel=2, user_defined_symbols=[':"', ":("],
+    )  # fmt: skip
+    LlamaTokenizer.from_pretrained(folder, legacy=True, add_bos_token=True).save_pretrained(folder)
+    return folder
+
+
 def save_llama(
     tokenizer_folder: Path, folder: Path, *, tied: bool = True, hidden: int = 32, vocab: int = 600, dropout: float = 0.0
 ) -> Path:

@@ -13,7 +13,7 @@ from conftest import launch_program
 from families import KINDS, save_tiny
 from plain_loop import plain_trajectory
 from programs.family_table import WAYS
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_exact_updates import LR, base_flags, trajectory
 from test_folder_writer import on_disk
 from test_odd_bases import mxfp4
@@ -103,6 +103,46 @@ def test_two_ranks_write_what_an_export_of_their_state_writes_whatever_is_frozen
             assert moved and not moved & frozen and bool(frozen) == (base == "ernie4_5_moe")
         dtypes = {tensor.dtype for tensor in ours.values() if tensor.is_floating_point()}
         assert precision["save_16bit"] or dtypes == {torch.float32}
+
+
+# What each of these does not train, by the end of its name: parameters of five, buffers of the others.
+FROZEN = {
+    "afmoe": "expert_bias", "ernie4_5_moe": "e_score_correction_bias", "hrm_text": "z_L_init", "laguna": "e_score_correction_bias",
+    "roformer": "embed_positions.weight", "dots1": "e_score_correction_bias", "glm4_moe": "e_score_correction_bias",
+    "nemotron_h": "e_score_correction_bias", "minimax_m2": "e_score_correction_bias", "longcat_flash": "e_score_correction_bias",
+    "apertus": "act_fn.beta", "zaya": "balancing_biases", "hy_v3": "expert_bias",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_what_a_family_does_not_train_is_the_bases_in_the_folder_and_in_an_export(rows, bpe_folder, tmp_path):
+    """Two ranks, ZeRO-3."""
+    draw, frozen = torch.Generator().manual_seed(0), {}
+    for kind, end in FROZEN.items():
+        save_tiny(kind, bpe_folder, tmp_path / kind)
+        tensors = load_file(tmp_path / kind / "model.safetensors")
+        frozen[kind] = {
+            name: t + 0.1 * torch.rand(t.shape, generator=draw) for name, t in tensors.items() if name.endswith(end)
+        }
+        assert frozen[kind], (kind, list(tensors))
+        save_file({**tensors, **frozen[kind]}, tmp_path / kind / "model.safetensors", metadata={"format": "pt"})
+    cells = [
+        base_flags(
+            rows, tmp_path / kind, tmp_path / f"{kind}-out", epochs=1, records_per_update=20, per_device_train_batch_size=2,
+            save_interval=2, max_length=512, zero_stage=3, gradient_checkpointing=False,
+        )
+        for kind in FROZEN
+    ]  # fmt: skip
+    (tmp_path / "cells.json").write_text(json.dumps(cells))
+    launch_program("programs.cells", 2, tmp_path / "cells.json", timeout=1500)
+    for kind in FROZEN:
+        [state] = (tmp_path / f"{kind}-out" / "checkpoints").iterdir()
+        export_state(state, tmp_path / f"{kind}-exported", False, iter)
+        ours, theirs, base = (on_disk(tmp_path / f"{kind}{part}") for part in ("-out", "-exported", ""))
+        assert ours.keys() == theirs.keys() == base.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours), kind
+        assert all(torch.equal(ours[name], value) for name, value in frozen[kind].items()), kind
+        assert any(not torch.equal(ours[name], base[name]) for name in ours), kind
 
 
 # What the tests below let a family say, with the reason; a reason that has become untrue fails them.
