@@ -72,7 +72,9 @@ MORE: dict[str, dict[str, Any]] = {
                    "vision_config": {"num_hidden_layers": 42, "adapter_in_dim": 32, "adapter_out_dim": 32}},
     "emu3": {"vocabulary_map": {"<image>": 5, "<|extra_200|>": 6, "<|visual token 000000|>": 7}},
     "lfm3": {"layer_types": ["conv", "full_attention"]},
+    "recurrent_gemma": {"num_hidden_layers": 3},  # the third one attends
     "xlm": {"causal": True},
+    "xlstm": {"qk_dim_factor": 1.0},
     "xmod": {"is_decoder": True, "default_language": "en_XX"},
     **{kind: {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 8,
               "indexer_compress_ratio": 2} for kind in ("qwen4_exp_text", "qwen4_exp")},
