@@ -182,3 +182,11 @@ def test_a_model_that_writes_no_text_is_refused_without_a_list_of_all_that_do(tm
     with pytest.raises(UserError, match="a model of its type has no causal language model in transformers") as caught:
         load_model(str(tmp_path), torch.float32)
     assert "LlamaConfig" not in str(caught.value)
+
+
+def test_a_model_of_several_text_models_is_refused_in_one_line(tmp_path):
+    from transformers import MusicgenConfig
+
+    MusicgenConfig().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"no configuration can be loaded from this folder \(Multiple valid text configs"):
+        unpacking(str(tmp_path))
