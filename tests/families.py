@@ -74,7 +74,6 @@ MORE: dict[str, dict[str, Any]] = {
     "lfm3": {"layer_types": ["conv", "full_attention"]},
     "recurrent_gemma": {"num_hidden_layers": 3},  # the third one attends
     "xlm": {"causal": True},
-    "xlstm": {"qk_dim_factor": 1.0},
     "xmod": {"is_decoder": True, "default_language": "en_XX"},
     **{kind: {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 8,
               "indexer_compress_ratio": 2} for kind in ("qwen4_exp_text", "qwen4_exp")},
