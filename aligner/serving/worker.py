@@ -230,7 +230,7 @@ class Worker:
             return UserError(f"it has {characters:,} characters, and at most {self.longest:,} are read: shorten it.")
         if ticket.abandoned:
             return UserError("nobody waits for it.")
-        prompt = self.corrector.template.render(question, ticket.answer, ticket.feedback)
+        prompt = self.corrector.encoder.render(self.corrector.template, question, ticket.answer, ticket.feedback)
         [(ids, answer, _)] = self.corrector.encoder.pairs([prompt], [ticket.answer])
         return self.corrector.row(ids, answer, self._count)
 
