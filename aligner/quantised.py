@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import inspect
-import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoHfQuantizer
 
 from aligner.models import load_config
@@ -52,10 +52,9 @@ def _method_of_files(folder: Path) -> str:
 def _types(file: Path) -> dict[str, str]:
     """The type of each tensor of a safetensors file, from its header; nothing where it has none (opening it will tell)."""
     try:
-        with file.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        return {name: entry["dtype"] for name, entry in header.items() if name != "__metadata__"}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, MemoryError):
+        with safe_open(file, framework="pt") as opened:
+            return {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError):
         return {}
 
 

@@ -19,7 +19,8 @@ from two_hosts import missing, two_hosts
 from aligner.launch.command import launch_command, placement
 from aligner.records import UserError
 from aligner.training.distributed.hosts import Host, forwarded_variables, launcher_words, read_hostfile, remote_words
-from aligner.training.distributed.launcher_variables import HOST_FILES, first_host, idle_gpus, rank_variables
+from aligner.training.distributed.job_hosts import HOST_FILES, first_host
+from aligner.training.distributed.launcher_variables import idle_gpus, rank_variables
 from aligner.training.flags import parse
 
 SLURM = {

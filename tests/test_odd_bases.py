@@ -188,5 +188,7 @@ def test_a_model_of_several_text_models_is_refused_in_one_line(tmp_path):
     from transformers import MusicgenConfig
 
     MusicgenConfig().save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"no configuration can be loaded from this folder \(Multiple valid text configs"):
+    with pytest.raises(
+        UserError, match=r"no configuration can be loaded from this folder \(Multiple valid text configs"
+    ):
         unpacking(str(tmp_path))

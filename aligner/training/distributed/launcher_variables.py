@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import socket
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 
 from aligner.records import UserError
-
-
-def first_host(nodelist: str) -> str:
-    """The first name of Slurm's list of nodes: gpu[03-05,07],cpu1 begins with gpu03, and r[1-2]n[1-4] with r1n1."""
-    name = re.match(r"(?:[^,\[\]]|\[[0-9][^\]]*\])+", nodelist)
-    if name is None:
-        raise UserError(f"SLURM_STEP_NODELIST is '{nodelist}', which begins with no node's name. Set MASTER_ADDR.")
-    return re.sub(r"\[([0-9]+)[^\]]*\]", r"\1", name[0])
+from aligner.training.distributed.job_hosts import PORT, check_hosts, first_of_job, first_set
 
 
 def single_rank() -> dict[str, str]:
@@ -59,39 +49,8 @@ JOBS = (
     "SLURM_JOB_ID",
     "LSB_JOBID",
 )
-PORT = 29500  # torch's own default
 # What starters a host at a time call (this host's number, the number of hosts).
 HOSTS = {"NODE_RANK": "NNODES", "GROUP_RANK": "GROUP_WORLD_SIZE", "PET_NODE_RANK": "PET_NNODES"}
-# Lists that begin with the first rank's host, and files whose first line does.
-HOST_LISTS = (
-    "SM_HOSTS",
-    "SKYPILOT_NODE_IPS",
-    "AZ_BATCH_MASTER_NODE",
-    "AZ_BATCHAI_MPI_MASTER_NODE",
-    "PET_MASTER_ADDR",
-    "LSB_HOSTS",
-)
-HOST_FILES = ("PBS_NODEFILE", "LSB_DJOB_HOSTFILE", "PE_HOSTFILE", "COBALT_NODEFILE")
-
-
-@dataclass(frozen=True)
-class Platform:
-    """What starts one process a host: how it calls this host's number, the number of hosts or all of them, and the first."""
-
-    number: str
-    hosts: tuple[str, ...]
-    first: str
-    certain: bool = True  # whether several hosts alone say that it has started this; else its number has to be there
-
-
-PLATFORMS = {
-    "SkyPilot": Platform("SKYPILOT_NODE_RANK", ("SKYPILOT_NUM_NODES", "SKYPILOT_NODE_IPS"), "SKYPILOT_NODE_IPS"),
-    "SageMaker": Platform("SM_CURRENT_HOST", ("SM_HOSTS",), "SM_HOSTS"),
-    "PyTorchJob": Platform("PET_NODE_RANK", ("PET_NNODES",), "PET_MASTER_ADDR"),
-    "Azure ML": Platform("NODE_RANK", ("AZUREML_NODE_COUNT",), "MASTER_ADDR", certain=False),
-    "the environment": Platform("NODE_RANK", ("NNODES", "NUM_NODES"), "MASTER_ADDR", certain=False),
-    "torchrun's environment": Platform("GROUP_RANK", ("GROUP_WORLD_SIZE",), "MASTER_ADDR", certain=False),
-}
 
 
 def rank_variables(environment: Mapping[str, str]) -> dict[str, str] | None:
@@ -109,7 +68,7 @@ def rank_variables(environment: Mapping[str, str]) -> dict[str, str] | None:
     elif starter := _starter(there):
         variables = _completed(starter, there)
     else:
-        _check_hosts(there)
+        check_hosts(there)
         _check_local(there)
         return None
     whole = {**there, **variables}
@@ -173,7 +132,7 @@ def _completed(starter: str, there: Mapping[str, str]) -> dict[str, str]:
     if missing := {rank, size} - there.keys():
         [given] = {rank, size} - missing
         raise _not_set(starter, given, min(missing))
-    local_size = _first(there, [names[3] for names in STARTERS.values()])
+    local_size = first_set(there, [names[3] for names in STARTERS.values()])
     wanted = {
         "RANK": there[rank],
         "WORLD_SIZE": there[size],
@@ -184,15 +143,11 @@ def _completed(starter: str, there: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in wanted.items() if name not in there}
 
 
-def _first(environment: Mapping[str, str], names: Sequence[str]) -> str | None:
-    return next((environment[name] for name in names if environment.get(name)), None)
-
-
 def _local_rank(starter: str, there: Mapping[str, str], rank: int, local_size: str | None) -> str:
     """This process's number on its host. Where nothing tells, a rank by torchrun's names is the only one there (as in a pod of a
     PyTorchJob), unless the pod is to hold several; an mpirun starts as many as it likes, and all would take the first GPU."""
     names = [names[2] for names in STARTERS.values()]
-    known = _first(there, [*names, "SLURM_LOCALID"])
+    known = first_set(there, [*names, "SLURM_LOCALID"])
     if known is None and local_size is not None and local_size.isdigit() and int(local_size):
         known = str(rank % int(local_size))
     if known is None and there.get("PET_NPROC_PER_NODE", "1") != "1":
@@ -213,7 +168,7 @@ def _master(starter: str, there: Mapping[str, str], size: str, local_size: str |
         return there["MASTER_ADDR"]
     if size in ("1", local_size):
         return "127.0.0.1"
-    if first := _first_of_job(there):
+    if first := first_of_job(there):
         return first
     raise UserError(
         f"{starter} started this as one of {size} ranks, and MASTER_ADDR, the host of the first, is not set. Set it for all "
@@ -221,26 +176,9 @@ def _master(starter: str, there: Mapping[str, str], size: str, local_size: str |
     )
 
 
-def _first_of_job(there: Mapping[str, str]) -> str | None:
-    """The first host of this job, as its scheduler or platform names it; None where none does."""
-    if nodes := _first(there, ["SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST"]):
-        return first_host(nodes)
-    if pairs := there.get("LSB_MCPU_HOSTS", "").split():
-        slots = {host: int(count) for host, count in zip(pairs[::2], pairs[1::2], strict=False) if count.isdigit()}
-        batch = next(iter(slots), None)  # the host of the batch script, where it has one slot and runs no rank
-        return next((host for host, count in slots.items() if count > 1), batch)
-    if names := _first(there, HOST_LISTS):
-        return _head(names).split(":")[0]
-    for variable in HOST_FILES:
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            if variable in there and (words := Path(there[variable]).read_text().split()):
-                return words[0]
-    return None
-
-
 def _port(there: Mapping[str, str]) -> str:
     """A port on which all ranks of a job agree without asking."""
-    job = _first(there, JOBS)
+    job = first_set(there, JOBS)
     return str(PORT if job is None else 20000 + zlib.crc32(job.encode()) % 10000)
 
 
@@ -254,7 +192,7 @@ def _slurm_tasks(there: Mapping[str, str]) -> int:
 
 def _slurm(there: Mapping[str, str], tasks: int) -> dict[str, str]:
     """torch's variables from those of a Slurm step. The port follows from the job and the step; MASTER_PORT overrides it."""
-    first, local = _first_of_job(there), _slurm_local_rank(there)
+    first, local = first_of_job(there), _slurm_local_rank(there)
     needed = {"SLURM_PROCID": there.get("SLURM_PROCID"), "SLURM_LOCALID": local,
               "SLURM_STEP_NODELIST": there.get("MASTER_ADDR") or first}  # fmt: skip
     if missing := [name for name, value in needed.items() if not value]:
@@ -278,26 +216,12 @@ def _slurm(there: Mapping[str, str], tasks: int) -> dict[str, str]:
 def _slurm_local_rank(there: Mapping[str, str]) -> str | None:
     """The task's number on its node; None where it is not known, also not by as many tasks on each node, in order."""
     tasks = re.fullmatch(
-        r"(\d+)(\(x\d+\))?", _first(there, ["SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE"]) or ""
+        r"(\d+)(\(x\d+\))?", first_set(there, ["SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE"]) or ""
     )
     in_order = there.get("SLURM_DISTRIBUTION", "block").startswith("block")
     if "SLURM_LOCALID" in there or not (tasks and int(tasks[1]) and in_order and "SLURM_PROCID" in there):
         return there.get("SLURM_LOCALID")
     return str(_whole(there, "SLURM_PROCID") % int(tasks[1]))
-
-
-def _check_hosts(there: Mapping[str, str]) -> None:
-    """UserError where a platform started one process on each of several hosts: each would train by itself."""
-    for name, platform in PLATFORMS.items():
-        count = next((_count(there[hosts]) for hosts in platform.hosts if hosts in there), 1)
-        if count > 1 and (platform.certain or platform.number in there):
-            number = there.get(platform.number, "not set")
-            raise UserError(
-                f"{name} started this on {count} hosts ({platform.number} is {number}), and nothing says which rank it is: each "
-                f"would train by itself. On each, start torchrun --nnodes {count} --node_rank {_number(there, platform)} "
-                f"--nproc_per_node GPUS --master_addr {_head(there.get(platform.first, '')) or 'HOST'} --master_port {PORT} "
-                "-m aligner.training.finetune FLAGS"
-            )
 
 
 def _check_local(there: Mapping[str, str]) -> None:
@@ -310,33 +234,12 @@ def _check_local(there: Mapping[str, str]) -> None:
         )
 
 
-def _count(hosts: str) -> int:
-    """A number of hosts, the larger one of a range, or how many a list names."""
-    number = hosts.rpartition(":")[2]
-    return int(number) if number.isdigit() else len(_names(hosts))
-
-
-def _names(hosts: str) -> list[str]:
-    """The hosts of a JSON list or of lines."""
-    return re.findall(r"[^\s,\[\]\"']+", hosts)
-
-
-def _head(hosts: str) -> str:
-    return next(iter(_names(hosts)), "")
-
-
-def _number(there: Mapping[str, str], platform: Platform) -> str:
-    """This host's number; SageMaker gives its name instead."""
-    named, own = _names(there.get(platform.first, "")), there.get(platform.number, "NUMBER")
-    return str(named.index(own)) if own in named else own
-
-
 def idle_gpus(environment: Mapping[str, str], gpus: int) -> str | None:
     """A line where this host has more GPUs than ranks, so that some would be idle; None where it has not.
 
     `environment`: a rank's, with what `rank_variables` found.
     """
-    local = _first(environment, [names[3] for names in STARTERS.values()])
+    local = first_set(environment, [names[3] for names in STARTERS.values()])
     if local is None and environment.get("SLURM_STEP_TASKS_PER_NODE"):
         local = re.split(r"\D", environment["SLURM_STEP_TASKS_PER_NODE"])[0]
     ranks = int(local) if local and local.isdigit() else int(environment.get("LOCAL_RANK") or 0) + 1
