@@ -109,7 +109,7 @@ def test_two_ranks_write_what_an_export_of_their_state_writes_whatever_is_frozen
 FROZEN = {
     "afmoe": "expert_bias", "ernie4_5_moe": "e_score_correction_bias", "hrm_text": "z_L_init", "laguna": "e_score_correction_bias",
     "roformer": "embed_positions.weight", "dots1": "e_score_correction_bias", "glm4_moe": "e_score_correction_bias",
-    "nemotron_h": "e_score_correction_bias", "minimax_m2": "e_score_correction_bias", "longcat_flash": "e_score_correction_bias",
+    "nemotron_h": "e_score_correction_bias", "minimax_m2": "e_score_correction_bias",
     "apertus": "act_fn.beta", "zaya": "balancing_biases", "hy_v3": "expert_bias",
 }  # fmt: skip
 
