@@ -29,6 +29,8 @@ SAME = [
     ("Stra\xdfe", "STRASSE"), ("$x^2$", "x^2"), ("e-mail", "e mail"), ("_word_", "word"), ("\xbfQu\xe9?", "Qu\xe9"),
     ("\u0928\u092e\u0938\u094d\u0924\u0947\u0964", "\u0928\u092e\u0938\u094d\u0924\u0947"),
     ("2019\u20132020 results", "2019 2020 results"), ("\u2764\ufe0f?", "\u2764"), ("Well\u2014known.", "well known"),
+    ("Say 'yes,' then.", "Say 'yes', then"), ("What is it ?", "What is it?"), ("Hi , you", "Hi, you"),
+    ("well ...what", "well... what"),
     ("Lego\xae sets", "Lego sets"), ("Wait\u2026 what?", "wait... what"),
 ]  # fmt: skip
 DIFFERENT = [
@@ -42,6 +44,9 @@ DIFFERENT = [
     ("x := 5", "x = 5"), ("__init__", "init"), ("x-y", "x y"), ("\\d", "d"), ("#1", "1"), ("~x", "x"), ("x^2", "x 2"),
     ("n\u0303o", "no"), ("\u0939\u092e", "\u0939\u092e\u0947"), ("\u0e01\u0e32", "\u0e01\u0e35"),
     ("\u0440\u0435\u0441\u0443", "\u0440\u0435\u0441"), ("\u05e9\u05c1", "\u05e9\u05c2"), ("\u304b", "\u304c"),
+    (".NET", "NET"), (".gitignore", "gitignore"), ("the sign ';'", "the sign ':'"), ("`?`", "`!`"),
+    ("\u201c.\u201d", "\u201c,\u201d"), ("'...'", "'.'"),
+    ("-x", "x"), ("f(-x)", "f(x)"), ("ls -a", "ls a"), ("!x", "x"), ("5\u2032", "5\u2033"), ("(!a)", "(a)"),
 ]  # fmt: skip
 
 # Per language a long question, the same one spelt otherwise, and one whose end was changed: nearly the same.

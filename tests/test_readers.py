@@ -11,6 +11,7 @@ import os
 import pickle
 import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,7 +98,30 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "UTF-16": (json.dumps(ROWS).encode("utf-16"), "UTF-16 and not UTF-8"),
     "UTF-16 without a mark": (LINES.decode().encode("utf-16-le"), "UTF-16 (without a byte order mark)"),
     "UTF-32": (json.dumps(ROWS).encode("utf-32"), "UTF-32 and not UTF-8"),
+    "UTF-16 of Chinese without a mark": (("\u4f60\u597d,\u7b54\n" * 9).encode("utf-16-be") + b"\0q", "UTF-16 (without a byte"),
+    "UTF-32 without a mark": (LINES.decode().encode("utf-32-le"), "UTF-32 (without a byte order mark)"),
     "lz4": (b"\x04\x22\x4d\x18\x64\x40", "compressed with lz4"),
+    "compress (.Z)": (b"\x1f\x9d\x90q", "compressed with compress"),
+    ".lzma": (lzma.compress(LINES, format=lzma.FORMAT_ALONE), "compressed as .lzma"),
+    "lzip": (b"LZIP\x01\x0c", "compressed with lzip"),
+    "zlib alone": (zlib.compress(LINES), "compressed with zlib alone"),
+    "data of R": (gzip.compress(b"X\n\0\0\0\3"), "data of R"),
+    "safetensors": ((60).to_bytes(8, "little") + b'{"a":', "a safetensors model"),
+    "encrypted": (b"Salted__" + b"\xf0" * 16, "encrypted"),
+    "zero bytes": (b"\0" * 4096, "nothing but zero bytes"),
+    "macOS's file beside a file": (b"\0\x05\x16\x07\0\x02\0\0Mac OS X", "what macOS keeps beside a file"),
+    "DVC pointer": (b"outs:\n- md5: a304afb96060aad90176268345e10355\n  path: rows.json\n", "a DVC pointer"),
+    "older Git LFS pointer": (b"version https://hawser.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
+    "symbolic link as text": (b"../data/train.jsonl", "the name of another file"),
+    "merge conflict": (b"<<<<<<< HEAD\n" + LINES, "a merge conflict"),
+    "redirect": (b'<a href="https://host/rows.json">Found</a>.\n', "an HTML page"),
+    "404 of a server": (b"404: Not Found", "a server's refusal"),
+    "refusal of the hub": (b"Entry not found", "a server's refusal"),
+    "link to a page": (b"[InternetShortcut]\r\nURL=https://host/\r\n", "a link to a page"),
+    "loading script": (b"import datasets\n\nclass Rows: ...\n", "a program"),
+    "dump of a database": (b"-- MySQL dump 10\nINSERT INTO t VALUES (1);\n", "a dump of a database"),
+    "YAML": (b"- question: q\n  answer: a\n", "YAML"),
+    "RTF": (b"{\\rtf1\\ansi rows}", "a text document"),
     "gzip inside zstd": (zstd(gzip.compress(LINES)), "gzip inside zstd"),
     "gzip, cut off": (gzip.compress(LINES)[:-9], "is cut off: its gzip data have no end"),
     "zstd, cut off": (zstd(LINES)[:-1], "is cut off: its zstd data have no end"),
@@ -105,6 +129,9 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "xz, cut off": (lzma.compress(LINES)[:-1], "is cut off: its xz data have no end"),
     "gzip, damaged": (gzip.compress(LINES)[:-8] + b"\0" * 8, "its gzip data are damaged"),
     "gzip, with something behind": (gzip.compress(LINES) + b"something", "its gzip data are damaged"),
+    "bzip2, with something behind": (bz2.compress(LINES) + b"something", "its bzip2 data are damaged"),
+    "xz, with something behind": (lzma.compress(LINES) + b"something", "its xz data are damaged"),
+    "xz, its second stream cut off": (lzma.compress(LINES) + lzma.compress(LINES)[:-9], "its xz data have no end"),
     "Parquet, cut off": (FORMATS["Parquet"][:-20], "Parquet without its end"),
     "Parquet, its begin alone": (b"PAR1", "Parquet without its end"),
     "CSV with a column twice": (b"question,question\na,b\n", "names the column 'question' twice"),
@@ -186,6 +213,8 @@ def test_the_command_tells_it_in_one_line(tmp_path, capsys):
 def test_two_archives_one_after_the_other_are_one(tmp_path):
     for pack in (gzip.compress, bz2.compress, lzma.compress, zstd):
         assert len(list(read_rows(write(tmp_path / "rows", pack(LINES) + pack(LINES))))) == 2 * len(ROWS)
+    for pack in (gzip.compress, bz2.compress, lzma.compress):  # padded, as tapes do
+        assert len(list(read_rows(write(tmp_path / "rows", pack(LINES) + b"\0" * 512)))) == len(ROWS)
 
 
 def test_a_bomb_ends_at_the_stated_limit(tmp_path, monkeypatch):
@@ -267,6 +296,11 @@ def test_a_line_without_end_is_a_fault_and_the_next_is_read(tmp_path, monkeypatc
         ("question\tanswer\na,b\tc\n", [{"question": "a,b", "answer": "c"}]),
         (",question\n0,q\n", [{"": "0", "question": "q"}]),
         ("question,answer\nq,a", [{"question": "q", "answer": "a"}]),
+        ("sep=;\nquestion;answer\na,b;c\n", [{"question": "a,b", "answer": "c"}]),
+        ("question,answer\ra,b\rc,d\r", [{"question": "a", "answer": "b"}, {"question": "c", "answer": "d"}]),
+        ('question,answer\n"a\rb",c\n', [{"question": "a\rb", "answer": "c"}]),
+        ("question,answer,,\na,b,,\n", [{"question": "a", "answer": "b", "": ""}]),
+        ("Question?,answer\na,b\n", [{"Question?": "a", "answer": "b"}]),
     ],
 )  # fmt: skip
 def test_a_table_is_read_by_the_rules_of_csv(text, rows, tmp_path):
@@ -452,6 +486,29 @@ def test_pictures_of_a_saved_folder_are_not_decoded(tmp_path):
     assert [r.correction for r in records(tmp_path / "saved")] == [row["correction"] for row in ROWS]
 
 
+def test_a_saved_folder_is_read_whatever_feature_it_has_that_nobody_reads(tmp_path):
+    """As one of a later version of datasets has, whose kind this one does not know."""
+    from datasets import Dataset
+
+    from aligner.readers.rows import read_rows_lazily
+
+    folder = tmp_path / "saved"
+    rows = [{**ROWS[0], "correction": str(n), "hologram": "x"} for n in range(700)]
+    Dataset.from_list(rows).save_to_disk(str(folder), num_shards=2)
+    for file in (folder / "dataset_info.json", *folder.glob("*.arrow")):
+        data = file.read_bytes()
+        start = data.index(b'"hologram": {')
+        place = data.index(b'"Value"', start)
+        file.write_bytes(data[:place] + b'"Novel"' + data[place + 7 :])
+    assert [r.correction for r in records(folder)] == [str(n) for n in range(700)]
+    lazily = list(read_rows_lazily(folder))
+    assert [row.value["correction"] for row in reversed(lazily)] == [str(n) for n in reversed(range(700))]
+    assert [row.origin.row for row in lazily] == list(range(1, 701))
+    shard = sorted(folder.glob("*.arrow"))[1]
+    shard.write_bytes(shard.read_bytes()[:-300])
+    assert f"{shard}: cannot be read as Arrow" in str(fault(folder)), "cut off"
+
+
 # --- folders and globs
 
 
@@ -498,6 +555,19 @@ def test_a_folder_without_data_says_where_some_are(shards, tmp_path):
     assert "Name files (part-00000) or a pattern" in str(fault(tmp_path / "other"))
     (tmp_path / "link.json").symlink_to(tmp_path / "nowhere")
     assert "a symbolic link to nothing" in str(fault(tmp_path / "link.json"))
+
+
+@pytest.mark.parametrize(
+    "name", ["a[1]", "a*", "a?", "[ab]", "a::b", "hub:x", "s3:b", "a{1,2}", "\xfc b", "#", "a[!b]"]
+)
+def test_a_folder_is_the_one_of_that_name_and_what_matches_is_looked_for_in_it(name, tmp_path):
+    write(tmp_path / "a1" / "t.json", b"[]")
+    for path in (tmp_path / name, f"{tmp_path / name}/*.json", tmp_path / name / "t.json"):
+        write(tmp_path / name / "t.json", json.dumps(ROWS).encode())
+        assert {r.origin.file for r in records(path)} == {str(tmp_path / name / "t.json")}
+    save(tmp_path / "saved", "c")
+    (tmp_path / "saved").rename(tmp_path / f"{name} saved")
+    assert [r.correction for r in records(tmp_path / f"{name} saved")] == ["c"]
 
 
 def test_the_card_has_the_sha256_of_each_file(shards, tiny_model):
