@@ -7,6 +7,7 @@ Case, closing punctuation, quotation marks and spacing do not make another quest
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Iterable
 
@@ -48,10 +49,16 @@ _THOUSANDS = regex.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
 # Plain English prose has no sign that changes what is asked: it is split without the pattern above, six times as quickly.
-_NOT_PLAIN = regex.compile(
-    r"""[^a-z0-9\s.,?!;:'"-] | \d[.,!] | [.,]\d | (?<![a-z]{2})- | -(?![a-z]{2}) | (?<![\w.])\.[a-z] | (?<!\S)![a-z]
-    | (?<!\w)["'][.,?!;:-]+["'] """,
-    regex.VERBOSE,
+# A set of characters in front, what stands around it behind: `re` looks for a set much more quickly than for alternatives.
+_NOT_PLAIN = re.compile(
+    r"""[^a-z0-9\s?;:] (?:
+          (?<![.,!'"-])
+        | (?<=\d[.,!]) | (?<=[.,])(?=\d) | (?<=\.)(?<![\w.]\.)(?=[a-z])
+        | (?<=-)(?<![a-z]{2}-) | (?<=-)(?![a-z]{2})
+        | (?<=!)(?<!\S!)(?=[a-z])
+        | (?<=["'])(?<!\w["'])[.,?!;:-]+["']
+    )""",
+    re.VERBOSE,
 )
 _PUNCTUATION = str.maketrans(dict.fromkeys(".,?!;:'\"-", " "))
 

@@ -1,7 +1,8 @@
 """Surroundings by kind: tests marked `kind("...")` are its members. At the end of a run the table of what held.
 
-python tests/kinds.py             the table for this checkout
-python tests/kinds.py REVISION    the same with a column for an earlier revision, whose scripts and package are tried by these tests
+python tests/kinds.py                       the table for this checkout
+python tests/kinds.py REVISION [FILE...]    the same with a column for an earlier revision, whose scripts and package are tried by
+                                            these tests (of these files)
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,6 +24,10 @@ FILES = (
     "test_environment_script.py",
     "test_surroundings.py",
     "test_launchers.py",
+    "test_files_by_kind.py",
+)
+MARKERS = (
+    "markers=slow: minutes\nkind(name): a member of a kind\nattacks: hostile inputs"  # of an earlier revision, too
 )
 OUTCOMES: dict[str, Counter[str]] = {}  # kind -> passed, failed, skipped
 
@@ -40,17 +46,29 @@ def lines() -> list[str]:
     return ["| kind | members tried | held | not tried here |", "|---|---|---|---|", *rows] if rows else []
 
 
-def outcomes_of(tests: Path) -> dict[str, Counter[str]]:
+def outcomes_of(tests: Path, files: Sequence[str]) -> dict[str, Counter[str]]:
     """What the members do in a checkout: of its tests folder."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "outcomes.json"
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "kind or attacks", "-p", "no:cacheprovider", *FILES]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-m",
+            "kind or attacks",
+            "-p",
+            "no:cacheprovider",
+            "-o",
+            MARKERS,
+            *files,
+        ]
         variables = {"KINDS_OUTCOMES": str(file), "PYTHONPATH": str(tests.parent)}
         subprocess.run(command, cwd=tests, env={**os.environ, **variables}, stdout=sys.stderr, check=False)
         return {kind: Counter(seen) for kind, seen in json.loads(file.read_text()).items()}
 
 
-def outcomes_at(revision: str) -> dict[str, Counter[str]]:
+def outcomes_at(revision: str, files: Sequence[str]) -> dict[str, Counter[str]]:
     """What the members of today do with an earlier revision."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "earlier"
@@ -59,15 +77,16 @@ def outcomes_at(revision: str) -> dict[str, Counter[str]]:
         )
         try:
             shutil.copytree(ROOT / "tests", place / "tests", dirs_exist_ok=True)
-            return outcomes_of(place / "tests")
+            return outcomes_of(place / "tests", files)
         finally:
             subprocess.run(["git", "worktree", "remove", "--force", str(place)], cwd=ROOT, check=True)
 
 
 def main() -> None:
     """Print the table."""
-    now = outcomes_of(ROOT / "tests")
-    before = outcomes_at(sys.argv[1]) if len(sys.argv) > 1 else {}
+    revision, files = sys.argv[1:2], sys.argv[2:] or FILES
+    now = outcomes_of(ROOT / "tests", files)
+    before = outcomes_at(revision[0], files) if revision else {}
     print("| kind | members tried | held before | held now |\n|---|---|---|---|")
     for kind, seen in sorted(now.items()):
         held = before[kind]["passed"] if kind in before else ""

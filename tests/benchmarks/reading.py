@@ -83,6 +83,7 @@ def checked(file: Path, count: int, package: Path = ROOT) -> Cost | None:
     if program.returncode == 2:
         return None
     assert program.returncode == 0 and f"{count:,} of {count:,} rows are usable" in text, text[-500:]
+    assert count < 100_000 or "reading" in text, "the progress bar"
     return Cost(usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss / 1024)
 
 
