@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,11 @@ def prepare_process(arguments: Sequence[str]) -> None:
         os.environ["HOME"] = str(home)
         os.environ.setdefault("USER", f"user{os.getuid()}")
         print_errors(f"there is no home for user id {os.getuid()}: caches are kept in {home}")
+    if not (
+        sys.stderr and sys.stderr.isatty()
+    ):  # bars are for terminals: the hub's libraries draw theirs into files, too
+        for library in ("HF_DATASETS", "HF_HUB"):
+            os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
     if folder := prepared_folder():
         os.environ |= offline_variables(folder)
         os.environ.setdefault("WANDB_MODE", "offline")

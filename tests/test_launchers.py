@@ -77,6 +77,7 @@ MPI = {"OMPI_COMM_WORLD_RANK": "5", "OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORL
        "OMPI_COMM_WORLD_LOCAL_SIZE": "4", "MASTER_ADDR": "n1"}  # fmt: skip
 
 
+@pytest.mark.kind("started by an MPI or a job")
 @pytest.mark.parametrize(
     ("given", "filled"),
     [
@@ -94,6 +95,7 @@ def test_what_a_starter_leaves_out_is_filled_in_where_it_can_be_known(given, fil
     assert {name: found[name] for name in filled} == filled and not found.keys() & given.keys()
 
 
+@pytest.mark.kind("started by an MPI or a job")
 @pytest.mark.parametrize(
     ("given", "rank"),
     [
@@ -132,6 +134,7 @@ def test_what_cannot_be_known_is_named_with_its_remedy():
         rank_variables({"OMPI_COMM_WORLD_RANK": "1"})
 
 
+@pytest.mark.kind("started by an MPI or a job")
 @pytest.mark.parametrize(
     "alone",
     [
