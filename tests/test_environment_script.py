@@ -596,7 +596,7 @@ def test_a_prepared_folder_is_all_that_a_set_up_needs(project, tmp_path):
         "PIP_FIND_LINKS": "UNSET",
         "PIP_INDEX_URL": f"http://127.0.0.1:{closed_port()}/simple",
     }
-    project.works(ALIGNER_OFFLINE=str(prepared), **nowhere)
+    assert f"nothing to download, all is in {prepared}" in project.works(ALIGNER_OFFLINE=str(prepared), **nowhere)
     shutil.rmtree(project.venv)
     project.refuses("holds no packages", ALIGNER_OFFLINE=str(tmp_path / "nothing"), **nowhere)
 
