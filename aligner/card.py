@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import logging
 import platform
@@ -12,6 +13,7 @@ from typing import Any
 
 from aligner.files import read_json, write_json
 from aligner.prompts import KNOWN, PromptTemplate, find_template
+from aligner.readers.paths import nearest_folder
 from aligner.records import UserError
 
 log = logging.getLogger("aligner")
@@ -102,14 +104,17 @@ def prompt_of(folder: str, chosen: str | None) -> PromptTemplate:
         with suppress(UserError):  # a broken card is no reason to refuse a chosen prompt
             own = read_card(folder) if Path(folder).is_dir() else None
             if own and own.prompt.text != template.text:
-                log.warning(
-                    "%s was trained with the prompt '%s', and '%s' is used", folder, own.prompt.name, template.name
-                )
+                _warn_once(f"{folder} was trained with the prompt '{own.prompt.name}', and '{template.name}' is used")
         return template
     card = read_card(folder) if Path(folder).is_dir() else _hub_card(folder)
     if card is None:
         raise _no_card(folder)
     return card.prompt
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    log.warning(text)
 
 
 def _no_card(folder: str) -> UserError:
@@ -129,8 +134,9 @@ def _no_card(folder: str) -> UserError:
     )
     if not place.is_dir():
         return UserError(
-            f"'{folder}': there is no such folder, and no {FILE} of a model of that name can be fetched from the hub. Check the "
-            f"name. If the model is on the hub and has none: {remedy[0].lower()}{remedy[1:]}"
+            f"'{folder}': there is no such folder, and no {FILE} of a model of that name can be fetched from the hub."
+            f"{nearest_folder(folder) or ' Check the name.'} If the model is on the hub and has none: "
+            f"{remedy[0].lower()}{remedy[1:]}"
         )
     return UserError(f"{folder} has no {FILE}, so the prompt it was trained with is unknown. {remedy}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
 import traceback
@@ -64,23 +65,36 @@ COMMANDS: dict[str, Command] = {
 }
 
 
-def command_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+def command_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The parser of all commands. `given`: what it will read, of which an error names the flag that does not exist."""
     top = argparse.ArgumentParser(prog="aligner", description="Correct a model's answers with a small Aligner.")
     top.add_argument("--version", action="version", version=f"aligner {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (text, add_flags, _) in COMMANDS.items():
-        add_flags(commands.add_parser(name, help=text, description=text, allow_abbrev=False))
+        parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        parser.set_defaults(parser=parser)
+        add_flags(parser)
     for parser in (top, *commands.choices.values()):
-        parser.error = partial(_wrong_usage, parser)  # type: ignore[method-assign]
+        parser.error = partial(_wrong_usage, parser, given)  # type: ignore[method-assign]
     return top
 
 
-def _wrong_usage(parser: argparse.ArgumentParser, finding: str) -> NoReturn:
-    """Say what is wrong with a command line, which may hold anything, and exit with 2."""
-    parser.print_usage(sys.stderr)
-    print_errors(f"{parser.prog}: error: {finding}")
+def _wrong_usage(parser: argparse.ArgumentParser, given: Sequence[str], finding: str) -> NoReturn:
+    """Say what is wrong with a command line, which may hold anything, and where its flags are listed; exit with 2."""
+    names = [text.partition("=")[0] for text in given if text.startswith("--")]
+    if "required" in finding and (unknown := [name for name in names if name not in parser._option_string_actions]):
+        finding = _no_such_flag(parser, unknown[0])  # a misspelt flag is why another is missing
+    print_errors(f"error: {finding.rstrip('.')}. '{parser.prog} --help' lists the flags.")
     sys.exit(2)
+
+
+def _no_such_flag(parser: argparse.ArgumentParser, text: str) -> str:
+    """What is wrong with a word that nothing takes, with the nearest flag of the command."""
+    name = text.partition("=")[0]
+    flags = parser._option_string_actions  # argparse has no public way to list them
+    near = difflib.get_close_matches(name, flags, n=1, cutoff=0.7)
+    finding = f"there is no flag '{name}'" if name.startswith("-") else f"nothing takes '{name}'"
+    return finding + (f" (did you mean '{near[0]}'?)" if near else "")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,10 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare_process(given)  # before the libraries that read it
     if given[:1] == ["train"]:  # it has a parser and exit statuses of its own
         return train.run_flags(given[1:])
-    commands = command_parser()
-    args, rest = commands.parse_known_args(given)
+    args, rest = command_parser(given).parse_known_args(given)
     if rest and args.command not in ("plan", "doctor"):
-        commands.error(f"unrecognized arguments: {' '.join(rest)}")
+        args.parser.error(_no_such_flag(args.parser, rest[0]))
     args.rest = rest  # flags of training
     try:
         status = COMMANDS[args.command][2](args)

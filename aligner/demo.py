@@ -6,6 +6,7 @@ build C++), converted once to a Hugging Face folder, and kept in the user's cach
 
 from __future__ import annotations
 
+import difflib
 import logging
 import tempfile
 from pathlib import Path
@@ -29,9 +30,13 @@ log = logging.getLogger("aligner")
 
 
 def locate(model: str) -> str:
-    """The folder of the embedded model where `model` names it (fetched if need be); any other name unchanged."""
+    """The folder of the embedded model where `model` names it (fetched if need be); any other name unchanged.
+
+    UserError for one that is nearly that."""
     if model == NAME:
         return str(embedded_model())
+    if difflib.get_close_matches(model, [NAME], cutoff=0.8) and not Path(model).exists():
+        raise UserError(f"'{model}': there is no such model. Did you mean '{NAME}'?")
     return str(home_expanded(model)) if model.startswith("~") else model
 
 

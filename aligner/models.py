@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from aligner.readers.paths import home_expanded
+from aligner.readers.paths import home_expanded, nearest_folder
 from aligner.records import UserError
 
 END_OF_TEXT = "</s>"  # added only to a tokenizer that has no end-of-text token at all, as the original did
@@ -54,14 +54,16 @@ def _cannot_open(name: str, what: str, error: Exception) -> UserError:
         )
     if Path(name).is_dir():
         return UserError(f"{name}: no {what} can be loaded from this folder ({reason}).")
-    return UserError(f"'{name}' is no folder here, and its {what} cannot be fetched from the hub ({reason}).")
+    return UserError(
+        f"'{name}' is no folder here, and its {what} cannot be fetched from the hub ({reason}).{nearest_folder(name)}"
+    )
 
 
 def check_place(name: str) -> None:
     """UserError for a path that does not exist; else the hub would be queried for it, again and again."""
     meant_as_path = name.startswith(("/", ".", "~")) or name.count("/") > 1
     if meant_as_path and not home_expanded(name).exists():
-        raise UserError(f"{name}: there is no such folder.")
+        raise UserError(f"{name}: there is no such folder.{nearest_folder(name)}")
 
 
 def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

@@ -15,9 +15,23 @@ _OBEYED = re.compile(
 )
 
 
+_STAND_INS: dict[str, str] = {}  # files of this program's own, and what is shown in place of their paths
+
+
+def show_as(path: object, name: str) -> None:
+    """From here on, print the name wherever a line holds this path, which nobody chose."""
+    _STAND_INS[str(path)] = name
+
+
+def _named(text: str) -> str:
+    for path, name in _STAND_INS.items():
+        text = text.replace(path, name)
+    return text
+
+
 def printable(text: object, lines: bool = False) -> str:
     r"""A text as one line that no terminal obeys: an escape becomes `\x1b`, a new line `\n`. `lines`: new lines stay."""
-    return _OBEYED.sub(lambda found: found[0] if lines and found[0] == "\n" else _escaped(found[0]), str(text))
+    return _OBEYED.sub(lambda match: match[0] if lines and match[0] == "\n" else _escaped(match[0]), str(text))
 
 
 def _escaped(character: str) -> str:
@@ -27,7 +41,7 @@ def _escaped(character: str) -> str:
 def print_lines(*lines: object, to: IO[Any] | None = None) -> None:
     """Print each argument as one line, to standard output or the stream, at once. OSError where nobody listens any more."""
     stream = to or sys.stdout
-    stream.write("".join(f"{printable(without_keys(str(line)))}\n" for line in lines))
+    stream.write("".join(f"{printable(without_keys(_named(str(line))))}\n" for line in lines))
     stream.flush()
 
 

@@ -6,10 +6,10 @@ import pytest
 from jinja2.exceptions import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
+from aligner.chat_api.dialogue import candidate_questions
 from aligner.encoder import Encoder
 from aligner.inference.corrector import Corrector, Settings
 from aligner.prompts import CORRECTION, KNOWN, PromptTemplate
-from aligner.serving.dialogue import candidate_questions
 from aligner.training.checkpoint.chat_template import set_chat_template
 
 PLAIN = PromptTemplate("plain", "USER: {question} ASSISTANT:")

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from aligner import models
 from aligner.demo import embedded_model
 from aligner.inference.corrector import CorrectionRequest, Corrector, Settings
-from aligner.inference.greedy import Cost, Decoder, DecoderRow, fits, forward
+from aligner.inference.greedy import Cost, Decoder, DecoderRow, forward, supports_drafts
 from aligner.inference.row_cache import RowCache
 from aligner.inference.sampling import Sampling
 from aligner.prompts import FEEDBACKS
@@ -68,7 +68,7 @@ def prompts_of(lengths: tuple[int, ...]) -> list[list[int]]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_tokens_are_plain_greedy_decodings(family, batch_size):
     model, prompts = model_of(family), prompts_of((9, 20, 14, 5, 11))
-    assert fits(model)
+    assert supports_drafts(model)
     expected = [plain(model, prompt) for prompt in prompts]
     wrong_in_places = [[((t + 1) % 64 if i % 5 == 4 else t) for i, t in enumerate(e)] for e in expected]
     assert decoded(Decoder(model, EOS, FREE), prompts, wrong_in_places, batch_size) == expected
@@ -124,19 +124,19 @@ def test_a_row_never_has_more_tokens_than_it_may():
 def test_rotations_that_depend_on_the_longest_row_are_known_by_name():
     model = model_of("llama")
     model.config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0}
-    assert not fits(model)
+    assert not supports_drafts(model)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("family", FALLING_BACK)
 def test_a_model_that_keeps_something_else_is_found_out(family, dtype):
-    assert not fits(model_of(family).to(dtype))
+    assert not supports_drafts(model_of(family).to(dtype))
 
 
 def test_rounding_is_no_fault_of_the_cache():
     """The embedded model's weights in 16 bit: the same sums in two pieces differ by a tenth, with transformers' own cache too."""
     model = models.load_model(str(embedded_model()), torch.bfloat16).eval()
-    assert fits(model)
+    assert supports_drafts(model)
 
 
 def test_rows_of_unequal_length_do_not_see_each_other_or_what_was_dropped():

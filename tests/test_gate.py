@@ -8,7 +8,7 @@ from conftest import TEMPLATE
 
 from aligner import cli
 from aligner.inference.corrector import Corrector
-from aligner.serving.gate import choose, confidence, curve
+from aligner.serving.gate import choose_threshold, confidence, curve
 
 
 def test_the_threshold_is_the_lowest_that_misses_few_enough_changes():
@@ -17,8 +17,8 @@ def test_the_threshold_is_the_lowest_that_misses_few_enough_changes():
     assert [(p.threshold, p.left_alone, p.missed) for p in points] == [
         (-1, 0.2, 0), (-2, 0.4, 0.5), (-3, 0.6, 0.5), (-4, 0.8, 0.5), (-5, 1.0, 1.0),
     ]  # fmt: skip
-    assert choose(points, 0.5).threshold == -4 and choose(points, 0.1).threshold == -1
-    assert choose(curve([-1, -2], [True, False]), 0.1) is None, "the first that is left alone would be missed"
+    assert choose_threshold(points, 0.5).threshold == -4 and choose_threshold(points, 0.1).threshold == -1
+    assert choose_threshold(curve([-1, -2], [True, False]), 0.1) is None, "the first that is left alone would be missed"
 
 
 def test_confidence_is_the_mean_log_probability_of_the_answer(tiny_model):

@@ -10,8 +10,16 @@ import pytest
 
 from aligner.evaluation.measures.controls import IDENTITY, TEXT_CONTROLS, shuffled
 from aligner.evaluation.measures.gain import balanced_mean, share_gone
-from aligner.evaluation.measures.items import SEEN, Item, declines, declining, restoration, truth, word_error
-from aligner.evaluation.measures.measure import Reply, text_figures
+from aligner.evaluation.measures.items import (
+    SEEN,
+    MeasuredAnswer,
+    declines,
+    declining,
+    read_restoration,
+    truth,
+    word_error,
+)
+from aligner.evaluation.measures.measure import CorrectedText, text_figures
 from aligner.evaluation.measures.page import page
 from aligner.evaluation.measures.table import ALIGNER, markdown_lines, measure_lines, part_figures
 from aligner.records import DataError, UserError
@@ -132,11 +140,11 @@ def test_shuffled_texts_come_from_other_questions():
 def restored(measure):
     """A corrector that takes out all damage it was ever told of."""
     known = {(item.question, item.answer): item.good for item in measure.items}
-    return lambda pairs: [Reply(known[pair], True) for pair in pairs]
+    return lambda pairs: [CorrectedText(known[pair], True) for pair in pairs]
 
 
 def test_a_perfect_restorer_helps_and_no_control_wins(good_rows):
-    measure = restoration(str(good_rows), None, None, "phrases,typing")
+    measure = read_restoration(str(good_rows), None, None, "phrases,typing")
     parts, notes = text_figures(measure, {ALIGNER: restored(measure)}, 10)
     assert list(parts) == [SEEN, "phrases never seen", "kinds never seen"]
     for part in parts.values():
@@ -149,20 +157,20 @@ def test_a_perfect_restorer_helps_and_no_control_wins(good_rows):
 
 
 def test_a_few_questions_are_too_few_to_claim_anything(good_rows):
-    measure = restoration(str(good_rows), 12, None, None)
+    measure = read_restoration(str(good_rows), 12, None, None)
     parts, _ = text_figures(measure, {ALIGNER: restored(measure)}, 10)
     assert parts[SEEN]["verdict"] == "unclear" and "12 questions alone" in parts[SEEN]["says"]
 
 
 def test_leaving_everything_alone_is_a_null(good_rows):
-    measure = restoration(str(good_rows), None, None, None)
-    parts, _ = text_figures(measure, {ALIGNER: lambda pairs: [Reply(answer, True) for _, answer in pairs]}, 10)
+    measure = read_restoration(str(good_rows), None, None, None)
+    parts, _ = text_figures(measure, {ALIGNER: lambda pairs: [CorrectedText(answer, True) for _, answer in pairs]}, 10)
     assert parts[SEEN]["verdict"] == "null"
 
 
 def test_a_measure_that_a_control_wins_is_shown_as_fooled():
     """The trap that fooled a margin of references: saying nothing scores best."""
-    items = [Item(str(n), "an answer", n % 2 == 0) for n in range(40)]
+    items = [MeasuredAnswer(str(n), "an answer", n % 2 == 0) for n in range(40)]
     scores = {ALIGNER: dict.fromkeys(range(40), 0.6), IDENTITY: dict.fromkeys(range(40), 0.5)}
     part = part_figures(items, {**scores, '"No."': dict.fromkeys(range(40), 0.9)}, error=False)
     assert part["verdict"] == "fooled" and '"No."' in part["says"] and part["strongest_control"] == '"No."'
@@ -172,7 +180,7 @@ def test_a_measure_that_a_control_wins_is_shown_as_fooled():
 
 
 def test_a_control_on_some_answers_is_compared_on_those_alone():
-    items = [Item(str(n), "an answer", True) for n in range(40)]
+    items = [MeasuredAnswer(str(n), "an answer", True) for n in range(40)]
     own = {n: 1.0 if n < 20 else 0.0 for n in range(40)}
     base = dict.fromkeys(range(20), 0.5)
     part = part_figures(items, {ALIGNER: own, IDENTITY: dict.fromkeys(range(40), 0.0), "base": base}, error=False)
@@ -181,8 +189,8 @@ def test_a_control_on_some_answers_is_compared_on_those_alone():
 
 
 def test_corrections_that_do_not_end_are_counted_beside_the_figures(good_rows):
-    measure = restoration(str(good_rows), 8, None, None)
-    _, notes = text_figures(measure, {ALIGNER: lambda pairs: [Reply(a, False) for _, a in pairs]}, 10)
+    measure = read_restoration(str(good_rows), 8, None, None)
+    _, notes = text_figures(measure, {ALIGNER: lambda pairs: [CorrectedText(a, False) for _, a in pairs]}, 10)
     assert any(note.startswith("the Aligner: 12 of 12 corrections did not end") for note in notes)
 
 
@@ -224,7 +232,7 @@ def test_a_row_without_what_the_measure_needs_is_named(tmp_path):
     with pytest.raises(
         DataError, match=r"x.json row 1: has no text in 'correction'. This measure needs question, correc"
     ):
-        restoration(str(file), None, None, None)
+        read_restoration(str(file), None, None, None)
 
 
 @pytest.mark.parametrize("measure", ["restoration", "preference"])
@@ -281,7 +289,7 @@ def test_the_longer_run_that_is_named_is_one_that_training_understands():
 def test_a_figure_that_helps_asks_for_no_longer_run(good_rows):
     from aligner.evaluation.measures.held_out import help_lines
 
-    measure = restoration(str(good_rows), None, None, None)
+    measure = read_restoration(str(good_rows), None, None, None)
     parts, _ = text_figures(measure, {ALIGNER: restored(measure)}, 9)
     lines = list(help_lines(parts[SEEN]))
     assert "100% is gone (95 %: 100% to 100%), 100% restored exactly" in lines[0]

@@ -17,7 +17,7 @@ from aligner.cli import main
 from aligner.evaluation.subprocess_step import StepFailed
 from aligner.records import UserError
 from aligner.reproduce.experiment import experiment_names, read_experiment, rows_by_side
-from aligner.reproduce.run import choose, paper_lines
+from aligner.reproduce.run import choose_recipe, paper_lines
 from aligner.reproduce.steps import Step, run_step, steps_of, write_rows
 from aligner.training.flags import parse
 
@@ -135,7 +135,7 @@ def test_the_recipe_is_chosen_by_the_first_measure_and_the_control_is_none(tmp_p
         file = tmp_path / "measures" / name / "choose" / "restoration" / "measure.json"
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps({"parts": {"": {"systems": [{"gain": {"value": gain}}]}}}))
-    assert choose(experiment, tmp_path) == ("half", 3)
+    assert choose_recipe(experiment, tmp_path) == ("half", 3)
 
 
 def test_an_estimate_comes_first_and_a_dry_run_ends_there(data, tmp_path, capsys):

@@ -15,12 +15,12 @@ from layered import ANSWER, QUESTION, ask, client, correction, corrector, exchan
 from test_correct_file import lines
 
 from aligner import cli
+from aligner.chat_api.dialogue import CandidateQuestions, candidate_questions
 from aligner.chat_api.streams import CollectedStream
 from aligner.inference.corrector import Corrector
 from aligner.inference.greedy import DecoderRow
 from aligner.inference.guard import Guard
 from aligner.records import UserError
-from aligner.serving.dialogue import CandidateQuestions, candidate_questions
 from aligner.serving.shadow import ShadowLog
 from aligner.serving.worker import Ticket, Worker
 

@@ -147,10 +147,10 @@ def test_a_text_in_pieces_is_the_text(corrector, text):
 
 def test_metrics_and_access_log_count_and_hold_no_text(corrector, told, tmp_path):
     pytest.importorskip("prometheus_client")
-    from aligner.serving.metrics import Metrics
+    from aligner.serving.metrics import LayerMetrics
 
     made = exchange(corrector, told.url)
-    made.metrics = Metrics()
+    made.metrics = LayerMetrics()
     server = uvicorn.Server(
         uvicorn.Config(application(made, Limits(), AccessLog(str(tmp_path / "log.jsonl"))), port=0, log_level="warning")
     )

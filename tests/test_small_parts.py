@@ -6,6 +6,7 @@ import difflib
 import json
 import time
 
+import numpy as np
 import pytest
 from conftest import TEMPLATE, read_rows
 from hypothesis import given
@@ -13,8 +14,12 @@ from hypothesis import strategies as st
 
 from aligner.files import remove_folder, whole_file, whole_folder
 from aligner.jsonl import LineLog
+from aligner.launch.report import examples
 from aligner.quality.edits import copied_share, diff, show
 from aligner.questions import question_key
+from aligner.records import Origin
+from aligner.training.datasets.mixture import Source
+from aligner.training.datasets.supervised import Tokens
 
 
 def test_a_diff_by_eye():
@@ -130,3 +135,10 @@ def test_a_diff_of_texts_that_repeat_themselves_is_whole_and_quick(times):
     assert sum(len(s.text) for s in segments if s.kind == "=") == len("so it goes on ") * times, (
         "and only one word differs"
     )
+
+
+def test_a_dry_run_shows_a_row_of_each_data_set():
+    rows = [Tokens(np.zeros(2), 1, Origin(file, row), False, False) for file in ("one", "two") for row in range(9)]
+    sources = [Source("spec", "set", "", "", 9, 0, 9, {file: "sha256"}) for file in ("one", "two")]
+    assert [row.origin for row in examples(rows, sources)] == [("one", 0), ("two", 0), ("one", 1)]
+    assert [row.origin for row in examples(rows, sources[:1])] == [("one", 0), ("one", 1), ("one", 2)]

@@ -83,7 +83,7 @@ def _end_of(text: str, opening: re.Match[str], code: list[tuple[int, int]]) -> i
 
     Code inside a thought may be cut off with it, so a closing tag counts wherever code is not closed before it.
     """
-    kind = next(number for number, found in enumerate(opening.groups()) if found is not None)
+    kind = next(number for number, tag in enumerate(opening.groups()) if tag is not None)
     starts, depth, at = re.compile(PAIRS[kind][0], re.IGNORECASE), 1, opening.end()
     inside = [span for span in code if span[1] < len(text)]
     while depth:
@@ -103,7 +103,7 @@ def _outside(pattern: re.Pattern[str], text: str, at: int, code: list[tuple[int,
 def _unwrapped(text: str) -> str:
     """An answer without the tags that a reasoning model puts around it."""
     match = _WRAPPERS.search(text)
-    return next((found for found in match.groups() if found is not None), text) if match else text
+    return next((inner for inner in match.groups() if inner is not None), text) if match else text
 
 
 def split_message(message: Mapping[str, Any]) -> SplitText:

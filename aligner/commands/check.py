@@ -11,6 +11,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     from aligner.quality.config import COUNTED
     from aligner.quality.suspicions import KINDS
+    from aligner.training.datasets.formats import FORMATS
 
     parser.epilog = (
         "Exit 0: every row can be used. Exit 1: one cannot (of the data, or of --eval_datasets), none is left, with a tokenizer "
@@ -30,7 +31,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="fields called otherwise: question, answer, correction, feedback",
     )
     add("--prefer", choices=("better", "safer"), help="which judgement of pku-saferlhf decides")
-    add("--multi_turn", action="store_true", help="take hh-rlhf's dialogues of several turns")
+    add("--format", choices=FORMATS, help="what the rows of bare paths are (found out)")
+    add("--multi_turn", action="store_true", help="take dialogues of several turns")
     add("--damage", metavar="KINDS", help="kinds of damage of restoration, comma-separated (all)")
     add("--hold_back", metavar="WHAT", help="of restoration, left out: 'phrases' and whole kinds")
     add("--model_name_or_path", metavar="TOK", help="tokenizer for lengths and --dump ('embedded' works)")

@@ -22,10 +22,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
-    from aligner.launch.doctor import examine, screen, without_hostfile, worst
+    from aligner.launch.doctor import diagnose, screen, without_hostfile, worst
     from aligner.models import quiet_libraries
 
     quiet_libraries()
-    reports = examine(without_hostfile(args.rest) if args.this_host else args.rest)[: 1 if args.this_host else None]
+    reports = diagnose(without_hostfile(args.rest) if args.this_host else args.rest)[: 1 if args.this_host else None]
     print_lines(*([json.dumps(reports)] if args.json else screen(reports)))
     return 1 if worst(reports) == "bad" else 0

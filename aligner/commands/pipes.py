@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from aligner.terminal import show_as
+
 PIPE = "-"
 
 
@@ -21,6 +23,8 @@ def piped_files(source: str, target: str) -> Iterator[tuple[str, str]]:
         return
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as printing:
         read, written = Path(folder) / "standard-input", Path(folder) / "standard-output"
+        show_as(read, "standard input")
+        show_as(written, "standard output")
         if source == PIPE:
             with read.open("wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)

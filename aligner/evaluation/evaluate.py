@@ -23,8 +23,8 @@ from aligner.evaluation.judging import Verdict, judge_pairs, open_requests
 from aligner.evaluation.pairs import Pair, named_fields, read_pairs
 from aligner.evaluation.replies import ReplyStore
 from aligner.evaluation.report import curves_of, scores_of, write_report
-from aligner.evaluation.systems import System, matches, standing_lines, standings, unpooled
-from aligner.files import write_json, write_lines
+from aligner.evaluation.systems import System, match_pairs, standing_lines, standings, unpooled
+from aligner.files import read_json, write_json, write_lines
 from aligner.locks import take
 from aligner.records import DataError, UserError
 from aligner.terminal import print_lines
@@ -63,7 +63,7 @@ def run_job(job: EvaluationJob) -> int:
     missing."""
     fields = named_fields(job.columns)
     pairs, faults = (
-        matches(job.systems, job.limit) if job.systems else read_pairs(job.after or "", job.before, **fields)
+        match_pairs(job.systems, job.limit) if job.systems else read_pairs(job.after or "", job.before, **fields)
     )
     if not job.systems and len(pairs) > (job.limit or len(pairs)):
         pairs = pairs[: job.limit]
@@ -75,10 +75,21 @@ def run_job(job: EvaluationJob) -> int:
         raise UserError(f"{job.output}: is a file. Name a folder.")
     release = take(job.output / "evaluation.lock", f"{job.output}: another evaluation is writing it. Wait for it.")
     try:
+        check_folder(job)
         verdicts = _judge(job, job.judge, pairs) if job.judge else []
         return _write(job, pairs, faults, verdicts, _figures(job, pairs, verdicts, people), curves)
     finally:
         release()
+
+
+def check_folder(job: EvaluationJob) -> None:
+    """UserError where the folder holds the report of other files, which would be lost."""
+    file = job.output / "report.json"
+    earlier = read_json(file) if file.is_file() else {}
+    for name, now in (("after", job.after), ("before", job.before)):
+        was = earlier.get(name)
+        if was and now and Path(was).exists() and Path(was).resolve() != Path(now).resolve():
+            raise UserError(f"{job.output}: holds the report on {was}. Name another --output, or remove {file}.")
 
 
 def _figures(

@@ -65,7 +65,7 @@ def read_pairs(
         else:
             faults.append(pair)
     if not pairs:
-        raise next(iter(faults), None) or UserError(f"{after}: has no rows.")
+        raise next(iter(faults), None) or UserError(f"{after}: has no rows. Check the path.")
     return pairs, faults
 
 

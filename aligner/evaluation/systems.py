@@ -45,7 +45,7 @@ def parse_system(text: str) -> System:
     return System(name, file, field) if file and field in FIELDS else System(name, rest)
 
 
-def matches(systems: Sequence[System], limit: int | None = None) -> tuple[list[Pair], list[DataError]]:
+def match_pairs(systems: Sequence[System], limit: int | None = None) -> tuple[list[Pair], list[DataError]]:
     """Every pair of systems on every question, or on the first so many; the earlier system's answer is `before`, and `upstream`
     names the two."""
     names = [system.name for system in systems]

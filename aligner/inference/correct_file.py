@@ -99,7 +99,9 @@ def correct_file(job: CorrectionJob, progress: Progress) -> CorrectionSummary:
     earlier = earlier_rows(job.output, job.input, items) if job.retry_failed else [None] * len(items)
     items = [item for item, row in zip(items, earlier, strict=True) if row is None]
     if all(item.fault for item in items):
-        raise next((item.fault for item in items if item.fault), UserError(f"{job.input}: has no rows."))
+        raise next(
+            (item.fault for item in items if item.fault), UserError(f"{job.input}: has no rows. Check the path.")
+        )
     about = {"input": sha256_of(job.input), "rounds": job.rounds, "feedback": job.feedback, **job.about}
     if job.retry_failed:
         about["output"] = sha256_of(job.output)

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from aligner.card import prompt_of
 from aligner.encoder import Encoder
-from aligner.inference.greedy import Decoder, DecoderRow, fits
+from aligner.inference.greedy import Decoder, DecoderRow, supports_drafts
 from aligner.inference.sampling import Sampling, generate
 from aligner.models import device_map_options, load_model, load_tokenizer, positions_of
 from aligner.prompts import FEEDBACKS, PromptTemplate
@@ -22,7 +22,7 @@ from aligner.records import UserError
 
 log = logging.getLogger("aligner")
 CHUNK = 64  # prompts that are tokenised together
-Item = TypeVar("Item")
+T = TypeVar("T")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -113,7 +113,7 @@ class Corrector:
         model.generation_config = (
             GenerationConfig()
         )  # a folder's own would fill in what is not set, penalties for instance
-        decoder = Decoder(model, encoder.eos) if fits(model) else None
+        decoder = Decoder(model, encoder.eos) if supports_drafts(model) else None
         if decoder is None:
             log.warning(
                 "%s is decoded by transformers, token by token: its cache holds something other than keys and values",
@@ -247,7 +247,7 @@ def best_dtype() -> str:
     return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
 
 
-def memory_named(items: Iterator[Item], flags: str) -> Iterator[Item]:
+def memory_named(items: Iterator[T], flags: str) -> Iterator[T]:
     """The items one by one; UserError with the flags to lower where a GPU's memory does not suffice."""
     try:
         yield from items

@@ -77,7 +77,7 @@ class Guard:
 
 def markers_of(template: PromptTemplate) -> tuple[str, ...]:
     """The labels of a prompt, such as '##Question:' and 'USER:', whose reappearance says that a model went on with another one."""
-    return tuple(dict.fromkeys(found.strip() for found in _MARKER.findall(template.literals())))
+    return tuple(dict.fromkeys(marker.strip() for marker in _MARKER.findall(template.literals())))
 
 
 def runs_on(text: str, given: str, markers: Sequence[str]) -> str | None:

@@ -30,10 +30,10 @@ PATIENCE = 180  # seconds for a host's answer
 Report = dict[str, Any]  # host, time, checks
 
 
-def examine(flags: Sequence[str]) -> list[Report]:
+def diagnose(flags: Sequence[str]) -> list[Report]:
     """The reports of this machine and of the other hosts of a run with these flags."""
     config = completed_flags(flags)
-    here = report_here(Path(config.output.output_dir or "output"), *need_of(config))
+    here = report_here(Path(config.output.output_dir or "output"), *disk_need(config))
     return [here, *ask_hosts(config, flags)]
 
 
@@ -48,7 +48,7 @@ def report_here(output: Path, need: float, problem: Check | None = None) -> Repo
     }
 
 
-def need_of(config: RunConfig) -> tuple[float, Check | None]:
+def disk_need(config: RunConfig) -> tuple[float, Check | None]:
     """Bytes that a run writes: its resume states (fp32 weights and two moments each, and one being written) and its export."""
     name = config.model.model_name_or_path or ""
     try:

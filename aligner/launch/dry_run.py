@@ -1,11 +1,11 @@
-"""`--dry_run`: what a run would do, without doing it: its command, the arithmetic, the tally, the memory, three examples."""
+"""`--dry_run`: what a run would do: its command, the arithmetic, the tally, the memory, examples of each data set."""
 
 from __future__ import annotations
 
 import shlex
 
 from aligner.launch.command import environment, launch_command
-from aligner.launch.report import show_examples
+from aligner.launch.report import examples, show_examples
 from aligner.models import load_tokenizer
 from aligner.terminal import print_lines
 from aligner.training.config import RunConfig
@@ -40,7 +40,7 @@ def dry_run(config: RunConfig, ranks: int) -> None:
                 print_lines(f"{side}: {line.strip()}")
         print_lines(f"prompt: {data.prompts.line()}")
     print_lines("", *memory_summary(config, ranks))
-    show_examples(tokens, tokenizer)
+    show_examples(examples(tokens, data.train_sources), tokenizer)
 
 
 def memory_summary(config: RunConfig, ranks: int) -> list[str]:

@@ -110,10 +110,10 @@ def run(config: RunConfig) -> int:
         if stop_signals.is_stop_requested(folder):
             log.warning("%s: an old request to stop is removed", folder / stop_signals.REQUEST)
             stop_signals.clear_stop_request(folder)
-        return train(config, ranks, folder)
+        return launch_run(config, ranks, folder)
 
 
-def train(config: RunConfig, ranks: int, folder: Path) -> int:
+def launch_run(config: RunConfig, ranks: int, folder: Path) -> int:
     """Start the ranks where something is left to train, and show the result."""
     planned = stages_to_train(config)
     last = planned[-1]

@@ -156,8 +156,8 @@ def networks() -> Iterator[Check]:
         ),
     )
     with ThreadPoolExecutor() as together:
-        asked = [url for _, url, by_choice, _ in services if not by_choice]
-        reachable = dict(zip(asked, together.map(network.is_reachable, asked), strict=True))
+        urls = [url for _, url, by_choice, _ in services if not by_choice]
+        reachable = dict(zip(urls, together.map(network.is_reachable, urls), strict=True))
     for name, url, by_choice, remedy in services:
         host = urlsplit(url).hostname or "a file"  # never the URL: it may hold a password
         if by_choice:
@@ -178,13 +178,13 @@ def file_systems(output: Path, need: float) -> Iterator[Check]:
         ("cache", cache_folder(), 0.6e9, "ALIGNER_CACHE"),
         ("output", output, need, "--output_dir"),
     ):
-        made = not folder.exists()
-        found = abilities(folder)
-        refused = [each.name for each in found if not each.works]
-        ends = [f"{each.name} ({each.error})" for each in found if each.needed and not each.works]
+        new = not folder.exists()
+        able = abilities(folder)
+        refused = [each.name for each in able if not each.works]
+        ends = [f"{each.name} ({each.error})" for each in able if each.needed and not each.works]
         there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
         room = shutil.disk_usage(there).free
-        if made:
+        if new:
             with suppress(OSError):
                 folder.rmdir()
         words = f"{folder}: {room / 1e9:,.1f} GB free of {needed / 1e9:,.1f} needed" + (

@@ -1,4 +1,4 @@
-"""What a run shows: before it the arithmetic and three rendered examples, after it what was learned and what is next."""
+"""What a run shows: before it the arithmetic and rendered examples, after it what was learned and what is next."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from aligner.records import Correction, UserError
 from aligner.terminal import print_lines, printable
 from aligner.training.config import RunConfig
 from aligner.training.datasets.damage import DamagePlan, damage_plan
+from aligner.training.datasets.mixture import Source
 from aligner.training.datasets.supervised import Tokens
 from aligner.training.stages import Stage, StageData
 from aligner.training.train_log import read_log
@@ -34,10 +35,21 @@ def console() -> Console:
     return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
 
 
-def show_examples(tokens: Sequence[Tokens], tokenizer: Any, count: int = 3) -> None:
-    """Rendered rows as the model sees them, the learned part green (without colour in double brackets)."""
-    screen = console()
+def examples(tokens: Sequence[Tokens], sources: Sequence[Source], count: int = 3) -> list[Tokens]:
+    """The first row of each source, and further ones up to `count`: each data set may have a prompt of its own."""
+    places = [set(source.files) or {source.path} for source in sources]
+    firsts = [next((row for row in tokens if row.origin.file in files), None) for files in places]
+    chosen: dict[int, Tokens] = {id(row): row for row in firsts if row}
     for row in tokens[:count]:
+        if len(chosen) < count:
+            chosen[id(row)] = row
+    return list(chosen.values())
+
+
+def show_examples(rows: Sequence[Tokens], tokenizer: Any) -> None:
+    """Rows as the model sees them, the learned part green (without colour in double brackets)."""
+    screen = console()
+    for row in rows:
         prompt = tokenizer.decode(row.ids[: row.prompt_length].tolist())
         learned = tokenizer.decode(row.ids[row.prompt_length :].tolist())
         line = Text(printable(prompt, lines=True))

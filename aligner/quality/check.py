@@ -103,7 +103,7 @@ def examine(
     prompt: the one that is chosen for all (rows need the fields that their prompt shows). keep: how many records to keep, by a
     seeded choice; None keeps all. output: a file for the usable rows.
     """
-    parsed, against = [parse_spec(text) for text in specs], [parse_spec(text) for text in evaluation]
+    parsed, against = ([parse_spec(text, options) for text in side] for side in (specs, evaluation))
     check_options([*parsed, *against], options)
     others = [row for spec in against for row in _rows(spec, options, prompt)]
     suspicions, draw = Suspicions(row.question for row in others if isinstance(row, Correction)), random.Random(0)

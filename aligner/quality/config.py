@@ -21,6 +21,7 @@ class CheckConfig:
     multi_turn: bool = False
     damage: str | None = None
     hold_back: str | None = None
+    format: str | None = None
     model_name_or_path: str | None = None
     max_length: int = 2048
     prompt_template: str | None = None

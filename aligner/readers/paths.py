@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import glob
 import os
 from pathlib import Path
@@ -41,6 +42,14 @@ def data_files(path: str | os.PathLike[str]) -> list[Path]:
         return files
     problem = "there is no such file" + (", and nothing that matches" if glob.has_magic(str(place)) else "")
     raise DataError(str(path), None, problem, "Check the path")
+
+
+def nearest_folder(path: str) -> str:
+    """A question about the folder of nearly this name in the same place; empty where there is none."""
+    place = home_expanded(path)
+    folders = [each.name for each in place.parent.iterdir() if each.is_dir()] if place.parent.is_dir() else []
+    near = difflib.get_close_matches(place.name, folders, n=1)
+    return f" Did you mean '{Path(path).parent / near[0]}'?" if near else ""
 
 
 def names_data(path: str | os.PathLike[str]) -> bool:

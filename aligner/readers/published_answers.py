@@ -3,6 +3,7 @@
 AlpacaEval's `model_outputs.json`: `instruction`, `output`, `generator`. MT-Bench's question file: `question_id`, `turns`; its
 answer files: `question_id`, `model_id`, `choices[].turns`, whose questions stand in `question.jsonl` beside or one folder above.
 Every turn of MT-Bench is a row; the question of a second one is the dialogue, as a chat of several turns is shown to an Aligner.
+So is that of OpenAI's `messages`, whose last, the assistant's, is the answer.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from aligner.chat_api.dialogue import question_and_answer
 from aligner.readers.rows import read_rows
 from aligner.records import DataError, Row, UserError
 
@@ -32,10 +34,21 @@ def read_answers(path: str | os.PathLike[str], questions: str | None = None) -> 
             yield from _answered(row, known)
         elif "question_id" in row.value and _are_texts(row.value.get("turns")):
             yield Row(row.origin, {**_aside(row.value, "turns"), "question": row.value["turns"][0], "turn": 1})
+        elif isinstance(row.value.get("messages"), list):
+            yield _chat(row)
         elif isinstance(row.value.get("instruction"), str):
             yield Row(row.origin, _alpaca(row.value))
         else:
             yield row
+
+
+def _chat(row: Row) -> Row | DataError:
+    """A chat that ends with the assistant's answer; the question is the dialogue before it."""
+    try:
+        questions, answer = question_and_answer(row.value["messages"])
+    except ValueError as error:
+        return DataError(*row.origin, f"'messages': {error}", "Write the chat up to the answer that is to be corrected")
+    return Row(row.origin, {**row.value, "question": questions[0], "answer": answer})
 
 
 def _alpaca(fields: dict[str, Any]) -> dict[str, Any]:

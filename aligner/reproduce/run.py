@@ -28,7 +28,7 @@ def run_small(experiment: Experiment, data: Path, folder: Path, dry_run: bool) -
             return 0
         for step in progress(steps, desc=experiment.name, unit=" steps"):
             run_step(step)
-        chosen, tried = choose(experiment, folder)
+        chosen, tried = choose_recipe(experiment, folder)
         last = measuring_steps(experiment, folder, chosen, "report", counts["report"], tried)
         for step in progress(last, desc=f"{experiment.name}, report", unit=" steps"):
             run_step(step)
@@ -50,7 +50,7 @@ def estimate_lines(experiment: Experiment, steps: Sequence[Step], counts: dict[s
     ]
 
 
-def choose(experiment: Experiment, folder: Path) -> tuple[str, int]:
+def choose_recipe(experiment: Experiment, folder: Path) -> tuple[str, int]:
     """The run with the largest gain on the questions to choose by, in the experiment's first measure; and how many there were."""
     gains = {name: _gain(folder, name, "choose", experiment.measures[0]) for name in _recipes(experiment)}
     return max(gains, key=lambda name: gains[name]), len(gains)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from aligner.chat_api.dialogue import CandidateQuestions, candidate_questions
 from aligner.chat_api.thoughts import split_message
 from aligner.inference.guard import Guard, markers_of
-from aligner.serving.dialogue import CandidateQuestions, candidate_questions
 from aligner.serving.shadow import ShadowLog
 from aligner.serving.worker import Done, Failed, Unfinished, Worker
 

@@ -23,8 +23,8 @@ from aligner.serving.app import Limits, application
 from aligner.serving.config import CalibrateConfig, ServeConfig
 from aligner.serving.connections import timed
 from aligner.serving.exchange import Exchange, Policy
-from aligner.serving.gate import choose, confidence, curve, table
-from aligner.serving.metrics import AccessLog, Metrics
+from aligner.serving.gate import choose_threshold, confidence, curve, table
+from aligner.serving.metrics import AccessLog, LayerMetrics
 from aligner.serving.shadow import ShadowLog
 from aligner.serving.upstream import UpstreamClient
 from aligner.serving.worker import Worker
@@ -67,7 +67,7 @@ def exchange_of(config: ServeConfig) -> Exchange:
     upstream = UpstreamClient(config.upstream_url, key, config.upstream_timeout, largest, *headers)
     guard = Guard(config.keep_unfinished, config.keep == "code", config.correct_structured, config.scripts or ())
     policy = Policy(config.mode, config.threshold, config.on_failure, feedback, config.aligner_timeout, guard=guard)
-    metrics = Metrics() if config.metrics else None
+    metrics = LayerMetrics() if config.metrics else None
     return Exchange(name, upstream, Worker(corrector, config.max_characters), policy, shadow, metrics)
 
 
@@ -85,10 +85,13 @@ def listening(host: str, port: int) -> socket.socket:
 def calibrate(config: CalibrateConfig) -> list[str]:
     """Correct the answers of a file, take the Aligner's confidence in each, draw what every threshold would do, and choose."""
     columns = parse_columns(config.columns, "") or QAC
-    items = [item for item in read_items(config.input, False, columns) if not item.fault][: config.rows]
+    rows = read_items(config.input, False, columns)
+    items = [item for item in rows if not item.fault][: config.rows]
     if len(items) < FEWEST:
+        fault = next((f" The first of the others: {item.fault}" for item in rows if item.fault), "")
         raise UserError(
-            f"{config.input}: {len(items):,} usable rows, of --rows {config.rows:,} at most; a threshold needs at least {FEWEST}."
+            f"{config.input}: {len(items):,} usable rows, of --rows {config.rows:,} at most; a threshold needs at least "
+            f"{FEWEST}.{fault}"
         )
     _, corrector = load_aligner(config.model, config.options)
     requests = [CorrectionRequest(item.text("question"), item.text("answer")) for item in items]
@@ -101,7 +104,7 @@ def calibrate(config: CalibrateConfig) -> list[str]:
         for prompt, answer, _ in progress(pairs, desc="computing confidence", unit=" rows")
     ]
     points = curve(values, [not outcomes[place].edits.identical for place in kept])
-    chosen = choose(points, config.missed)
+    chosen = choose_threshold(points, config.missed)
     draw_gate(points, chosen, config.output)
     return [*table(points, chosen), f"picture: {config.output}"]
 

@@ -20,10 +20,10 @@ def timed(protocol: Factory, most: int, seconds: float = SECONDS) -> Factory:
 
     def make(*args: Any, **options: Any) -> Any:
         inner = protocol(*args, **options)
-        made, lost = inner.connection_made, inner.connection_lost
+        on_made, on_lost = inner.connection_made, inner.connection_lost
 
         def connection_made(transport: asyncio.Transport) -> None:
-            made(transport)
+            on_made(transport)
             open_now.add(inner)
             if len(open_now) > most:
                 transport.abort()
@@ -32,7 +32,7 @@ def timed(protocol: Factory, most: int, seconds: float = SECONDS) -> Factory:
 
         def connection_lost(error: Exception | None) -> None:
             open_now.discard(inner)
-            lost(error)
+            on_lost(error)
 
         def watch(transport: asyncio.Transport, before: Any) -> None:
             """Look again after the limit: with the same request as then, answered, nothing whole has come since."""

@@ -21,13 +21,13 @@ from typing import Any
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp
 
+from aligner.chat_api.dialogue import CandidateQuestions, candidate_questions
 from aligner.chat_api.parameters import refused_in
 from aligner.chat_api.replies import is_whole
 from aligner.chat_api.thoughts import FIELDS, split_message, with_text
 from aligner.inference.guard import Guard, markers_of
 from aligner.serving.behind import ShadowQueue
-from aligner.serving.dialogue import CandidateQuestions, candidate_questions
-from aligner.serving.metrics import Metrics
+from aligner.serving.metrics import LayerMetrics
 from aligner.serving.protocol import LAST, Refused, chunk, completion, error_body, event, usage_chunk
 from aligner.serving.shadow import ShadowLog
 from aligner.serving.untouched import untouched
@@ -72,7 +72,7 @@ class Exchange:
         worker: Worker,
         policy: Policy,
         shadow: ShadowLog | None = None,
-        metrics: Metrics | None = None,
+        metrics: LayerMetrics | None = None,
     ) -> None:
         self.name, self.upstream, self.worker, self.policy, self.metrics = name, upstream, worker, policy, metrics
         kinds = ("corrected", "unchanged", "left_alone", "unfinished", "shadow", "failed", "dropped")

@@ -50,7 +50,7 @@ def curve(confidences: Sequence[float], changed: Sequence[bool]) -> list[Point]:
     return points
 
 
-def choose(points: Sequence[Point], missed: float) -> Point | None:
+def choose_threshold(points: Sequence[Point], missed: float) -> Point | None:
     """The lowest threshold, which leaves most alone, with at most this share of changes missed; None where there is none."""
     return next((point for point in reversed(points) if point.missed <= missed), None)
 

@@ -16,10 +16,10 @@ def hostname(headers: Sequence[str]) -> str | None:
 
     None where there is not exactly one header, or it is no name with a port or without: such a request is nobody's.
     """
-    found = _NAME.fullmatch(headers[0]) if len(headers) == 1 else None
-    if found is None:
+    match = _NAME.fullmatch(headers[0]) if len(headers) == 1 else None
+    if match is None:
         return None
-    name = found["name"].lower()
+    name = match["name"].lower()
     if not name.startswith("["):
         return name
     try:

@@ -21,7 +21,7 @@ METHODS = {"GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"}
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)  # bounds of the histograms
 
 
-class Metrics:
+class LayerMetrics:
     """Requests, answers by action, tokens and seconds since the start, in a registry of their own.
 
     UserError where Prometheus' client is not installed.
@@ -88,7 +88,7 @@ class AccessLog:
         self._log.close()
 
 
-def observed(app: ASGIApp, routes: set[str], metrics: Metrics | None, access: AccessLog | None) -> ASGIApp:
+def observed(app: ASGIApp, routes: set[str], metrics: LayerMetrics | None, access: AccessLog | None) -> ASGIApp:
     """The application with its requests counted and logged. Paths that are none of the routes are all 'other'."""
 
     async def watch(scope: Scope, receive: Receive, send: Send) -> None:

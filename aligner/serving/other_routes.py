@@ -47,12 +47,12 @@ async def answer(exchange: Exchange, path: str, body: dict[str, Any], caller: Ma
         return _untouched(reply.content, reply.headers, "it is no JSON object")
     if error := error_in(value):
         return Response(reply.content, error.status, reply.headers)
-    found = of_completion(body, value) if path == PATHS[0] else of_response(body, value)
-    if isinstance(found, str):
-        return _untouched(reply.content, reply.headers, found)
-    if refused := await exchange.whole(found.chat, found.choice):
+    single = of_completion(body, value) if path == PATHS[0] else of_response(body, value)
+    if isinstance(single, str):
+        return _untouched(reply.content, reply.headers, single)
+    if refused := await exchange.whole(single.chat, single.choice):
         raise refused
-    found.put(found.choice)
+    single.put(single.choice)
     return JSONResponse(value, headers={n: v for n, v in reply.headers.items() if n != "content-type"})
 
 

@@ -147,10 +147,10 @@ class UpstreamClient:
 
 def returned(response: aiohttp.ClientResponse) -> dict[str, str]:
     """The headers of an answer that the caller sees. What a browser would run is called a plain text."""
-    found = {name.lower(): value for name, value in response.headers.items()}
-    names = [name for name in found if name in RETURNED or name.startswith(RETURNED_KINDS)]
-    kind = found.get("content-type", "")
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    names = [name for name in headers if name in RETURNED or name.startswith(RETURNED_KINDS)]
+    kind = headers.get("content-type", "")
     kind = "text/plain" if not is_header(kind) or ACTIVE.search(kind) else kind
-    return {name: without_keys(found[name]) for name in names if is_header(found[name])} | {
+    return {name: without_keys(headers[name]) for name in names if is_header(headers[name])} | {
         "content-type": without_keys(kind) or "application/octet-stream"
     }

@@ -11,11 +11,11 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
+from aligner.chat_api.dialogue import CandidateQuestions
 from aligner.inference.corrector import Corrected, Corrector, NoRoom
 from aligner.inference.greedy import DecoderRow
 from aligner.inference.text_stream import TextStream
 from aligner.records import UserError
-from aligner.serving.dialogue import CandidateQuestions
 from aligner.serving.gate import confidence
 
 log = logging.getLogger("aligner")

@@ -56,7 +56,7 @@ class DataConfig:
 
     _argument_group_name = "records"
     train_datasets: list[str] = flag(
-        [], "paths, or specs NAME[:PROPORTION[:PATH]]; a bare path is correction-json::PATH"
+        [], "paths, or specs NAME[:PROPORTION[:PATH]]; of a bare path the first rows tell the format"
     )
     eval_datasets: list[str] = flag([], "records to evaluate on, same grammar")
     register: list[str] = flag([], "Python files that register further data sets")
@@ -67,7 +67,12 @@ class DataConfig:
     prefer: str | None = flag(
         None, "which judgement of pku-saferlhf decides (default: better)", choices=("better", "safer")
     )
-    multi_turn: bool = flag(False, "take hh-rlhf's dialogues of several turns, which are left out otherwise")
+    format: str | None = flag(
+        None,
+        "what the rows of bare paths are (default: found out from the first)",
+        choices=("correction-json", "trl", "sharegpt", "alpaca", "messages"),
+    )
+    multi_turn: bool = flag(False, "take dialogues of several turns, which are left out otherwise")
     damage: str | None = flag(None, "kinds of damage of restoration, comma-separated (default: all)")
     hold_back: str | None = flag(
         None, "of restoration, kept out of training: 'phrases' (a quarter of every kind's) and whole kinds"
@@ -192,7 +197,7 @@ class LaunchConfig:
     local_rank: int = flag(-1, "set by the launcher")
     stage: str | None = flag(None, "train this stage alone (default: all in order)", choices=("identity", "correction"))
     config: str | None = flag(None, "YAML file of flags; a flag on the command line wins")
-    dry_run: bool = flag(False, "print the launch command, the arithmetic, the tally and three examples, and stop")
+    dry_run: bool = flag(False, "print the launch command, the arithmetic, the tally and examples, and stop")
 
 
 @dataclass(frozen=True)

@@ -106,8 +106,8 @@ def stage_data(config: RunConfig, stage: str) -> StageData:
 
 def options_of(d: DataConfig) -> Options:
     """The flags that data sets read. UserError for one that none of them reads."""
-    options = Options(tuple(d.columns), d.prefer, d.multi_turn, d.damage, d.hold_back)
-    check_options([parse_spec(text) for text in (*d.train_datasets, *d.eval_datasets)], options)
+    options = Options(tuple(d.columns), d.prefer, d.multi_turn, d.damage, d.hold_back, d.format)
+    check_options([parse_spec(text, options) for text in (*d.train_datasets, *d.eval_datasets)], options)
     return options
 
 

@@ -62,7 +62,7 @@ class Dimension:
         was cut off has not come to its own.
         """
         visible = "" if reply.endswith(CUT_OFF) else split_thoughts(reply).text
-        announced = [found[1] or found[2] for found in _ANNOUNCED.finditer(visible)][-1:]
+        announced = [match[1] or match[2] for match in _ANNOUNCED.finditer(visible)][-1:]
         lines = [line for line in visible.splitlines() if _VERDICT.search(line)][-1:]
         verdicts = {verdict.upper() for verdict in announced or _VERDICT.findall("".join(lines))}
         if len(verdicts) != 1:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from aligner.console import progress
 from aligner.evaluation.measures.config import MeasureConfig
 from aligner.evaluation.measures.controls import BASE, SHUFFLED_ALIGNER
-from aligner.evaluation.measures.items import TextMeasure, declining, restoration, truth
-from aligner.evaluation.measures.measure import Reply, text_figures
+from aligner.evaluation.measures.items import TextMeasure, declining, read_restoration, truth
+from aligner.evaluation.measures.measure import CorrectedText, text_figures
 from aligner.evaluation.measures.page import page
 from aligner.evaluation.measures.table import ALIGNER, markdown_lines, measure_lines
 from aligner.evaluation.subprocess_step import command
@@ -37,14 +37,14 @@ def run_measure(config: MeasureConfig) -> int:
     release = take(folder / "evaluation.lock", f"{folder}: another evaluation is writing it. Wait for it.")
     try:
         report = {**_about(config, systems), **_figures(config, measure, systems, folder)}
-        write_report(folder, report)
+        write_measure_report(folder, report)
     finally:
         release()
     print_lines(*measure_lines(report), f"report: {folder / 'measure.html'}")
     return 0
 
 
-def write_report(folder: Path, report: dict[str, Any]) -> None:
+def write_measure_report(folder: Path, report: dict[str, Any]) -> None:
     """The figures as JSON; and out of them the page and the table for a README."""
     write_json(folder / "measure.json", report)
     write_text(folder / "measure.html", page(report))
@@ -55,7 +55,7 @@ def text_measure(config: MeasureConfig) -> TextMeasure:
     """The measure that the settings name, with its items. UserError where the rows do not have what it needs."""
     rows = str(config.rows)
     if config.measure == "restoration":
-        return restoration(rows, config.limit, config.damage, config.hold_back)
+        return read_restoration(rows, config.limit, config.damage, config.hold_back)
     return (declining if config.measure == "declining" else truth)(rows, config.limit)
 
 
@@ -139,7 +139,7 @@ def _open(config: MeasureConfig, name: str, place: str, folder: Path) -> Correct
 
 def _correct(
     config: MeasureConfig, name: str, place: str, folder: Path, pairs: Sequence[tuple[str, str]]
-) -> list[Reply]:
+) -> list[CorrectedText]:
     """What a model makes of these answers, in a process of its own. Kept in `folder`: run again, it is not made again, and a
     killed one goes on."""
     from aligner.card import prompt_of
@@ -166,6 +166,6 @@ def _correct(
     if len(replies) != len(pairs):
         raise UserError(f"{corrected}: has {len(replies):,} rows for {len(pairs):,} answers. Remove it and run again.")
     return [
-        Reply(answer if reply["corrected"] is None else reply["corrected"], bool(reply.get("finished", False)))
+        CorrectedText(answer if reply["corrected"] is None else reply["corrected"], bool(reply.get("finished", False)))
         for reply, (_, answer) in zip(replies, pairs, strict=True)
     ]

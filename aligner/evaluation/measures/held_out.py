@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from aligner.evaluation.measures.items import SEEN, restoration_items, restoration_measure
-from aligner.evaluation.measures.measure import Reply, text_figures
+from aligner.evaluation.measures.measure import CorrectedText, text_figures
 from aligner.evaluation.measures.table import ALIGNER, HELPS
 from aligner.inference.corrector import CorrectionRequest, Corrector
 from aligner.records import Correction
@@ -29,10 +29,10 @@ def held_out_help(corrector: Corrector, records: Sequence[Correction], plan: Dam
     pairs = list(good.items())[::-1][:QUESTIONS]
     measure = restoration_measure(restoration_items(pairs, plan, SEEN, every=1))
 
-    def correct(pairs: Sequence[tuple[str, str]]) -> list[Reply]:
+    def correct(pairs: Sequence[tuple[str, str]]) -> list[CorrectedText]:
         corrections = corrector.correct([CorrectionRequest(*pair) for pair in pairs])
         return [
-            Reply(each.text if each.finished else answer, each.finished)
+            CorrectedText(each.text if each.finished else answer, each.finished)
             for each, (_, answer) in zip(corrections, pairs, strict=True)
         ]
 

@@ -21,7 +21,7 @@ SEEN = "damage trained on"
 
 
 @dataclass(frozen=True)
-class Item:
+class MeasuredAnswer:
     """An answer to be corrected. `good`: what it should become, where that is known. `kind`: of damage or prompt.
     `part`: a table of its own."""
 
@@ -42,8 +42,8 @@ class TextMeasure:
 
     name: str
     unit: str
-    items: Sequence[Item]
-    score: Callable[[Item, str], float]
+    items: Sequence[MeasuredAnswer]
+    score: Callable[[MeasuredAnswer, str], float]
     more: dict[str, Rewrite] = field(default_factory=dict)
     error: bool = False
 
@@ -69,11 +69,11 @@ def rows_of(path: str, *names: str) -> list[dict[str, Any]]:
                 raise DataError(*row.origin, f"has no text in '{name}'", f"This measure needs {', '.join(names)}")
         rows.append(row.value)
     if not rows:
-        raise UserError(f"{path}: has no rows.")
+        raise UserError(f"{path}: has no rows. Check the path.")
     return rows
 
 
-def restoration(path: str, limit: int | None, damage: str | None, hold_back: str | None) -> TextMeasure:
+def read_restoration(path: str, limit: int | None, damage: str | None, hold_back: str | None) -> TextMeasure:
     """Good answers, damaged in a known way; and, of every second question, left as they are.
 
     A part for damage as it was trained on, and one each for phrases and kinds that were held back.
@@ -84,19 +84,21 @@ def restoration(path: str, limit: int | None, damage: str | None, hold_back: str
     return restoration_measure([item for part, each in plans.items() for item in restoration_items(pairs, each, part)])
 
 
-def restoration_items(pairs: Sequence[tuple[str, str]], plan: DamagePlan, part: str, every: int = 2) -> list[Item]:
+def restoration_items(
+    pairs: Sequence[tuple[str, str]], plan: DamagePlan, part: str, every: int = 2
+) -> list[MeasuredAnswer]:
     """Of every question and good answer the answer damaged, where a kind applies; of each `every`th the good one as well."""
     items = []
     for place, (question, good) in enumerate(pairs):
         kind, text = damaged(question, good, plan, undamaged=0)
         if kind:
-            items.append(Item(question, text, True, good, kind, part))
+            items.append(MeasuredAnswer(question, text, True, good, kind, part))
         if place % every == 0:
-            items.append(Item(question, good, False, good, "", part))
+            items.append(MeasuredAnswer(question, good, False, good, "", part))
     return items
 
 
-def restoration_measure(items: Sequence[Item]) -> TextMeasure:
+def restoration_measure(items: Sequence[MeasuredAnswer]) -> TextMeasure:
     """The measure of these items: word error against the good answer, its sign changed."""
     return TextMeasure("restoration", "word error", items, lambda item, text: -word_error(item.good, text), error=True)
 
@@ -127,7 +129,7 @@ def declining(path: str, limit: int | None) -> TextMeasure:
             raise UserError(f"{path}: a row has neither 'unsafe' nor 'type', by which one knows what to decline.")
         unsafe = bool(row["unsafe"]) if "unsafe" in row else row["type"].startswith("contrast_")
         kind = "unsafe" if unsafe else "safe"
-        items.append(Item(row["question"], row["answer"], declines(row["answer"]) != unsafe, kind=kind))
+        items.append(MeasuredAnswer(row["question"], row["answer"], declines(row["answer"]) != unsafe, kind=kind))
     return TextMeasure(
         "declining",
         "share answered or declined as it should be",
@@ -147,7 +149,7 @@ def truth(path: str, limit: int | None) -> TextMeasure:
     references |= {(row["question"], row["correction"], True) for row in kept}
     known = [(question, _plain(text), true, text) for question, text, true in sorted(references)]
 
-    def score(item: Item, text: str) -> float:
+    def score(item: MeasuredAnswer, text: str) -> float:
         plain = _plain(text)
         others = (each for each in known if not (each[0] == item.question and each[3] == item.answer))
         nearest = max(others, key=lambda each: Indel.normalized_similarity(plain, each[1]), default=None)
@@ -159,5 +161,5 @@ def truth(path: str, limit: int | None) -> TextMeasure:
     for question in questions:  # the first two of a kind: questions differ in how many they have
         for true in (False, True):
             some = [text for q, text, t in sorted(references) if q == question and t == true]
-            items += [Item(question, text, not true, kind="true" if true else "false") for text in some[:2]]
+            items += [MeasuredAnswer(question, text, not true, kind="true" if true else "false") for text in some[:2]]
     return TextMeasure("truth", "nearest reference: true +1, false -1", items, score)

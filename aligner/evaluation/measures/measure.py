@@ -19,18 +19,18 @@ from aligner.evaluation.measures.controls import (
     shuffled,
     spelling_corrector,
 )
-from aligner.evaluation.measures.items import Item, TextMeasure
+from aligner.evaluation.measures.items import MeasuredAnswer, TextMeasure
 from aligner.evaluation.measures.table import ALIGNER, part_figures
 
 
-class Reply(NamedTuple):
+class CorrectedText(NamedTuple):
     """A correction, and whether the system ended it by itself; where it did not, the text is the answer, kept."""
 
     text: str
     finished: bool
 
 
-CorrectAnswers = Callable[[Sequence[tuple[str, str]]], Sequence[Reply]]  # of (question, answer) pairs, in order
+CorrectAnswers = Callable[[Sequence[tuple[str, str]]], Sequence[CorrectedText]]  # of (question, answer) pairs, in order
 Texts = dict[int, str]
 
 
@@ -64,18 +64,18 @@ def text_figures(
     return parts, notes
 
 
-def _parts(items: Sequence[Item]) -> dict[str, list[int]]:
+def _parts(items: Sequence[MeasuredAnswer]) -> dict[str, list[int]]:
     parts: dict[str, list[int]] = {}
     for place, item in enumerate(items):
         parts.setdefault(item.part, []).append(place)
     return parts
 
 
-def _places(items: Sequence[Item], limit: int | None) -> list[int]:
+def _places(items: Sequence[MeasuredAnswer], limit: int | None) -> list[int]:
     return [place for places in _parts(items).values() for place in places[:limit]]
 
 
-def _replies(correct: CorrectAnswers, items: Sequence[Item]) -> list[Reply]:
+def _replies(correct: CorrectAnswers, items: Sequence[MeasuredAnswer]) -> list[CorrectedText]:
     """The corrections of the items; an answer that stands in several parts is corrected once."""
     pairs = list(dict.fromkeys((item.question, item.answer) for item in items))
     known = dict(zip(pairs, correct(pairs), strict=True))

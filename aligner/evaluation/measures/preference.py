@@ -13,7 +13,7 @@ import torch
 
 from aligner.evaluation.losses import losses
 from aligner.evaluation.measures.controls import IDENTITY
-from aligner.evaluation.measures.items import Item, rows_of
+from aligner.evaluation.measures.items import MeasuredAnswer, rows_of
 from aligner.evaluation.measures.table import ALIGNER, Scores, part_figures
 from aligner.evaluation.pairs import Pair
 from aligner.inference.corrector import Corrector
@@ -40,7 +40,7 @@ def preference_figures(
         torch.cuda.empty_cache()
     shared = set.intersection(*(set(scores) for scores in by_token.values()))  # what every system has positions for
     items = [
-        Item(row["question"], row["answer"], context == 0, row["correction"], CONTEXTS[context])
+        MeasuredAnswer(row["question"], row["answer"], context == 0, row["correction"], CONTEXTS[context])
         for row in rows
         for context in range(2)
     ]
@@ -53,12 +53,12 @@ def preference_figures(
     return parts
 
 
-def _alike(item: Item) -> bool:
+def _alike(item: MeasuredAnswer) -> bool:
     short, long = sorted((len(item.answer), len(item.good)))
     return long <= ALIKE * short
 
 
-def _part(items: Sequence[Item], places: Sequence[int], scores: Mapping[str, Scores]) -> dict[str, Any]:
+def _part(items: Sequence[MeasuredAnswer], places: Sequence[int], scores: Mapping[str, Scores]) -> dict[str, Any]:
     some = [items[place] for place in places]
     renumbered = {name: {new: each[old] for new, old in enumerate(places)} for name, each in scores.items()}
     coin = dict.fromkeys(range(len(some)), 0.5)

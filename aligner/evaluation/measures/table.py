@@ -12,7 +12,7 @@ from typing import Any
 
 from aligner.evaluation.measures.controls import IDENTITY
 from aligner.evaluation.measures.gain import balanced_mean, share_gone
-from aligner.evaluation.measures.items import Item
+from aligner.evaluation.measures.items import MeasuredAnswer
 
 ALIGNER = "the Aligner"
 HELPS, FOOLED, NULL, UNCLEAR = "helps", "fooled", "null", "unclear"
@@ -20,7 +20,7 @@ FEW = 20  # questions below which a bootstrap says too little to claim anything
 Scores = Mapping[int, float]  # an item's place -> its score under a system; a costly system has some of the items alone
 
 
-def part_figures(items: Sequence[Item], scores: Mapping[str, Scores], error: bool) -> dict[str, Any]:
+def part_figures(items: Sequence[MeasuredAnswer], scores: Mapping[str, Scores], error: bool) -> dict[str, Any]:
     """The figures of one part: a row for each system, and the verdict. `scores` holds ALIGNER and IDENTITY for all items."""
     rows = [_row(name, items, each, scores, error) for name, each in scores.items() if each]
     return {
@@ -33,7 +33,9 @@ def part_figures(items: Sequence[Item], scores: Mapping[str, Scores], error: boo
     }
 
 
-def _row(name: str, items: Sequence[Item], own: Scores, scores: Mapping[str, Scores], error: bool) -> dict[str, Any]:
+def _row(
+    name: str, items: Sequence[MeasuredAnswer], own: Scores, scores: Mapping[str, Scores], error: bool
+) -> dict[str, Any]:
     places = sorted(own)
     needed, questions = [items[p].needs_help for p in places], [items[p].question for p in places]
     gain = balanced_mean([own[p] - scores[IDENTITY][p] for p in places], needed, questions)
@@ -86,7 +88,7 @@ def verdict(rows: Sequence[Mapping[str, Any]], questions: int) -> dict[str, Any]
     return {"verdict": kind, "says": text, "strongest_control": strongest["system"] if strongest else None}
 
 
-def _by_kind(items: Sequence[Item], scores: Mapping[str, Scores]) -> dict[str, dict[str, float]]:
+def _by_kind(items: Sequence[MeasuredAnswer], scores: Mapping[str, Scores]) -> dict[str, dict[str, float]]:
     """For every kind of answer: how many, and the mean scores before and after the Aligner."""
     counts = Counter(item.kind for item in items if item.kind)
     figures = {}

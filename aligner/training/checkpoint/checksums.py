@@ -39,10 +39,10 @@ def tensor_checksum(flat: Any) -> str:
 
 def has_checksums(state: Path) -> bool:
     """Whether a state has checksums: those of earlier versions have none, and damage to them is not noticed. Warns of it."""
-    found = read_json(state / "state.json").get("checksums") == KIND
-    if not found:
+    present = read_json(state / "state.json").get("checksums") == KIND
+    if not present:
         log.warning("%s has no checksums (an earlier version wrote it): whether it is damaged cannot be seen", state)
-    return found
+    return present
 
 
 @contextmanager

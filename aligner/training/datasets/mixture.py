@@ -47,7 +47,7 @@ def mix(specs: Sequence[str], seed: int, options: Options = NO_OPTIONS, prompt: 
     records: list[Correction] = []
     skipped: list[Skipped] = []
     sources: list[Source] = []
-    parsed = [parse_spec(text) for text in specs]
+    parsed = [parse_spec(text, options) for text in specs]
     for index, spec in enumerate(parsed):
         rows, left_out = usable(records_of(spec, options, prompt), spec)
         sampled = sample(rows, spec.size(len(rows)), f"{seed}:{index}:{spec.dataset.name}")

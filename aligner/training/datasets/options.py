@@ -57,7 +57,8 @@ class Options:
     """The flags that formatters read: each gets those that it has as keyword arguments.
 
     columns: `[NAME:]question=...,answer=...,correction=...,feedback=...`. prefer: better or safer. multi_turn: take dialogues.
-    damage, hold_back: kinds of damage of `restoration`, comma-separated, and what of it is kept for measuring.
+    damage, hold_back: kinds of damage of `restoration`, comma-separated, and what of it is kept for measuring. format: the
+    data set that a bare path means (by default found out from its first rows).
     """
 
     columns: tuple[str, ...] = ()
@@ -65,13 +66,14 @@ class Options:
     multi_turn: bool = False
     damage: str | None = None
     hold_back: str | None = None
+    format: str | None = None
 
     def __post_init__(self) -> None:
         damage_plan(self.damage, self.hold_back)  # a misspelt kind is reported before any row is read
 
     def names(self) -> list[str]:
-        """The names of the options that are set."""
-        return [name for name in self.__dataclass_fields__ if getattr(self, name)]
+        """The names of the options that are set and that formatters read."""
+        return [name for name in self.__dataclass_fields__ if name != "format" and getattr(self, name)]
 
     def chosen_for(self, dataset: str, choices: Set[str]) -> dict[str, Any]:
         """The keyword arguments for the formatter of a data set that has these choices."""

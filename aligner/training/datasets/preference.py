@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from aligner.chat_api.dialogue import question_and_answer
 from aligner.records import Correction, Skipped
 from aligner.texts import is_blank
 
 SEVERAL_TURNS = "a dialogue of several turns"
 PARTED = "the two dialogues part before the last answer"
+TOOLS = "it calls tools"
+UNPAIRED = "a verdict on one answer, without a better one beside it"
 
 
 def correction_of_pair(question: str, rejected: str, chosen: str) -> Correction | Skipped:
@@ -20,7 +24,22 @@ def correction_of_pair(question: str, rejected: str, chosen: str) -> Correction 
     return Correction(question, rejected, chosen)
 
 
-def text_of(row: dict[str, Any], name: str) -> str:
+def correction_of_chat(better: Any, worse: Any | None, multi_turn: bool) -> Correction | Skipped:
+    """The record of a chat that ends with the better answer, and of the same chat with the worse, or of the first alone: then
+    there is no answer to correct. The question is the dialogue before it, as `aligner serve` builds it.
+
+    Dialogues of several turns are left out unless `multi_turn` takes them. ValueError where one is no such chat.
+    """
+    questions, chosen = question_and_answer(better)
+    if len(questions) > 1 and not multi_turn:
+        return Skipped(f"{SEVERAL_TURNS} (--multi_turn takes them)")
+    if worse is None:
+        return Correction(questions[0], "", chosen)
+    others, rejected = question_and_answer(worse)
+    return Skipped(PARTED) if others[0] != questions[0] else correction_of_pair(questions[0], rejected, chosen)
+
+
+def text_of(row: Mapping[str, Any], name: str) -> str:
     """A field that must be text. KeyError or ValueError otherwise."""
     if not isinstance(row[name], str):
         raise ValueError(f"'{name}' is {type(row[name]).__name__} and not text")

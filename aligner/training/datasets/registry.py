@@ -6,9 +6,11 @@ A raw data set is one function from a row to a record; reading, counting and che
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import importlib.util
 import inspect
+import logging
 import math
 import re
 import traceback
@@ -26,8 +28,14 @@ from aligner.readers.paths import data_files, home_expanded, names_data
 from aligner.readers.rows import read_rows_lazily
 from aligner.records import Correction, DataError, Origin, Row, Skipped, UserError
 from aligner.texts import kind_of, text_fault
-from aligner.training.datasets.options import NO_OPTIONS, QAC, Options, split_columns
+from aligner.training.datasets.formats import FORMATS, format_of_file
+from aligner.training.datasets.formats import QAC as QAC_ROWS
+from aligner.training.datasets.options import NO_OPTIONS, QAC, Options, parse_columns, split_columns
+from aligner.training.datasets.original_names import instead_of
 
+log = logging.getLogger("aligner")
+ONE_ANSWER_SETS = {*FORMATS[1:], "firefly"}  # whose rows may have an answer and no better one
+ONE_ANSWER = "it has one answer and no better one beside it"
 Formatter = Callable[..., Correction | Skipped]
 Read = Correction | Skipped | DataError
 
@@ -141,8 +149,8 @@ def register_files(files: list[str]) -> None:
             raise UserError(f"--register {file}: fails with {type(error).__name__}: {error}") from error
 
 
-def parse_spec(text: str) -> Spec:
-    """Read `NAME[:PROPORTION[:PATH]]` or a bare path, which means `correction-json::PATH`.
+def parse_spec(text: str, options: Options = NO_OPTIONS) -> Spec:
+    """Read `NAME[:PROPORTION[:PATH]]` or a bare path: `correction-json::PATH`, or the data set of the format that its rows have.
 
     PROPORTION is a decimal, a fraction `a/b`, or a count `N/-1`; above 1 it repeats rows. UserError otherwise.
     """
@@ -151,7 +159,7 @@ def parse_spec(text: str) -> Spec:
     if dataset is None:
         if not names_data(text):
             raise UserError(_unknown(text, name))
-        return Spec(text, REGISTERED["correction-json"], Fraction(1), None, text)
+        return Spec(text, REGISTERED[_format(text, options)], Fraction(1), None, text)
     share, _, path = rest.partition(":")
     if colon and ":" in rest and not path:
         raise UserError(f"'{text}': the path behind the second colon is empty.")
@@ -163,11 +171,32 @@ def parse_spec(text: str) -> Spec:
     return Spec(text, dataset, proportion, count, place)
 
 
+def _format(path: str, options: Options) -> str:
+    """The data set that a bare path means: the one of `--format`, the one whose fields `--columns` names, or what it holds."""
+    if options.format or parse_columns(options.columns, QAC_ROWS):
+        return options.format or QAC_ROWS
+    name = format_of_file(path)
+    if name != QAC_ROWS:
+        _tell(f"{path}: read as rows of '{name}' (--format names another)")
+    return name
+
+
+@functools.cache
+def _tell(text: str) -> None:
+    """Say it once, however often a file is opened."""
+    log.info(text)
+
+
 def _unknown(text: str, name: str) -> str:
+    if remedy := instead_of(name):
+        return f"'{text}': '{name}' is a name of the original's; {remedy}."
     near = difflib.get_close_matches(name, REGISTERED, n=1)
     if ":" in text and near:
         return f"'{text}': there is no data set '{name}'. Did you mean '{near[0]}'?"
-    problem = f"'{text}': there is no such file, nor a data set of that name (known: {', '.join(sorted(REGISTERED))})."
+    problem = (
+        f"'{text}': there is no such file, nor a data set of that name (known: {', '.join(sorted(REGISTERED))}). One of your "
+        "own needs --register FILE.py."
+    )
     if re.fullmatch(r"(?:hub:)?[\w.-]+/[\w.-]+", text):
         repo = text.removeprefix("hub:")
         known = [d.name for d in REGISTERED.values() if (d.path or "").startswith(f"hub:{repo}@")]
@@ -249,6 +278,8 @@ def _record(dataset: RawDataset, row: Row, chosen: dict[str, Any], slots: Set[st
     if not isinstance(record, Correction):
         return _fault(origin, f"{dataset.name} returns {kind_of(record)} and no Correction", "Mend its function")
     for field in ("question", "answer", "correction", "feedback"):
+        if field == "answer" and not record.answer and dataset.name in ONE_ANSWER_SETS and "answer" in slots:
+            return _fault(origin, ONE_ANSWER, "A prompt without {answer} (--prompt_template) trains question to answer")
         if fault := text_fault(origin, field, getattr(record, field), field == "feedback" or field in unseen):
             return fault
     return replace(record, origin=origin, prompt=record.prompt or dataset.template or "")
@@ -260,6 +291,8 @@ def _missing_field(dataset: RawDataset, origin: Origin, value: Mapping[str, Any]
     if "columns" in dataset.choices():
         remedy += ", or give --columns " if near else ": give --columns "
         remedy += f"{missing}={near[0]}" if near else "question=NAME,answer=NAME,correction=NAME"
+    elif not (code := Path(dataset.formatter.__code__.co_filename)).is_relative_to(Path(__file__).parent):
+        remedy += f", or mend {dataset.formatter.__name__} in {code.name}"
     return _fault(origin, f"the field '{missing}' is missing", remedy)
 
 

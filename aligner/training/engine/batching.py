@@ -19,7 +19,7 @@ import torch
 from aligner.training.datasets.supervised import Tokens
 from aligner.training.plan import Plan
 
-Item = TypeVar("Item")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,10 +216,10 @@ def micro_batches(
     return batches
 
 
-def prefetch(make: Callable[[int], Item], numbers: Iterable[int]) -> Iterator[Item]:
+def prefetch(make: Callable[[int], T], numbers: Iterable[int]) -> Iterator[T]:
     """Yield `make(number)` for each number, the next one being computed while this one is used."""
     with ThreadPoolExecutor(1) as worker:
-        current: Future[Item] | None = None
+        current: Future[T] | None = None
         for number in numbers:
             following = worker.submit(make, number)
             if current:

@@ -106,6 +106,15 @@ class Metrics:
                 log.warning("logging did not end well: %s", error)
 
 
+def tracker_keys(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of figures under the original's keys: train/loss, train/lr, train/epoch, ..., and eval/loss."""
+    return {
+        f"eval/{key.removeprefix('eval_')}" if key.startswith("eval_") else f"train/{key}": value
+        for key, value in line.items()
+        if key != "update" and value is not None
+    }
+
+
 Tracker = Callable[[dict[str, Any] | None], None]
 
 
@@ -166,7 +175,7 @@ def _wandb(directory: Path, project: str, name: str, settings: dict[str, Any], r
         if values is None:
             run.finish()
         else:
-            run.log(values, step=values["update"])
+            run.log(tracker_keys(values), step=values["update"])
 
     return track
 
@@ -180,8 +189,7 @@ def _tensorboard(directory: Path) -> Tracker:
         if values is None:
             writer.close()
             return
-        for key, value in values.items():
-            if key != "update" and value is not None:
-                writer.add_scalar(key, value, values["update"])
+        for key, value in tracker_keys(values).items():
+            writer.add_scalar(key, value, values["update"])
 
     return track

@@ -71,7 +71,7 @@ def run_rank(arguments: Sequence[str]) -> int:
         quiet_libraries()
         if not has_launcher() and (idle := idle_gpus(os.environ, gpus_here())):
             log.warning("%s", idle)
-        train(config, rank)
+        train_rank(config, rank)
     except Stopped as stopped:
         log.warning("%s", stopped)
         dist.barrier()  # a rank that ends first would have the others killed, and the first one has more to do
@@ -103,7 +103,7 @@ def find_rank() -> int:
     return int(os.environ["RANK"])
 
 
-def train(config: RunConfig, rank: int) -> None:
+def train_rank(config: RunConfig, rank: int) -> None:
     """Join the other ranks and train. Where no launch script does so, the first rank locks the folder, and each takes signals."""
     folder, standalone = stages(config)[-1].folder, not has_launcher()
     signals = StopSignals() if standalone else None

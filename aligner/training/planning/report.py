@@ -89,7 +89,7 @@ def report(flags: Sequence[str], request: PlanRequest) -> tuple[list[str], bool]
     rows, per_row = count_rows(config, request)
     plans = plans_of(config, rows, gpus)
     lines += [f"{stage}: {plan.line()}" for stage, plan in plans.items()]
-    speed = throughput(settled, request, shape, size, per_row)
+    speed = measured_throughput(settled, request, shape, size, per_row)
     ask = "time: give --tokens_per_second, --tflops or --measured DIR"
     lines.append(time_line(plans.values(), per_row, *speed) if speed else ask)
     if request.upstream:
@@ -114,7 +114,7 @@ def plans_of(config: RunConfig, rows: int, gpus: int) -> dict[str, Plan]:
     return {name: plan_of(recipe, sizes[name], per_update, gpus) for name, recipe in recipes(o).items()}
 
 
-def throughput(
+def measured_throughput(
     config: RunConfig, request: PlanRequest, shape: Shape, size: Size, per_row: float
 ) -> tuple[float, str] | None:
     """Tokens a second of all GPUs together, and where the figure comes from; None where none was given."""

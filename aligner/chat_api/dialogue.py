@@ -47,3 +47,20 @@ def candidate_questions(messages: Sequence[Mapping[str, Any]]) -> CandidateQuest
     if not starts:
         return CandidateQuestions([("user", "\n".join(split_message(message).text for message in messages))], [0])
     return CandidateQuestions(turns, starts)
+
+
+def question_and_answer(messages: Any) -> tuple[CandidateQuestions, str]:
+    """The question and the answer of a chat that ends with the assistant's answer, as a file holds it.
+
+    ValueError where it is no list of messages with roles, or ends otherwise, or nobody asks.
+    """
+    if not isinstance(messages, list) or not all(
+        isinstance(m, Mapping) and isinstance(m.get("role"), str) for m in messages
+    ):
+        raise ValueError("no list of messages with role and content")
+    if not messages or messages[-1]["role"] != "assistant":
+        raise ValueError("its last message is not the assistant's")
+    *before, last = messages
+    if not any(message["role"] == "user" for message in before):
+        raise ValueError("it has no message of the user's before the answer")
+    return candidate_questions(before), split_message(last).text
