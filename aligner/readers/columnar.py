@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from aligner.parsing import json_value
 from aligner.readers.content import limit_of
 from aligner.readers.paths import FORMATS
 from aligner.records import DataError, Origin, Row
@@ -166,11 +166,11 @@ def saved_rows(folder: Path) -> Iterator[Row]:
 
     try:
         if (folder / "dataset_dict.json").is_file():
-            splits = json.loads((folder / "dataset_dict.json").read_bytes())["splits"]
+            splits = json_value((folder / "dataset_dict.json").read_bytes())["splits"]
             raise DataError(
                 str(folder), None, f"it holds the splits {', '.join(splits)}", f"Give one: {folder / splits[0]}"
             )
-        state = json.loads((folder / "state.json").read_bytes())
+        state = json_value((folder / "state.json").read_bytes())
         files = [folder / entry["filename"] for entry in state["_data_files"]]
         if state.get("_indices_files") or state.get(
             "_indices_data_files"
