@@ -483,6 +483,21 @@ def test_a_service_that_cannot_be_reached_is_said_within_seconds(what, tiny_mode
     assert "cannot be" in words and "Traceback" not in words, words
 
 
+@pytest.mark.slow
+@pytest.mark.kind("waits without a word")
+def test_a_network_namespace_without_a_loopback_is_said_at_once(tiny_model, tmp_path):
+    alone = ["unshare", *(() if os.geteuid() == 0 else ("-r",)), "-n"]
+    if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no network namespace can be made here")
+    began = time.monotonic()
+    command = [*alone, sys.executable, "-m", "aligner.launch", *flags(tiny_model, tmp_path / "out", "--gpus", 1)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 2 and "ip link set lo up" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert time.monotonic() - began < 120
+
+
 def test_the_hub_and_the_index_are_left_alone_by_choice(tmp_path):
     """With ALIGNER_OFFLINE nothing is asked of the network: there is none, in a namespace of its own."""
     folder = tmp_path / "prepared"
