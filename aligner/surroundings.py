@@ -19,6 +19,7 @@ PACKAGES, MODELS, HUB = "packages", "models", "hub"  # the rooms of a prepared f
 
 def prepare_process(arguments: Sequence[str]) -> None:
     """Set what libraries read from the environment when they are imported. `arguments`: the command line, for --output_dir."""
+    open_outputs()
     if (home := missing_home(arguments)) is not None:
         os.environ["HOME"] = str(home)
         os.environ.setdefault("USER", f"user{os.getuid()}")
@@ -31,6 +32,19 @@ def prepare_process(arguments: Sequence[str]) -> None:
     if folder := prepared_folder():
         os.environ |= offline_variables(folder)
         os.environ.setdefault("WANDB_MODE", "offline")
+
+
+def open_outputs() -> None:
+    """Put /dev/null in the place of inputs and outputs that are closed: the next file opened would take their numbers."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w")
 
 
 def missing_home(arguments: Sequence[str]) -> Path | None:
