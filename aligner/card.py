@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from aligner.files import read_json, write_json
-from aligner.prompts import KNOWN, PromptTemplate, find_template
+from aligner.prompts import CHAT, KNOWN, PromptTemplate, find_template
 from aligner.readers.paths import nearest_folder
 from aligner.records import UserError
 
@@ -99,6 +99,10 @@ def card_from(value: Any, place: str) -> Card:
 
 def prompt_of(folder: str, chosen: str | None) -> PromptTemplate:
     """The prompt to use with a model: the chosen one, else its card's. UserError names the known ones."""
+    if chosen == CHAT:
+        raise UserError(
+            f"--prompt_template {CHAT} is for training: the {FILE} of such a model has the text. Leave it out."
+        )
     if chosen:
         template = find_template(chosen)
         with suppress(UserError):  # a broken card is no reason to refuse a chosen prompt

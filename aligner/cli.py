@@ -21,6 +21,7 @@ from aligner.commands import (
     evaluate,
     export,
     plan,
+    push,
     reproduce,
     serve,
     train,
@@ -50,6 +51,7 @@ COMMANDS: dict[str, Command] = {
         evaluate.run,
     ),
     "export": ("write a resume state as a model folder", export.add_flags, export.run),
+    "push": ("upload a finished Aligner with a model card; a dry run without a token", push.add_flags, push.run),
     "campaign": ("answers of many upstreams: corrected, judged, in one table", campaign.add_flags, campaign.run),
     "serve": ("stand in front of a model's server and correct its answers", serve.add_flags, serve.run),
     "reproduce": (

@@ -3,15 +3,19 @@
 Prompt and correction are tokenised together; where that begins with the prompt's own ids, it is used as it is. Where
 the tokenizer merges across the border ('ASSISTANT:' and a leading quotation mark), the prompt's ids are followed by the
 correction encoded on its own.
+
+A special token in a template's own text is that token, as in a chat template; the same string in a field is text.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -22,11 +26,13 @@ from aligner.records import Correction, UserError
 # A correction encoded on its own is encoded behind one of these, whose ids are then removed: behind nothing, a
 # SentencePiece tokenizer would add a space that the text does not have.
 ANCHORS = ("\n", "a", "1")
+MARK = "\0"  # on both sides of a special token in a rendered prompt: no text of a field has one
 log = logging.getLogger("aligner")
 
 
 class Encoder:
-    """A tokenizer as this project uses it: special strings in texts are text, and the tokenizer's own start tokens (BOS) stay."""
+    """A tokenizer as this project uses it: special strings in texts are text, and the tokenizer's own start tokens (BOS) stay,
+    except before a prompt with special tokens of its own, which is complete as a chat template's is."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         if tokenizer.eos_token_id is None:
@@ -39,6 +45,9 @@ class Encoder:
         )
         added = tokenizer.added_tokens_decoder.values()
         self.special_strings = tuple({*tokenizer.all_special_tokens, *(t.content for t in added if t.special)})
+        self._special = re.compile(
+            "(" + "|".join(re.escape(s) for s in sorted(self.special_strings, key=len)[::-1]) + ")"
+        )
 
     @staticmethod
     def _front(full: Sequence[int], bare: Sequence[int]) -> list[int]:
@@ -49,21 +58,47 @@ class Encoder:
         return []
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        if any(MARK in text for text in texts):
+            return [self._encode_marked(text) if MARK in text else self._encode([text])[0] for text in texts]
         encoded = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
         ids: list[list[int]] = encoded["input_ids"]
         return ids
 
+    def _encode_marked(self, text: str) -> list[int]:
+        """The tokenizer's own ids where all special strings are marked ones, else piece by piece."""
+        pieces = text.split(MARK)
+        if self._special.findall("".join(pieces)) == pieces[1::2]:
+            return list(self.tokenizer("".join(pieces), add_special_tokens=False)["input_ids"])
+        special: dict[str, Any] = {piece: self.tokenizer.convert_tokens_to_ids(piece) for piece in pieces[1::2]}
+        ids = [[special[piece]] if n % 2 else self._encode([piece])[0] for n, piece in enumerate(pieces) if piece]
+        return [each for some in ids for each in some]
+
+    def render(self, template: PromptTemplate, question: str, answer: str, feedback: str = "") -> str:
+        """A prompt's text for `prompts` and `pairs`: the special tokens of the template's own text are marked."""
+        fields = {"question": question, "answer": answer, "feedback": feedback}
+        return "".join(
+            fields[part].replace(MARK, "") if is_slot else self._special.sub(rf"{MARK}\1{MARK}", part)
+            for is_slot, part in template.parts()
+        )
+
+    def is_complete(self, template: PromptTemplate) -> bool:
+        """Whether a template has special tokens of its own, so that none is added before it."""
+        return bool(self._special.search(template.literals()))
+
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of prompts, as training and inference both see them."""
-        return [self.start + ids for ids in self._encode(texts)]
+        return [self._started(text, ids) for text, ids in zip(texts, self._encode(texts), strict=True)]
+
+    def _started(self, text: str, ids: list[int]) -> list[int]:
+        return ids if MARK in text else self.start + ids
 
     def pairs(self, prompts: Sequence[str], corrections: Sequence[str]) -> Iterator[tuple[list[int], list[int], bool]]:
         """For each pair: the prompt's ids, the correction's ids with end-of-text, and whether the border merged."""
         joint = self._encode([p + c for p, c in zip(prompts, corrections, strict=True)])
-        for prompt, whole, correction in zip(self._encode(prompts), joint, corrections, strict=True):
+        for text, prompt, whole, correction in zip(prompts, self._encode(prompts), joint, corrections, strict=True):
             merged = whole[: len(prompt)] != prompt
             target = self._tail(correction) if merged else whole[len(prompt) :]
-            yield self.start + prompt, [*target, self.eos], merged
+            yield self._started(text, prompt), [*target, self.eos], merged
 
     def _tail(self, text: str) -> list[int]:
         for anchor in ANCHORS:
@@ -116,13 +151,3 @@ def warn_of_lost_newlines(encoder: Encoder) -> None:
         _say_once(
             f"the tokenizer of {name} loses newlines: its model reads and writes none. Choose another base model."
         )
-
-
-def check_template(template: PromptTemplate, encoder: Encoder) -> None:
-    """UserError where the template's own text holds a special token's string, which would be read as text."""
-    for special in encoder.special_strings:
-        if special in template.literals():
-            raise UserError(
-                f"prompt template '{template.name}' holds '{special}', a special token of this tokenizer. "
-                "Prompts are plain text; leave it out."
-            )

@@ -105,19 +105,14 @@ FEEDBACK = PromptTemplate(
 )
 KNOWN = {template.name: template for template in (CORRECTION, EDIT_PAIR, PAPER, REVISION, EMPATHY, FEEDBACK)}
 DEFAULT = CORRECTION
-
-# What `--feedback` understands by name; any other text is taken as it is. The wording is this project's.
-FEEDBACKS = {
-    "empathy": "Be more empathetic: take up how the person feels before anything else.",
-    "helpfulness": "Be more helpful: answer what was asked, fully and to the point.",
-    "harmlessness": "Be more harmless: leave out what could hurt someone, and say why where that helps.",
-}
+CHAT = "chat"  # the text below as one user turn of the base's own chat template (chat_prompt.py)
+USER_TURN = PromptTemplate(CHAT, "##Question: {question}\n##Answer: {answer}\n##Correction: ")
 
 
 def find_template(name_or_file: str) -> PromptTemplate:
     """A known template by its name, or one from a YAML file with the keys `template` and, if wanted, `name`."""
-    if name_or_file in KNOWN:
-        return KNOWN[name_or_file]
+    if name_or_file in (*KNOWN, CHAT):
+        return KNOWN.get(name_or_file, USER_TURN)
     if not name_or_file.endswith((".yaml", ".yml")):
         near = difflib.get_close_matches(name_or_file, KNOWN, n=1)
         hint = f"Did you mean '{near[0]}'? " if near else ""

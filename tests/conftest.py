@@ -36,6 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from aligner.demo import FOLDER
     from aligner.files import cache_folder
 
+    config.addinivalue_line("markers", "kind(name): a member of a kind; 'python tests/kinds.py' prints the table")
     config.addinivalue_line("markers", "attacks: hostile inputs or faults by kind, which tests/attacks.py counts")
     model, scratch = cache_folder() / FOLDER, tempfile.TemporaryDirectory()
     config.add_cleanup(scratch.cleanup)
@@ -61,6 +62,7 @@ PARTS = {
     "browser": ("test_report_page", "test_real_layer::page"),
     "servers": ("test_real_servers", "test_real_layer"),
     "clients": ("test_real_clients",),
+    "kinds": ("test_server_kinds",),
     "evaluation": ("test_real_judge", "test_campaign"),
     "environment": ("test_environment_script",),
     "surroundings": ("test_surroundings", "test_doctor"),

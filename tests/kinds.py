@@ -1,8 +1,8 @@
-"""Surroundings by kind: tests marked `kind("...")` are its members. At the end of a run the table of what held.
+"""Members by kind: tests marked `kind("...")`. At the end of a run the table of what held.
 
 python tests/kinds.py                       the table for this checkout
-python tests/kinds.py REVISION [FILE...]    the same with a column for an earlier revision, whose scripts and package are tried by
-                                            these tests (of these files)
+python tests/kinds.py REVISION              the same with a column for an earlier revision: these tests, its scripts and package
+python tests/kinds.py REVISION FILE.py ...  the same of these test files: of surroundings and attacks unless they are named
 """
 
 from __future__ import annotations
@@ -50,19 +50,8 @@ def outcomes_of(tests: Path, files: Sequence[str]) -> dict[str, Counter[str]]:
     """What the members do in a checkout: of its tests folder."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "outcomes.json"
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-m",
-            "kind or attacks",
-            "-p",
-            "no:cacheprovider",
-            "-o",
-            MARKERS,
-            *files,
-        ]
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "kind or attacks", "-p", "no:cacheprovider"]
+        command += ["-o", MARKERS, *files]
         variables = {"KINDS_OUTCOMES": str(file), "PYTHONPATH": str(tests.parent)}
         subprocess.run(command, cwd=tests, env={**os.environ, **variables}, stdout=sys.stderr, check=False)
         return {kind: Counter(seen) for kind, seen in json.loads(file.read_text()).items()}
@@ -84,9 +73,9 @@ def outcomes_at(revision: str, files: Sequence[str]) -> dict[str, Counter[str]]:
 
 def main() -> None:
     """Print the table."""
-    revision, files = sys.argv[1:2], sys.argv[2:] or FILES
+    files = sys.argv[2:] or FILES
     now = outcomes_of(ROOT / "tests", files)
-    before = outcomes_at(revision[0], files) if revision else {}
+    before = outcomes_at(sys.argv[1], files) if len(sys.argv) > 1 else {}
     print("| kind | members tried | held before | held now |\n|---|---|---|---|")
     for kind, seen in sorted(now.items()):
         held = before[kind]["passed"] if kind in before else ""

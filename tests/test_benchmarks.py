@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -63,3 +64,34 @@ def test_serving_is_timed_beside_its_upstream(tiny_model):
     table = [line for line in lines if line.startswith(("the upstream alone", "aligner serve, batch"))]
     assert len(table) == 9, "three numbers of clients: the upstream alone, with and without batching"
     assert all(float(line.split()[-1]) > 0 for line in table[3:]), "what is added"
+
+
+def test_real_answers_are_counted_by_kind_and_their_code_comes_back(tiny_model, tmp_path):
+    rows = [
+        {"question": f"q{n}", "answer": f"See:\n```\n{n}\n```" if n < 4 else f"Only prose, {n}."} for n in range(20)
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    flags = ("--prompt_template", "correction", "--max_new_tokens", 40, "--answers", 20)
+    lines = printed("tests.benchmarks.real_answers", tiny_model, tmp_path / "rows.json", *flags).splitlines()
+    table = {
+        cells[0]: [int(cell) for cell in cells[1:]] for line in lines[2:9] if (cells := line.strip("| ").split(" | "))
+    }
+    assert table["code"][:2] == [2, 0] and table["JSON"] == [1, 1, 0, 0, 1, 0, 0, 0, 0], "left alone"
+    assert all(row[0] == sum(row[2:]) for row in table.values()) and table["all"][0] == 20
+    assert table["prose"][5] == table["prose"][0], "a random model never ends"
+    assert lines[-1] == "fenced code: 2 of 2 blocks come back byte for byte (100 %)"
+
+
+def test_the_added_time_is_taken_of_two_checkouts(tiny_model, tmp_path):
+    rows = [{"question": f"q{n}", "answer": f"Only prose, {n}."} for n in range(20)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    flags = ("--prompt_template", "correction", "--max_new_tokens", 8, "--answers", 2, "--delay", 1.5, "--before", ROOT)
+    *lines, last = printed("tests.benchmarks.added_time", tiny_model, tmp_path / "rows.json", *flags).splitlines()
+    table = {
+        cells[0]: [float(cell) for cell in cells[1:]] for line in lines[2:] if (cells := line.strip("| ").split(" | "))
+    }
+    assert last.startswith("CPU seconds of an answer: before ")
+    assert list(table) == ["whole, before", "whole, now", "streamed, before", "streamed, now"]
+    assert table["whole, now"][2] >= 1.5 > table["streamed, now"][2] >= 1, (
+        "a stream's first byte is sent after a second"
+    )

@@ -11,11 +11,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from aligner import models
 from aligner.demo import embedded_model
+from aligner.feedbacks import FEEDBACKS
 from aligner.inference.corrector import CorrectionRequest, Corrector, Settings
 from aligner.inference.greedy import Cost, Decoder, DecoderRow, forward, supports_drafts
 from aligner.inference.row_cache import RowCache
 from aligner.inference.sampling import Sampling
-from aligner.prompts import FEEDBACKS
 from aligner.records import UserError
 
 FREE = Cost((1, 128), (1.0, 1.1))  # drafts cost nothing: many tokens are verified, and many are wrong

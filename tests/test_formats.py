@@ -149,15 +149,43 @@ def test_a_dialogue_has_one_text_in_training_correct_and_serve(tmp_path):
     assert trained.answer == item.text("answer") == "worse"
 
 
-ORIGINAL = """
-alpaca stanford-alpaca alpaca-json firefly hh-rlhf-dialogue hh-dialogue hh-rlhf-harmless-dialogue
-hh-rlhf-dialogue/harmless-base hh-harmless-dialogue hh-dialogue/harmless-base hh-rlhf-helpful-dialogue
-hh-helpful-dialogue hh-rlhf-preference hh-preference hh-rlhf-harmless-preference/train
-hh-rlhf-preference/harmless-base/train hh-helpful-preference/test hh-preference/helpful-base/test moss-002-sft
-moss-003-sft PKU-SafeRLHF/train PKU-Alignment/PKU-SafeRLHF/train PKU-SafeRLHF/test PKU-SafeRLHF-30K/train
-PKU-SafeRLHF-30K/test PKU-SafeRLHF-10K/train TreeRLHFFULL/train TreeRLHFALL/train TreeRLHF/test
-Baichuan3RM/train Baichuan3RM/test correction-json beavertails-json/train beavertails-json/test empathy-json
-""".split()
+ORIGINAL = [
+    "alpaca",
+    "stanford-alpaca",
+    "alpaca-json",
+    "firefly",
+    "hh-rlhf-dialogue",
+    "hh-dialogue",
+    "hh-rlhf-harmless-dialogue",
+    "hh-rlhf-dialogue/harmless-base",
+    "hh-harmless-dialogue",
+    "hh-dialogue/harmless-base",
+    "hh-rlhf-helpful-dialogue",
+    "hh-helpful-dialogue",
+    "hh-rlhf-preference",
+    "hh-preference",
+    "hh-rlhf-harmless-preference/train",
+    "hh-rlhf-preference/harmless-base/train",
+    "hh-helpful-preference/test",
+    "hh-preference/helpful-base/test",
+    "moss-002-sft",
+    "moss-003-sft",
+    "PKU-SafeRLHF/train",
+    "PKU-Alignment/PKU-SafeRLHF/train",
+    "PKU-SafeRLHF/test",
+    "PKU-SafeRLHF-30K/train",
+    "PKU-SafeRLHF-30K/test",
+    "PKU-SafeRLHF-10K/train",
+    "TreeRLHFFULL/train",
+    "TreeRLHFALL/train",
+    "TreeRLHF/test",
+    "Baichuan3RM/train",
+    "Baichuan3RM/test",
+    "correction-json",
+    "beavertails-json/train",
+    "beavertails-json/test",
+    "empathy-json",
+]
 
 
 @pytest.mark.parametrize("name", ORIGINAL)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+from types import SimpleNamespace
 
 import pytest
 from test_correct_file import lines, write
@@ -82,3 +84,27 @@ def test_correct_and_evaluate_take_them(tmp_path, bench, tiny_model):
         ("a1", 81, 1), ("a2", 81, 2), ("b1", 82, 1), ("b2", 82, 2)]  # fmt: skip
     pairs, faults = read_pairs(str(out))
     assert not faults and len(pairs) == 4 and all(pair.unfinished for pair in pairs)
+
+
+def evaluated(folder, *flags) -> list[bool]:
+    """Whether the report of `aligner evaluate` shows these texts."""
+    assert main(["evaluate", "--output", str(folder / "out"), *map(str, flags)]) == 0
+    page = (folder / "out" / "report.html").read_text()
+    return [word in page for word in ("a1", "A1", "b2", "B2")]
+
+
+def test_evaluate_compares_two_models_of_mt_bench_and_of_alpaca_eval(tmp_path, bench):
+    before, after = bench / "model_answer" / "m.jsonl", bench / "model_answer" / "n.jsonl"
+    assert all(evaluated(tmp_path / "mt", "--before", before, "--after", after))
+    for name, texts in (("before", ("a1", "b2")), ("after", ("A1", "B2"))):
+        rows = [{"instruction": f"q{n}", "output": text, "generator": name} for n, text in enumerate(texts)]
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+    assert all(evaluated(tmp_path / "alpaca", "--before", tmp_path / "before.json", "--after", tmp_path / "after.json"))
+
+
+def test_evaluate_reads_standard_input(tmp_path, monkeypatch, capsys):
+    row = {"question": "q", "answer": "a1 b2", "corrected": "A1 B2"}
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(json.dumps(row).encode())))
+    assert all(evaluated(tmp_path, "--after", "-"))
+    assert main(["evaluate", "--after", "-", "--before", "-", "--output", str(tmp_path / "both")]) == 2
+    assert "standard input is one of them" in capsys.readouterr().err

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from layered import exchange, serving
-from test_serve_today import TEXT, USUAL, Scripted, writer
+from scripted import TEXT, USUAL, Scripted
+from test_serve_today import writer
 
 from aligner.inference.guard import Guard
 

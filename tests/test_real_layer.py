@@ -21,7 +21,7 @@ import openai
 import pytest
 import requests
 from conftest import TEMPLATE, environment, read_rows, sft
-from layered import writing_model
+from scripted import writing_model
 from test_correct_file import lines
 from test_real_servers import chatting, serving
 

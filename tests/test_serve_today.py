@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import openai
 import pytest
 import requests
-from layered import ask, client, exchange, serving, writing_model
+from layered import ask, client, exchange, serving
+from protocol_tables import ROUTES
+from scripted import TEXT, USUAL, Scripted, writing_model
 from test_correct_file import lines, write
 
 from aligner.cli import main
@@ -21,57 +22,6 @@ from aligner.inference.served import UpstreamModel
 from aligner.inference.servers import Server
 from aligner.prompts import CORRECTION, EDIT_PAIR
 from aligner.records import UserError
-
-TEXT = "Nobody is there."
-USUAL = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
-
-
-class Scripted(ThreadingHTTPServer):
-    """A server that replies by a rule: the request's path and body -> status, headers, bytes or pieces of them."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.rule: Any = None
-        self.asked: list[tuple[str, dict[str, Any]]] = []
-        self.headers: list[dict[str, str]] = []
-        self.url = f"http://127.0.0.1:{self.server_port}/v1"
-
-    def handle_error(self, *_: Any) -> None:
-        """A client that has left is none."""
-
-    def says(self, message: dict[str, Any], **more: Any) -> None:
-        """Every reply is a completion with this message."""
-        choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": "stop", **more}
-        self.replies({**USUAL, "choices": [choice]})
-
-    def replies(self, value: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
-        """Every reply is this."""
-        self.rule = lambda path, body: (status, headers or {}, json.dumps(value).encode())
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Scripted
-
-    def do_POST(self) -> None:
-        size = int(self.headers.get("Content-Length") or 0)
-        body = json.loads(self.rfile.read(size) or b"{}")
-        self.server.asked.append((self.path, body))
-        self.server.headers.append({name.lower(): value for name, value in self.headers.items()})
-        status, headers, content = self.server.rule(self.path, body)
-        self.send_response(status)
-        for name, value in {"content-type": "application/json", **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        for each in content if isinstance(content, list) else [content]:
-            self.wfile.write(each)
-            self.wfile.flush()
-
-    do_GET = do_DELETE = do_POST
-
-    def log_message(self, *_: Any) -> None:
-        pass
 
 
 @pytest.fixture
@@ -320,33 +270,8 @@ def test_shadow_passes_bytes_and_keeps_only_what_is_whole(writer, upstream, tmp_
 
 
 def test_completions_and_responses_are_corrected_where_they_carry_one_text(writer, upstream):
-    said = {
-        "type": "message",
-        "role": "assistant",
-        "content": [{"type": "output_text", "text": "Me.", "annotations": []}],
-    }
-    tool = {"type": "function_call", "name": "f", "arguments": "{}", "call_id": "c"}
-    noted = {"type": "output_text", "text": "Me.", "annotations": [{"start_index": 0}]}
-    thought = {"type": "reasoning", "summary": []}
-    completions, responses = "completions", "responses"
-    table = (  # route, request, reply, whether it is corrected
-        (completions, {"prompt": "q"}, {"choices": [{"text": "Me.", "index": 0, "finish_reason": "stop"}]}, True),
-        (completions, {"prompt": ["q", "r"]}, {"choices": [{"text": "Me.", "index": 0}]}, False),
-        (completions, {"prompt": [1, 2]}, {"choices": [{"text": "Me.", "index": 0}]}, False),
-        (completions, {"prompt": "q", "n": 2}, {"choices": [{"text": "Me."}, {"text": "Me."}]}, False),
-        (completions, {"prompt": "q", "echo": True}, {"choices": [{"text": "qMe."}]}, False),
-        (completions, {"prompt": "q", "suffix": "x"}, {"choices": [{"text": "Me."}]}, False),
-        (completions, {"prompt": "q"}, {"choices": []}, False),
-        (responses, {"input": "q"}, {"status": "completed", "output": [thought, said]}, True),
-        (responses, {"input": [{"role": "user", "content": "q"}]}, {"output": [said]}, True),
-        (responses, {"input": "q"}, {"output": [said, tool]}, False),
-        (responses, {"input": "q"}, {"output": [said, said]}, False),
-        (responses, {"input": "q"}, {"output": [{**said, "content": [noted]}]}, False),
-        (responses, {"input": "q", "background": True}, {"status": "in_progress", "output": []}, False),
-        (responses, {"input": "q"}, {"status": "incomplete", "output": [said]}, False),
-    )  # fmt: skip
     with serving(layer(writer, upstream)) as address:
-        for route, body, value, corrected in table:
+        for route, body, value, corrected in ROUTES:
             upstream.replies(value)
             reply = requests.post(f"{address}/v1/{route}", json={"model": "m", **body})
             assert reply.status_code == 200 and (TEXT in reply.text) == corrected, (body, reply.text)

@@ -153,10 +153,15 @@ def test_nothing_left_is_an_error_that_says_why(tokenizer):
         only([record(answer="word " * 300)], tokenizer, max_length=50)
 
 
-def test_a_template_may_not_hold_special_tokens(tokenizer):
-    template = PromptTemplate("mine", tokenizer.eos_token + "{question} {answer}")
-    with pytest.raises(UserError, match="special token"):
-        tokenise([record()], RunPrompts(template), Encoder(tokenizer), 100)
+def test_special_tokens_in_the_templates_own_text_are_special_and_in_fields_text(tokenizer):
+    eos = tokenizer.eos_token
+    template = PromptTemplate("mine", f"{eos}user\n{{question}} | {{answer}}{eos}\nassistant\n")
+    [plain], _ = tokenise([record()], RunPrompts(template), Encoder(tokenizer), 100)
+    whole = tokenizer(f"{eos}user\nWho? | You.{eos}\nassistant\nMe.", add_special_tokens=False)["input_ids"]
+    assert plain.ids.tolist() == [*whole, tokenizer.eos_token_id], "nothing is added before a template that is complete"
+    [odd], _ = tokenise([record(question=f"Is {eos} text?")], RunPrompts(template), Encoder(tokenizer), 100)
+    assert odd.ids.tolist().count(tokenizer.eos_token_id) == 3, "two of the template, one at the end"
+    assert f"Is {eos} text?" in tokenizer.decode(odd.ids.tolist())
 
 
 def test_a_tokenizer_gets_end_of_text_and_padding_only_if_it_lacks_them(bpe_folder, tmp_path):

@@ -37,7 +37,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--hold_back", metavar="WHAT", help="of restoration, left out: 'phrases' and whole kinds")
     add("--model_name_or_path", metavar="TOK", help="tokenizer for lengths and --dump ('embedded' works)")
     add("--max_length", type=int, default=2048, metavar="N", help="tokens a row may have (2048)")
-    add("--prompt_template", metavar="NAME", help="a known prompt or a YAML file")
+    add("--prompt_template", metavar="NAME", help="a known prompt, chat, or a YAML file")
     add("--exact", action="store_true", help="tokenise all rows, not a sample of 20,000")
     add("--dump", metavar="FILE", help="write row, input_ids and labels of every kept row as JSON lines")
     add("--output", metavar="FILE", help="write the usable rows as JSON lines")

@@ -17,7 +17,7 @@ from aligner.records import UserError
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
-    from aligner.prompts import FEEDBACKS
+    from aligner.feedbacks import FEEDBACKS
 
     parser.epilog = (
         "Killed or stopped, the same command continues where it was. Exit 0: every row was corrected. Exit 1: the rows named could "

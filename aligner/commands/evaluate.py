@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from aligner.commands.pipes import PIPE, piped_files
 from aligner.commands.shared_flags import add_column_flag, add_server_flags, config_from
 from aligner.evaluation.judges.dimensions import DIMENSIONS
 from aligner.evaluation.judges.judge import JUDGES
@@ -24,7 +25,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--after",
         metavar="FILE",
-        help="rows with question, answer, and corrected (as 'aligner correct' writes them) or correction (as training reads them)",
+        help="rows with question, answer, and corrected (as 'aligner correct' writes them) or correction (as training reads them); "
+        "- is standard input",
     )
     what.add_argument(
         "--systems",
@@ -44,7 +46,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--before",
         metavar="FILE",
-        help="the answers, where they stand in a file of their own: the same questions in order",
+        help="the answers, where they stand in a file of their own: the same questions in order (- is standard input). "
+        "AlpacaEval's model_outputs.json and MT-Bench's answer files are read as they are, here and for --after",
     )
     add_column_flag(parser, "question, answer, correction")
     add(
@@ -142,7 +145,19 @@ def add_judge_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate; returns the exit status."""
+    """Evaluate, what stands in files or comes through a pipe; returns the exit status."""
+    piped = [name for name in ("after", "before") if getattr(args, name) == PIPE]
+    if len(piped) > 1:
+        raise UserError("--after - --before -: standard input is one of them. Give the other as a file.")
+    if not piped:
+        return run_files(args)
+    with piped_files(PIPE, "") as (path, _):
+        setattr(args, piped[0], path)
+        return run_files(args)
+
+
+def run_files(args: argparse.Namespace) -> int:
+    """Evaluate files."""
     if args.max_new_tokens is None:
         args.max_new_tokens = 256 if args.measure else 2048
     if args.measure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from aligner.commands.shared_flags import add_guard_flags, add_model_flags, config_from
+from aligner.terminal import print_lines
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -99,6 +100,10 @@ def run(args: argparse.Namespace) -> int:
     from aligner.serving.config import ServeConfig
 
     config = config_from(args, ServeConfig)
+    where = config.upstream_url.partition("?")[0]  # a query may hold a key
+    print_lines(
+        f"loading the Aligner {config.model} to stand in front of {where} (mode {config.mode}), which takes seconds"
+    )
     from aligner.serving.command import serve  # torch, for which a misspelt flag need not wait
 
     serve(config)

@@ -75,7 +75,7 @@ def _rows(encoder: Encoder, template: PromptTemplate, pairs: Sequence[Pair]) -> 
     """An answer's ids are those that it would have as its own correction, so that the same text has the same ids."""
     for start in range(0, len(pairs), CHUNK):
         some = pairs[start : start + CHUNK]
-        prompts = [template.render(pair.question, pair.before) for pair in some]
+        prompts = [encoder.render(template, pair.question, pair.before) for pair in some]
         answers = encoder.pairs(prompts, [pair.before for pair in some])
         targets = encoder.pairs(prompts, [pair.after for pair in some])
         for (_, answer, _), (prompt, target, _) in zip(answers, targets, strict=True):

@@ -104,8 +104,8 @@ def _pair(
             return read
     assert not isinstance(row, DataError) and not isinstance(other, DataError)
     (origin, fields), (place, earlier) = row, other or row
-    question = _first(fields, question_fields)
-    if other and question != _first(earlier, question_fields):
+    question = _first(earlier, question_fields)  # of a turn with two dialogues before it: that of the answers
+    if other and question != _first(fields, question_fields) and _turn(fields) != (_turn(earlier) or ()):
         raise DataError(
             *origin, f"has another question than {place}", "Give two files with the same questions in order"
         )
@@ -124,6 +124,12 @@ def _pair(
     settled = passes[-1] == passes[-2] if isinstance(passes, list) and len(passes) > 1 else None
     unfinished, category = fields.get("finished") is False, _name(fields.get("category"))
     return Pair(origin, str(question), str(before), str(after), upstream, category, settled, unfinished)
+
+
+def _turn(fields: dict[str, Any]) -> tuple[Any, ...] | None:
+    """Which turn of MT-Bench a row is. The question of a second one holds the model's own first answer."""
+    names = ("question_id", "turn", "choice")
+    return tuple(fields[name] for name in names) if all(name in fields for name in names) else None
 
 
 def _name(value: Any) -> str:

@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from aligner.feedbacks import FEEDBACKS
 from aligner.files import sha256_of, write_lines
 from aligner.inference.corrector import Aligner, Corrected, CorrectionRequest, NoRoom, Outcome
 from aligner.inference.guard import Guard, KeepReason
 from aligner.inference.items import Item, earlier_rows, is_missing, read_items
 from aligner.inference.journal import Journal
 from aligner.inference.served import UpstreamModel
-from aligner.prompts import FEEDBACKS
 from aligner.quality.edits import Edits, edits
 from aligner.records import DataError, UserError
 from aligner.training.datasets.options import QAC, Columns

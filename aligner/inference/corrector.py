@@ -13,10 +13,11 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from aligner.card import prompt_of
 from aligner.encoder import Encoder
+from aligner.feedbacks import FEEDBACKS
 from aligner.inference.greedy import Decoder, DecoderRow, supports_drafts
 from aligner.inference.sampling import Sampling, generate
 from aligner.models import device_map_options, load_model, load_tokenizer, positions_of
-from aligner.prompts import FEEDBACKS, PromptTemplate
+from aligner.prompts import PromptTemplate
 from aligner.quality.edits import Edits, edits
 from aligner.records import UserError
 
@@ -209,7 +210,9 @@ class Corrector:
         """The requests as tokens; those without room for a correction go to `refused`."""
         for places in in_batches(range(len(requests)), CHUNK):
             chunk = [requests[place] for place in places]
-            pairs = self.encoder.pairs([self.template.render(*r) for r in chunk], [r.answer for r in chunk])
+            pairs = self.encoder.pairs(
+                [self.encoder.render(self.template, *r) for r in chunk], [r.answer for r in chunk]
+            )
             for place, (prompt, answer, _) in zip(places, pairs, strict=True):
                 row = self.row(prompt, answer, place)
                 if isinstance(row, DecoderRow):

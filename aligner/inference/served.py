@@ -86,8 +86,8 @@ class ServedAligner:
 
     def _prompt(self, request: CorrectionRequest) -> tuple[str | list[int], int]:
         """The prompt as it is sent, and the tokens that are left for the correction."""
+        ids = self.encoder.prompts([self.encoder.render(self.template, *request)])[0]
         text = self.template.render(*request)
-        ids = self.encoder.prompts([text])[0]
         same = self.encoder.tokenizer(text)["input_ids"] == ids
         return text if same else ids, min(self.settings.max_new_tokens, self.positions - len(ids))
 

@@ -6,8 +6,9 @@ import json
 from functools import partial
 
 from aligner.console import progress
-from aligner.encoder import Encoder, check_template, warn_of_lost_newlines
+from aligner.encoder import Encoder, warn_of_lost_newlines
 from aligner.files import refuse_overwriting
+from aligner.prompts import CHAT
 from aligner.quality.check import DataReport, examine, examine_tokens
 from aligner.quality.config import COUNTED, CheckConfig
 from aligner.records import UserError
@@ -71,11 +72,11 @@ def _encoder(model: str) -> Encoder:
 
 def _tokens(config: CheckConfig, encoder: Encoder, report: DataReport) -> tuple[list[str], Tally | None]:
     """The lines about tokens, and the tally; without a tally, why no row has room for a target."""
+    from aligner.chat_prompt import chat_prompt
     from aligner.training.datasets.run_prompts import prompts_of
 
-    prompts = prompts_of(config.prompt_template, report.records)
-    for template in prompts.all():
-        check_template(template, encoder)
+    chosen = chat_prompt(encoder.tokenizer) if config.prompt_template == CHAT else config.prompt_template
+    prompts = prompts_of(chosen, report.records)
     bar = partial(progress, desc="tokenising", delay=2)
     try:
         lines, tally = examine_tokens(report.records, prompts, encoder, config.max_length, config.dump, bar)

@@ -29,7 +29,7 @@ from aligner.serving.exchange import Exchange
 from aligner.serving.hosts import hostname
 from aligner.serving.metrics import GONE, AccessLog, observed
 from aligner.serving.other_routes import PATHS, answer, forward
-from aligner.serving.protocol import Refused, parse_object, parse_request
+from aligner.serving.protocol import SERVER_FAILED, Refused, parse_object, parse_request
 from aligner.terminal import printable
 
 CHAT = "/v1/chat/completions"
@@ -280,4 +280,4 @@ async def _unknown(request: Request, error: Exception) -> Response:
 
 
 async def _broken(request: Request, error: Exception) -> Response:
-    return Refused(500, f"The server failed ({type(error).__name__}).").response()
+    return Refused(500, SERVER_FAILED).response()

@@ -10,6 +10,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from aligner.console import progress, setup_logging
 from aligner.demo import locate
+from aligner.feedbacks import FEEDBACKS
 from aligner.inference.config import AlignerOptions
 from aligner.inference.corrector import Corrected, CorrectionRequest, Corrector, Settings, check_feedback
 from aligner.inference.guard import Guard
@@ -17,7 +18,6 @@ from aligner.inference.items import read_items
 from aligner.keys import read_key
 from aligner.models import check_place, quiet_libraries
 from aligner.plots import draw_gate
-from aligner.prompts import FEEDBACKS
 from aligner.records import UserError
 from aligner.serving.app import Limits, application
 from aligner.serving.config import CalibrateConfig, ServeConfig
@@ -97,7 +97,7 @@ def calibrate(config: CalibrateConfig) -> list[str]:
     requests = [CorrectionRequest(item.text("question"), item.text("answer")) for item in items]
     outcomes = dict(progress(corrector.stream(requests), total=len(requests), desc="correcting", unit=" rows"))
     kept = [place for place, outcome in sorted(outcomes.items()) if isinstance(outcome, Corrected)]
-    prompts = [corrector.template.render(*requests[place]) for place in kept]
+    prompts = [corrector.encoder.render(corrector.template, *requests[place]) for place in kept]
     pairs = corrector.encoder.pairs(prompts, [requests[place].answer for place in kept])
     values = [
         confidence(corrector.model, prompt, answer)

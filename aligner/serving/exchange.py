@@ -28,7 +28,7 @@ from aligner.chat_api.thoughts import FIELDS, split_message, with_text
 from aligner.inference.guard import Guard, markers_of
 from aligner.serving.behind import ShadowQueue
 from aligner.serving.metrics import LayerMetrics
-from aligner.serving.protocol import LAST, Refused, chunk, completion, error_body, event, usage_chunk
+from aligner.serving.protocol import LAST, SERVER_FAILED, Refused, chunk, completion, error_body, event, usage_chunk
 from aligner.serving.shadow import ShadowLog
 from aligner.serving.untouched import untouched
 from aligner.serving.upstream import Reply, UpstreamClient
@@ -162,9 +162,9 @@ class Exchange:
             yield LAST
         except Refused as error:  # the status has been sent: an error in the stream is what is left
             yield event(error.body())
-        except Exception as error:
+        except Exception:
             log.exception("a stream failed")
-            yield event(Refused(500, f"The server failed ({type(error).__name__}).").body())
+            yield event(Refused(500, SERVER_FAILED).body())
         finally:
             pending.cancel()
 

@@ -33,6 +33,7 @@ KINDS = {  # any other: an invalid request below 500, the server's own error abo
     503: "aligner_error",
     504: "upstream_error",
 }
+SERVER_FAILED = "The server failed; its log says how."
 LAST = b"data: [DONE]\n\n"
 
 

@@ -15,7 +15,7 @@ from aligner.chat_api.streams import CollectedStream, EventReader, Lines, chunk_
 from aligner.keys import bytes_without_keys
 from aligner.serving.behind import ShadowQueue
 from aligner.serving.protocol import Refused, event, json_answer
-from aligner.serving.upstream import UpstreamClient, returned
+from aligner.serving.upstream import UpstreamClient, connection_fault, returned
 
 BINARY = ("audio/", "image/", "video/")  # what has no lines
 WHOLE = 1 << 22  # bytes of a whole completion that is read
@@ -41,7 +41,7 @@ async def untouched(
             async for part in passing(response, choices_seen):
                 yield part
         except (ClientError, TimeoutError) as error:  # the status has been sent: an error in the stream is what is left
-            yield event(Refused(502, f"The upstream broke off ({type(error).__name__}).").body())
+            yield event(Refused(502, f"The upstream broke off: {connection_fault(error)}.").body())
             return
         if queue and choices_seen:
             for choice in choices_seen.whole_choices():

@@ -6,6 +6,7 @@ open when requests are cancelled while they connect or stream, as every client t
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -123,7 +124,7 @@ class UpstreamClient:
         except TimeoutError:
             raise Refused(504, f"The upstream did not answer within {self.timeout:g} seconds.") from None
         except aiohttp.ClientError as error:
-            raise Refused(502, f"The upstream cannot be reached ({type(error).__name__}).") from None
+            raise Refused(502, f"The upstream cannot be reached: {connection_fault(error)}.") from None
 
     async def _answered(self, method: str, address: str, options: dict[str, Any]) -> aiohttp.ClientResponse:
         """The begin of an answer. A kept connection may have been closed meanwhile: the request is sent once more on a new one."""
@@ -143,6 +144,28 @@ class UpstreamClient:
             if len(content) > self._largest:
                 raise Refused(502, f"The upstream's answer is larger than {self._largest:,} bytes.")
         return bytes_without_keys(bytes(content))
+
+
+def connection_fault(error: Exception) -> str:
+    """What is wrong with a connection, in words of the network's; nothing of an address, which may hold a key."""
+    match error:
+        case TimeoutError():
+            return "it sends nothing any more"
+        case aiohttp.ClientProxyConnectionError():
+            return "the proxy of the environment does not answer"
+        case aiohttp.ClientConnectorDNSError():
+            return "its host has no address"
+        case aiohttp.ClientSSLError() | aiohttp.ServerFingerprintMismatch():
+            return "the encrypted connection fails (certificate, or no TLS there)"
+        case aiohttp.ClientPayloadError():
+            return "its answer ends too early"
+        case aiohttp.ClientResponseError():
+            return "it does not answer in HTTP"
+        case aiohttp.ServerDisconnectedError():
+            return "it closes the connection without an answer"
+        case OSError() if error.errno and error.strerror:
+            return os.strerror(error.errno) if error.errno > 0 else "its host has no address"
+    return "the connection breaks"
 
 
 def returned(response: aiohttp.ClientResponse) -> dict[str, str]:

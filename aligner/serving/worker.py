@@ -139,9 +139,9 @@ class Worker:
             self._first = ticket
             try:
                 self._work()
-            except Exception as error:  # the end of these answers, not of the worker
+            except Exception:  # the end of these answers, not of the worker
                 log.exception("the Aligner failed on %d answers", len(self._active))
-                self._fail(Failed(f"the Aligner failed ({type(error).__name__})."))
+                self._fail(Failed("the Aligner failed; the server's log says how."))
         self._fail(Failed("the Aligner is shutting down."))
 
     def _work(self) -> None:
@@ -230,7 +230,7 @@ class Worker:
             return UserError(f"it has {characters:,} characters, and at most {self.longest:,} are read: shorten it.")
         if ticket.abandoned:
             return UserError("nobody waits for it.")
-        prompt = self.corrector.template.render(question, ticket.answer, ticket.feedback)
+        prompt = self.corrector.encoder.render(self.corrector.template, question, ticket.answer, ticket.feedback)
         [(ids, answer, _)] = self.corrector.encoder.pairs([prompt], [ticket.answer])
         return self.corrector.row(ids, answer, self._count)
 

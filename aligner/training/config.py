@@ -45,7 +45,8 @@ class ModelConfig:
     model_name_or_path: str | None = flag(None, "base model: a folder or a hub id; 'embedded' is the built-in one")
     max_length: int = flag(2048, "longest prompt plus correction, in tokens")
     prompt_template: str | None = flag(
-        None, "prompt: a known name or a YAML file (default: the data's, or 'correction')"
+        None,
+        "prompt: a known name, chat (the base's own template), or a YAML file (default: the data's, or 'correction')",
     )
     trust_remote_code: bool = flag(False, "run Python code that comes with the model; off unless you trust it")
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from aligner.card import Card, package_versions
+from aligner.chat_prompt import chat_prompt
 from aligner.console import progress
 from aligner.demo import locate
 from aligner.encoder import Encoder, warn_of_lost_newlines
-from aligner.models import fingerprint, load_config, positions_of
+from aligner.models import fingerprint, load_config, load_tokenizer, positions_of
+from aligner.prompts import CHAT, PromptTemplate
 from aligner.records import Correction, Skipped, UserError
 from aligner.training.config import DataConfig, OptimizationConfig, RunConfig, fingerprint_fields
 from aligner.training.datasets import cache
@@ -96,12 +98,20 @@ def stage_data(config: RunConfig, stage: str) -> StageData:
         eval_sources = evaluation.sources
     elif config.evaluates and d.eval_split_ratio is not None:
         train, held_out = split(train, d.eval_split_ratio, seed)
-    prompts = prompts_of(config.model.prompt_template, train, held_out)
+    prompts = prompts_of(chosen_prompt(config), train, held_out)
     if config.optimization.identity_proportion:
         check_identity(prompts)
     if stage == "identity":
         train = identity(train, config.optimization.identity_proportion, seed)
     return StageData(train, held_out, mixture.skipped, held_out_skipped, prompts, mixture.sources, eval_sources)
+
+
+def chosen_prompt(config: RunConfig) -> str | PromptTemplate | None:
+    """What `--prompt_template` says; of `chat` the base's own chat template around it."""
+    model = config.model
+    if model.prompt_template != CHAT:
+        return model.prompt_template
+    return chat_prompt(load_tokenizer(locate(model.model_name_or_path or ""), model.trust_remote_code))
 
 
 def options_of(d: DataConfig) -> Options:

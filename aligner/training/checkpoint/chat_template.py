@@ -44,12 +44,13 @@ def chat_template(prompt: PromptTemplate, start: str) -> str:
 def set_chat_template(tokenizer: PreTrainedTokenizerBase, prompt: PromptTemplate) -> None:
     """Put the prompt in place of the base's chat template; none, with a warning, where it would not give the prompt's ids."""
     encoder = Encoder(tokenizer)
-    tokenizer.chat_template = chat_template(prompt, str(tokenizer.decode(encoder.start)))
+    start = "" if encoder.is_complete(prompt) else str(tokenizer.decode(encoder.start))
+    tokenizer.chat_template = chat_template(prompt, start)
     for question, answer in PROBES:
         messages = [{"role": "user", "content": question}]
         messages += [{"role": "assistant", "content": answer}] if "answer" in prompt.slots else []
         encoded: Any = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)
-        if [encoded["input_ids"]] != encoder.prompts([prompt.render(question, answer)]):
+        if [encoded["input_ids"]] != encoder.prompts([encoder.render(prompt, question, answer)]):
             tokenizer.chat_template = None
             log.warning("this tokenizer's ids of a chat are not the prompt's: the folder gets no chat template")
             return

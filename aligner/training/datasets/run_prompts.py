@@ -34,13 +34,15 @@ class RunPrompts:
         return f"{', '.join(names)}, each for its data set's records; the Aligner corrects with {names[0]}"
 
 
-def prompts_of(chosen: str | None, records: Sequence[Correction], held_out: Sequence[Correction] = ()) -> RunPrompts:
+def prompts_of(
+    chosen: str | PromptTemplate | None, records: Sequence[Correction], held_out: Sequence[Correction] = ()
+) -> RunPrompts:
     """The prompts of these records. `chosen` (`--prompt_template`) takes the place of all.
 
     Otherwise the prompt of the most training records corrects, of equals the one that comes first.
     """
     if chosen:
-        return RunPrompts(find_template(chosen))
+        return RunPrompts(find_template(chosen) if isinstance(chosen, str) else chosen)
     (most, _), *_ = Counter(record.prompt for record in records).most_common()
     names = dict.fromkeys(record.prompt for side in (records, held_out) for record in side)
     known = {name: find_template(name) if name else DEFAULT for name in names}

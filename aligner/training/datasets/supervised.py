@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from aligner.encoder import Encoder, check_template
+from aligner.encoder import Encoder
 from aligner.records import Correction, DataError, Origin, UserError
 from aligner.training.datasets.run_prompts import RunPrompts
 from aligner.training.datasets.tally import Tally, told_losses
@@ -55,12 +55,10 @@ def tokenise(
     `unspellable` says what happens to a row whose correction holds what the tokenizer cannot spell: keep, drop or error.
     Raises DataError under 'error', and UserError where no row is left. `progress` wraps the batches (tqdm does).
     """
-    for template in prompts.all():
-        check_template(template, encoder)
     tally, kept = Tally(rows=len(records)), []
     for start in progress(range(0, len(records), BATCH)):
         batch = records[start : start + BATCH]
-        rendered = [prompts.of(record).render(record.question, record.answer, record.feedback) for record in batch]
+        rendered = [encoder.render(prompts.of(r), r.question, r.answer, r.feedback) for r in batch]
         corrections = [record.correction for record in batch]
         pairs = list(encoder.pairs(rendered, corrections))
         losses = encoder.lost([target[:-1] for _, target, _ in pairs], corrections)

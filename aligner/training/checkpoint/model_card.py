@@ -1,0 +1,97 @@
+"""README.md of a published Aligner, out of its aligner.json: prompt, base, data with their licences, recipe, figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aligner.card import Card
+from aligner.files import read_json
+from aligner.records import UserError
+
+# Of the registered sets, by their cards on the hub; a file's own licence is known to its owner alone.
+LICENCES = {
+    "aligner-20k": "cc-by-nc-4.0", "alignertails": "cc-by-nc-4.0", "pku-saferlhf": "cc-by-nc-4.0", "alpaca": "cc-by-nc-4.0",
+    "hh-rlhf": "mit", "ultrafeedback": "mit",
+}  # fmt: skip
+BASES = {"embedded": "HuggingFaceTB/SmolLM2-135M-Instruct"}  # names of ours, as the hub has them
+RECIPE = (
+    "epochs", "lr", "lr_scheduler_type", "lr_warmup_ratio", "weight_decay", "seed", "loss_reduction", "identity_proportion", "bf16",
+)  # fmt: skip
+
+
+def model_card(card: Card, repo: str, evaluation: Path | None = None) -> str:
+    """The Markdown text with the hub's YAML header. `evaluation`: a folder of `aligner evaluate`. UserError where it is none."""
+    header: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["aligner", "alignment", "correction"],
+    }
+    base = BASES.get(card.base_model, card.base_model)
+    if "/" in base and public(base) == base:  # an id of the hub
+        header["base_model"] = base
+    front = yaml.safe_dump(header, sort_keys=False).strip()
+    return (
+        "\n".join([f"---\n{front}\n---", f"# {repo.rpartition('/')[2]}", "", *_body(card, repo), *_figures(evaluation)])
+        + "\n"
+    )
+
+
+def _body(card: Card, repo: str) -> list[str]:
+    corrects = "answer" in card.prompt.slots
+    about = "rewrites a model's answer into a better one" if corrects else "answers questions"
+    base = public(BASES.get(card.base_model, card.base_model))
+    recipe = ", ".join(f"{name} {card.config[name]}" for name in RECIPE if card.config.get(name) is not None)
+    prompt = json.dumps(card.prompt.text, ensure_ascii=False)
+    use = (
+        [f"aligner correct --model {repo} --question '...' --answer '...'"]
+        if corrects
+        else [f"transformers serve {repo}"]
+    )
+    return [
+        f"A causal language model that {about}: {base}, trained with question, answer and correction.", "",
+        "```bash", *use, "```", "",
+        f"Prompt (`{card.prompt.name}`; the correction follows it without a space, and the folder's chat template renders it",
+        "from a user's question and an assistant's answer):", "", "```json", prompt, "```", "",
+        "| data | rows | taken | licence |", "|---|---|---|---|", *map(_source, card.data.get("train", [])), "",
+        f"Recipe: {card.records_per_update:,} records an update, at most {card.max_length:,} tokens a record; {recipe}.",
+    ]  # fmt: skip
+
+
+def _source(source: Mapping[str, Any]) -> str:
+    name = str(source.get("dataset", "")).split(" ")[0]
+    place = public(str(source.get("path", "")))
+    licence = LICENCES.get(name, "its owner's: to be filled in")
+    return f"| {name}: {place} | {source.get('rows', 0):,} | {source.get('taken', 0):,} | {licence} |"
+
+
+def public(path: str) -> str:
+    """A path as others may see it: of a file or a folder the name alone; a hub's address stays."""
+    return Path(path).name if path.startswith(("/", "~", ".")) or Path(path).exists() else path
+
+
+def _figures(evaluation: Path | None) -> Sequence[str]:
+    """What `aligner evaluate` measured: its table of a measure, or how many answers it left alone and the verdicts."""
+    if evaluation is None:
+        return []
+    if (evaluation / "measure.md").is_file():
+        return ["", "## Measured", "", (evaluation / "measure.md").read_text(encoding="utf-8").strip()]
+    if not (evaluation / "report.json").is_file():
+        raise UserError(f"--evaluation {evaluation}: holds no report of 'aligner evaluate'. Name its --output folder.")
+    report = read_json(evaluation / "report.json")
+    rows = [
+        f"| {name} | {figures['wins']:,} | {figures['ties']:,} | {figures['losses']:,} |"
+        for name, figures in report.get("verdicts", {}).items()
+    ]
+    copied = report["copying"]["all"]
+    line = f"Of {copied['pairs']:,} answers {copied['identical']:,} were left as they are."
+    judge = (
+        [f"Judged by {report['judge']}:", "", "| | better | the same | worse |", "|---|---|---|---|", *rows]
+        if rows
+        else []
+    )
+    return ["", "## Measured", "", line, *judge]
