@@ -21,8 +21,10 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from aligner import network
 from aligner.readers.paths import home_expanded, nearest_folder
 from aligner.records import UserError
+from aligner.terminal import print_errors
 
 END_OF_TEXT = "</s>"  # added only to a tokenizer that has no end-of-text token at all, as the original did
 FILLED = 0.75  # of a GPU's free memory that weights may take
@@ -64,6 +66,13 @@ def check_place(name: str) -> None:
     meant_as_path = name.startswith(("/", ".", "~")) or name.count("/") > 1
     if meant_as_path and not home_expanded(name).exists():
         raise UserError(f"{name}: there is no such folder.{nearest_folder(name)}")
+    if (
+        not home_expanded(name).exists()
+        and not network.hub_is_offline()
+        and not network.is_reachable(network.hub_address())
+    ):
+        print_errors(f"{network.hub_address()} cannot be reached: {name} is taken from the cache, if it is there")
+        network.use_cached_hub()  # its own libraries would try for minutes
 
 
 def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

@@ -73,7 +73,7 @@ PARTS = {
     "evaluation": ("test_real_judge", "test_campaign"),
     "environment": ("test_environment_script",),
     "surroundings": ("test_surroundings", "test_doctor"),
-    "data": ("test_check", "test_malformed"),
+    "data": ("test_check", "test_malformed", "test_files_by_kind"),
     "fuzz": ("test_fuzz",),
     "memory": ("test_plan",),
     "families": ("test_families", "test_odd_bases", "test_objective_check"),

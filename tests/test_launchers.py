@@ -78,6 +78,7 @@ MPI = {"OMPI_COMM_WORLD_RANK": "5", "OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORL
        "OMPI_COMM_WORLD_LOCAL_SIZE": "4", "MASTER_ADDR": "n1"}  # fmt: skip
 
 
+@pytest.mark.kind("started by an MPI or a job")
 @pytest.mark.parametrize(
     ("given", "filled"),
     [
@@ -110,6 +111,7 @@ def test_what_a_starter_leaves_out_is_filled_in_where_it_can_be_known(given, fil
     assert not found.keys() & {name for name, value in given.items() if value.strip()}
 
 
+@pytest.mark.kind("started by an MPI or a job")
 @pytest.mark.parametrize(
     ("given", "rank"),
     [
@@ -190,6 +192,7 @@ def test_what_does_not_make_a_rank_is_named(given, words):
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.kind("started by an MPI or a job")
 @pytest.mark.parametrize(
     "alone",
     [

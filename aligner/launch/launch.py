@@ -17,6 +17,7 @@ from aligner.launch.command import count_ranks, environment, launch_command
 from aligner.launch.report import show_result
 from aligner.launch.watch import launch_and_watch
 from aligner.models import quiet_libraries
+from aligner.network import require_loopback
 from aligner.quantised import unpacking
 from aligner.records import UserError, system_error
 from aligner.relay import outlive_readers
@@ -119,6 +120,7 @@ def launch_run(config: RunConfig, ranks: int, folder: Path) -> int:
     last = planned[-1]
     if inspect_run(config, ranks):  # it may refuse the folder, before anything is started
         last.folder.mkdir(parents=True, exist_ok=True)  # shows before any rank starts whether one can write there
+        require_loopback()
         command, variables = launch_command(config, ranks), environment(config, ranks)
         if status := launch_and_watch(command, variables, folder, last.folder):
             return status
