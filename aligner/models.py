@@ -30,9 +30,21 @@ END_OF_TEXT = "</s>"  # added only to a tokenizer that has no end-of-text token 
 FILLED = 0.75  # of a GPU's free memory that weights may take
 # What families call the number of positions that they have.
 POSITIONS = (
-    "max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "max_seq_length", "max_target_positions",
-    "seq_length", "n_ctx", "block_size", "model_max_length", "max_context_length", "context_length", "sequence_length", "seq_len",
-)  # fmt: skip
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "max_sequence_length",
+    "max_seq_length",
+    "max_target_positions",
+    "seq_length",
+    "n_ctx",
+    "block_size",
+    "model_max_length",
+    "max_context_length",
+    "context_length",
+    "sequence_length",
+    "seq_len",
+)
 SAMPLE = 1 << 20  # bytes read at either end of a weight file to tell two models apart
 
 
@@ -135,8 +147,10 @@ def load_model(name: str, dtype: torch.dtype, trust_remote_code: bool = False, *
     model, info = loaded
     if wrong := sorted(info["mismatched_keys"]):
         key, there, wanted = wrong[0]
-        raise UserError(f"{name}: {len(wrong)} weights have another shape than its config.json says: {key} is "
-                        f"{list(there)} and should be {list(wanted)}.")  # fmt: skip
+        raise UserError(
+            f"{name}: {len(wrong)} weights have another shape than its config.json says: {key} is "
+            f"{list(there)} and should be {list(wanted)}."
+        )
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     if missing := sorted(set(info["missing_keys"]) - tied):
         raise UserError(
