@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoHfQuantizer
 
 from aligner.models import load_config
 from aligner.records import UserError
@@ -75,6 +74,8 @@ def check_unpacking(name: str, config: Any) -> dict[str, Any]:
     method = str(getattr(values.get("quant_method"), "value", values.get("quant_method") or "an unnamed method"))
     if values.get("load_in_4bit") or values.get("load_in_8bit"):
         method = f"bitsandbytes_{'4' if values.get('load_in_4bit') else '8'}bit"
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoHfQuantizer  # seconds
+
     kind: Any = AUTO_QUANTIZATION_CONFIG_MAPPING.get(method)
     if kind is None or "dequantize" not in inspect.signature(kind.__init__).parameters:
         raise _cannot(name, method)
