@@ -6,31 +6,48 @@ import copy
 import hashlib
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from accelerate import init_empty_weights
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
 
+from aligner import network
 from aligner.readers.paths import home_expanded, nearest_folder
 from aligner.records import UserError
+
+if (
+    TYPE_CHECKING
+):  # with the code that loads weights, which takes seconds and which looking at a finished run does not need
+    from transformers import PreTrainedModel
+from aligner.terminal import print_errors
 
 END_OF_TEXT = "</s>"  # added only to a tokenizer that has no end-of-text token at all, as the original did
 FILLED = 0.75  # of a GPU's free memory that weights may take
 # What families call the number of positions that they have.
 POSITIONS = (
-    "max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "max_seq_length", "max_target_positions",
-    "seq_length", "n_ctx", "block_size",
-)  # fmt: skip
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "max_sequence_length",
+    "max_seq_length",
+    "max_target_positions",
+    "seq_length",
+    "n_ctx",
+    "block_size",
+    "model_max_length",
+    "max_context_length",
+    "context_length",
+    "sequence_length",
+    "seq_len",
+)
 SAMPLE = 1 << 20  # bytes read at either end of a weight file to tell two models apart
 
 
@@ -64,6 +81,13 @@ def check_place(name: str) -> None:
     meant_as_path = name.startswith(("/", ".", "~")) or name.count("/") > 1
     if meant_as_path and not home_expanded(name).exists():
         raise UserError(f"{name}: there is no such folder.{nearest_folder(name)}")
+    if (
+        not home_expanded(name).exists()
+        and not network.hub_is_offline()
+        and not network.is_reachable(network.hub_address())
+    ):
+        print_errors(f"{network.hub_address()} cannot be reached: {name} is taken from the cache, if it is there")
+        network.use_cached_hub()  # its own libraries would try for minutes
 
 
 def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -93,9 +117,11 @@ def load_config(name: str, trust_remote_code: bool = False) -> Any:
     """The model's configuration. UserError where there is none."""
     check_place(name)
     try:
-        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        config.get_text_config()  # which raises where several are inside
     except Exception as error:
         raise _cannot_open(name, "configuration", error) from error
+    return config
 
 
 def load_model(name: str, dtype: torch.dtype, trust_remote_code: bool = False, **options: Any) -> PreTrainedModel:
@@ -104,6 +130,8 @@ def load_model(name: str, dtype: torch.dtype, trust_remote_code: bool = False, *
     A pickle, which can run code, is opened only where the model's code is trusted too.
     """
     safe = None if trust_remote_code else True
+    from transformers import AutoModelForCausalLM
+
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             name,
@@ -124,8 +152,10 @@ def load_model(name: str, dtype: torch.dtype, trust_remote_code: bool = False, *
     model, info = loaded
     if wrong := sorted(info["mismatched_keys"]):
         key, there, wanted = wrong[0]
-        raise UserError(f"{name}: {len(wrong)} weights have another shape than its config.json says: {key} is "
-                        f"{list(there)} and should be {list(wanted)}.")  # fmt: skip
+        raise UserError(
+            f"{name}: {len(wrong)} weights have another shape than its config.json says: {key} is "
+            f"{list(there)} and should be {list(wanted)}."
+        )
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     if missing := sorted(set(info["missing_keys"]) - tied):
         raise UserError(
@@ -170,6 +200,8 @@ def device_map_options(name: str, dtype: torch.dtype, trust_remote_code: bool = 
 
 def weight_bytes(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> int:
     """Bytes of a model's weights in a type, counted without loading them."""
+    from transformers import AutoModelForCausalLM
+
     with init_empty_weights():
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     model.tie_weights()

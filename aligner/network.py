@@ -11,6 +11,8 @@ from functools import lru_cache
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from aligner.records import UserError
+
 PATIENCE = 5.0  # seconds for a connection
 HUB = "https://huggingface.co"
 INDEX = "https://pypi.org/simple"
@@ -55,3 +57,15 @@ def use_cached_hub() -> None:
     for module, name in (("huggingface_hub.constants", "HF_HUB_OFFLINE"), ("datasets.config", "HF_HUB_OFFLINE")):
         if module in sys.modules:
             setattr(sys.modules[module], name, True)
+
+
+def require_loopback() -> None:
+    """UserError where this machine cannot reach itself: ranks would wait half an hour for each other."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname(), 5):
+            return
+    except OSError as error:
+        raise UserError(
+            f"this machine cannot reach itself at 127.0.0.1 ({error.strerror or error}), where ranks find each other. "
+            "Run 'ip link set lo up' in this network namespace, or take down the firewall's rule."
+        ) from None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,13 +19,32 @@ PACKAGES, MODELS, HUB = "packages", "models", "hub"  # the rooms of a prepared f
 
 def prepare_process(arguments: Sequence[str]) -> None:
     """Set what libraries read from the environment when they are imported. `arguments`: the command line, for --output_dir."""
+    open_outputs()
     if (home := missing_home(arguments)) is not None:
         os.environ["HOME"] = str(home)
         os.environ.setdefault("USER", f"user{os.getuid()}")
         print_errors(f"there is no home for user id {os.getuid()}: caches are kept in {home}")
+    if not (
+        sys.stderr and sys.stderr.isatty()
+    ):  # bars are for terminals: the hub's libraries draw theirs into files, too
+        for library in ("HF_DATASETS", "HF_HUB"):
+            os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
     if folder := prepared_folder():
         os.environ |= offline_variables(folder)
         os.environ.setdefault("WANDB_MODE", "offline")
+
+
+def open_outputs() -> None:
+    """Put /dev/null in the place of inputs and outputs that are closed: the next file opened would take their numbers."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w")
 
 
 def missing_home(arguments: Sequence[str]) -> Path | None:

@@ -265,8 +265,9 @@ def only_one(venv: Path):
 def build(venv: Path, extra: str) -> None:
     """Make an environment beside its place and rename it when everything can be imported."""
     new, version = beside(venv, "new"), sys.version.split()[0]
-    free = shutil.disk_usage(venv.parent).free / 1e9
-    say(f"Setting up {venv} with Python {version}, once: {MINUTES} minutes; {DOWNLOAD} GB to download and {DISK} GB of disk with "
+    free, offline = shutil.disk_usage(venv.parent).free / 1e9, os.environ.get("ALIGNER_OFFLINE")
+    source = f"nothing to download, all is in {offline}," if offline else f"{DOWNLOAD} GB to download"
+    say(f"Setting up {venv} with Python {version}, once: {MINUTES} minutes; {source} and {DISK} GB of disk with "
         f"CUDA's libraries (on PyPI they are always with it), a third of it without. {free:,.0f} GB are free there.")  # fmt: skip
     for old in sorted(venv.parent.glob(f"{venv.name}.new-*")):
         say(f"{old} is left of a set-up that was ended: remove it (rm -r) unless one is at work")

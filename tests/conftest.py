@@ -54,6 +54,7 @@ SHARED_BY = {
         "test_objective_check",
         "test_families",
         "test_lora",
+        "test_odd_bases",
     ),
     "runs": ("test_state_faults", "test_pipeline", "test_course", "test_export", "test_campaign", "test_cache"),
     "plan": ("test_plan",),
@@ -73,11 +74,11 @@ PARTS = {
     "evaluation": ("test_real_judge", "test_campaign"),
     "environment": ("test_environment_script",),
     "surroundings": ("test_surroundings", "test_doctor"),
-    "data": ("test_check", "test_malformed"),
+    "data": ("test_check", "test_malformed", "test_files_by_kind"),
     "fuzz": ("test_fuzz",),
     "lora": ("test_lora",),
     "memory": ("test_plan",),
-    "families": ("test_families",),
+    "families": ("test_families", "test_odd_bases", "test_objective_check"),
     "readers": ("test_read_by_others",),
     "acceptance": ("test_acceptance",),
     "package": ("test_wheel", "test_readme"),
@@ -168,6 +169,24 @@ def bpe_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.train_from_iterator((" ".join(row.values()) for row in read_rows(TEMPLATE)), trainer)
     folder = tmp_path_factory.mktemp("bpe")
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SentencePiece BPE tokenizer with a dummy prefix and byte fallback, as Llama-2's, trained here."""
+    import sentencepiece
+    from transformers import LlamaTokenizer
+
+    folder = tmp_path_factory.mktemp("spm")
+    text = folder / "text.txt"
+    text.write_text("\n".join(" ".join(row.values()) for row in read_rows(TEMPLATE)))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(folder / "tokenizer"), vocab_size=1200, model_type="bpe", byte_fallback=True,
+        add_dummy_prefix=True, remove_extra_whitespaces=False, normalization_rule_name="identity",
+        split_digits=True, minloglevel=2, user_defined_symbols=[':"', ":("],
+    )  # fmt: skip
+    LlamaTokenizer.from_pretrained(folder, legacy=True, add_bos_token=True).save_pretrained(folder)
     return folder
 
 

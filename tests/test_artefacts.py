@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, SHARED
+from odd_files import ALIKE, EMPTY, HUMAN, REPLIES, WORDLESS
 
 from aligner.quality.check import examine
 from aligner.records import Correction, Skipped
@@ -15,8 +16,6 @@ from aligner.training.datasets.options import Options
 from aligner.training.datasets.registry import parse_spec, records_of
 
 README = ROOT / "aligner" / "training" / "datasets" / "README.md"
-HUMAN, WORDLESS = "a reply is a human's turn, or ends in one", "a reply without a word"
-SAME, EMPTY = "chosen and rejected are the same text", "the question or one of the answers is empty"
 ASKED = "\n\nHuman: Q\n\nAssistant:"
 
 
@@ -29,27 +28,13 @@ def hh(tmp_path: Path, chosen: str, rejected: str = " bad", before: str = ASKED,
 
 @pytest.mark.parametrize(
     ("reply", "reason"),
-    [
-        (" Human: I would rather not say.", HUMAN),
-        ("  Human:  insulting someone is hard for me.", HUMAN),
-        (" Good.\n\nHuman: Thanks!", HUMAN),
-        (" Good.\nHuman: Thanks!", HUMAN),
-        (" A really good question.  Human: I am asking you.", HUMAN),
-        ("\n\nHuman: Q2", HUMAN),
-        (" ?", WORDLESS),
-        (" ...", WORDLESS),
-        (" \U0001f600", WORDLESS),
-        (" ___", WORDLESS),
-        (" ", EMPTY),
-        ("\u200b", WORDLESS),
-        (" bad", SAME),
-    ],
+    REPLIES,
 )
 def test_a_reply_that_is_none_is_left_out_with_its_reason(reply, reason, tmp_path):
     for options in ({}, {"multi_turn": True}):
         row = hh(tmp_path, reply, **options)
         assert isinstance(row, Skipped) and row.reason == reason
-        if reason != SAME:  # in the answer as well
+        if reason != ALIKE:  # in the answer as well
             row = hh(tmp_path, " good", reply, **options)
             assert isinstance(row, Skipped) and row.reason == reason
 

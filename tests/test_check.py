@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from conftest import TEMPLATE
+from conftest import ROOT, TEMPLATE
 
 from aligner import cli
 from aligner.quality.check import examine
@@ -168,36 +165,13 @@ def test_a_reader_that_has_read_enough_is_no_error():
     assert done.stderr == ""
 
 
-def checked(file: Path) -> tuple[float, float]:
-    """CPU seconds and peak memory in MB of `aligner check` of a million usable rows."""
-    with (file.parent / "said.txt").open("w+") as said:
-        program = subprocess.Popen([sys.executable, "-m", "aligner", "check", str(file)], stdout=said, stderr=said)
-        _, status, usage = os.wait4(program.pid, 0)
-        said.seek(0)
-        text = said.read()
-    assert status == 0 and "1,000,000 of 1,000,000 rows are usable" in text, text[-500:]
-    assert "reading" in text  # the progress bar
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
-
-
 @pytest.mark.slow
-def test_a_million_rows_in_five_minutes_and_two_gigabytes(tmp_path):
+def test_a_million_rows_in_five_minutes_and_two_gigabytes():
     """Of JSON lines, the same compressed, and Parquet; the table in aligner/readers/README.md has what it took."""
-    text = " ".join(f"word{n}" for n in range(30))
-    names = ("question", "answer", "correction")
-    files = [tmp_path / f"rows.{suffix}" for suffix in ("jsonl", "jsonl.gz", "parquet")]
-    with files[0].open("w") as plain, gzip.open(files[1], "wt") as packed:
-        for n in range(1_000_000):
-            line = json.dumps(dict(zip(names, (f"{n} {text[:80]}", text, f"{text} {n}"), strict=True))) + "\n"
-            plain.write(line)
-            packed.write(line)
-    writer = pq.ParquetWriter(files[2], pa.schema([(name, pa.string()) for name in names]))
-    for start in range(0, 1_000_000, 50_000):
-        rows = range(start, start + 50_000)
-        columns = [[f"{n} {text[:80]}" for n in rows], [text] * len(rows), [f"{text} {n}" for n in rows]]
-        writer.write_table(pa.table(dict(zip(names, columns, strict=True))))
-    writer.close()
-    seconds, peaks = zip(*map(checked, files), strict=True)
-    print(seconds, peaks)
-    assert max(seconds) < 300 and max(peaks) < 2000, (seconds, peaks)
-    assert seconds[1] < 1.5 * seconds[0], seconds
+    command = [sys.executable, "-m", "tests.benchmarks.reading"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    figures = re.findall(r"\| ([\d.]+) s \(\d+ s\), (\d+) MB \| ([\d.]+) \|", done.stdout)
+    assert len(figures) == 3, done.stdout
+    for seconds, memory, ratio in figures:
+        assert float(seconds) < 300 and int(memory) < 2000 and float(ratio) < 1.5, done.stdout

@@ -5,35 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+from odd_files import SHEPHERD, TWO_ROLES
 
 from aligner import cli
 from aligner.launch import launch
 from aligner.records import Correction, DataError, UserError
 from aligner.training.datasets.options import Columns, Options, parse_columns
 from aligner.training.datasets.registry import parse_spec, records_of
-
-# A row of Shepherd's published data, cut.
-SHEPHERD = {"question": "Is it?", "answer": "Yes.", "feedback": "Say why.", "correction": "Yes, because it is."}
-
-REFUSED = {
-    "the correction is the feedback": (
-        "correction=feedback",
-        "the field 'feedback' would be both correction and feedback",
-    ),
-    "the question twice": ("question=a,question=b", "question is named twice, as 'a' and 'b'"),
-    "the question twice alike": ("question=a,question=a", "question is named twice"),
-    "twice in two values": ("answer=a answer=b", "answer is named twice"),
-    "twice for one data set": ("correction-json:answer=a correction-json:answer=b", "answer is named twice"),
-    "question and answer": ("question=x,answer=x", "'x' would be both question and answer"),
-    "question by another's usual name": ("question=answer", "'answer' would be both question and answer"),
-    "answer is the correction": ("answer=correction", "'correction' would be both answer and correction"),
-    "question is the correction": ("correction=question", "'question' would be both question and correction"),
-    "feedback is the question": ("feedback=question", "'question' would be both question and feedback"),
-    "feedback is the correction": ("feedback=correction", "'correction' would be both correction and feedback"),
-    "across two values": ("question=x correction-json:correction=x", "'x' would be both question and correction"),
-    "no role": ("critique=feedback", "write question=NAME,answer=NAME,correction=NAME,feedback=NAME"),
-    "no name": ("answer=", "write question=NAME,answer=NAME,correction=NAME,feedback=NAME"),
-}
 
 
 def read(file, *columns: str):
@@ -47,9 +25,9 @@ def rows(tmp_path):
     return file
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", TWO_ROLES)
 def test_one_field_in_two_roles_or_a_role_named_twice_is_refused(name, tmp_path, capsys):
-    text, problem = REFUSED[name]
+    text, problem = TWO_ROLES[name]
     file = tmp_path / "shepherd.json"
     file.write_text(json.dumps([SHEPHERD]))
     with pytest.raises(UserError, match=problem.replace("[", r"\[")):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import TEMPLATE, read_rows
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig
 
 from aligner import models
 from aligner.demo import embedded_model
@@ -235,6 +235,30 @@ def test_a_prompt_that_is_too_long_is_refused_and_the_others_go_on(corrector):
     assert outcomes[0].text and outcomes[2].text
     with pytest.raises(UserError, match="request 2: its prompt has"):
         corrector.correct([("Why?", "A."), ("Why?", "word " * 3000)])
+
+
+LIMITS = {
+    "gpt2": "n_positions", "ctrl": "n_positions", "codegen": "n_positions", "mpt": "max_seq_len", "dbrx": "max_seq_len",
+    "opt": "max_position_embeddings", "xlm": "max_position_embeddings", "whisper": "max_target_positions",
+    "rwkv": "context_length", "gpt_neo": "max_position_embeddings", "prophetnet": "max_position_embeddings",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LIMITS)
+def test_a_familys_limit_is_known_by_its_own_name(kind):
+    from families import tiny_config
+
+    assert models.positions_of(tiny_config(kind, **{LIMITS[kind]: 100})) == 100
+
+
+@pytest.mark.parametrize("name", models.POSITIONS)
+def test_a_limit_is_known_by_any_of_its_names_also_inside_a_wrapper(name):
+    inner = PreTrainedConfig(**{name: 100})
+    wrapper = PreTrainedConfig()
+    wrapper.get_text_config = lambda **_: inner
+    assert models.positions_of(inner) == models.positions_of(wrapper) == 100
+    assert models.positions_of(PreTrainedConfig(**{name: None})) is None
+    assert models.positions_of(PreTrainedConfig(**{name: -1})) is None  # as some write that there is none
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "mpt"])

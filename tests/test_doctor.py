@@ -1,4 +1,7 @@
-"""`aligner doctor`: its screen here and in broken surroundings, its JSON without secrets, and the files for containers."""
+"""`aligner doctor`: its screen here and in broken surroundings, its JSON without secrets, and the files for containers.
+
+`python tests/test_doctor.py` prints the screen of this machine, and what is not good in four broken surroundings.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -61,8 +65,7 @@ def test_json_for_a_bug_report_holds_no_secret(tmp_path):
     assert {"name", "state", "finding", "remedy"} == set(report["checks"][0])
 
 
-@pytest.mark.slow
-def test_a_network_that_is_gone_is_said_with_the_ways_without(tmp_path):
+def without_network(folder: Path) -> subprocess.CompletedProcess[str]:
     nowhere = f"http://127.0.0.1:{closed_port()}"
     broken = {
         "HF_ENDPOINT": nowhere,
@@ -71,15 +74,47 @@ def test_a_network_that_is_gone_is_said_with_the_ways_without(tmp_path):
         "WANDB_MODE": "",
         "HF_HUB_OFFLINE": "",
     }
-    done = doctor("--output_dir", tmp_path / "out", **broken)
+    return doctor("--output_dir", folder / "out", **broken)
+
+
+def read_only_output(folder: Path) -> subprocess.CompletedProcess[str]:
+    (folder / "image").mkdir()
+    return doctor("--output_dir", folder / "image/out", prefix=in_read_only(folder / "image"), **OFFLINE)
+
+
+def few_open_files(folder: Path) -> subprocess.CompletedProcess[str]:
+    return doctor("--output_dir", folder / "out", prefix=("sh", "-c", 'ulimit -n 256; exec "$@"', "sh"), **OFFLINE)
+
+
+def host_out_of_reach(folder: Path) -> subprocess.CompletedProcess[str]:
+    """A host that ssh does not reach, as pdsh tells it."""
+    (folder / "hosts").write_text("192.0.2.1 slots=2\n")
+    (folder / "pdsh").write_text(
+        "#!/bin/sh\necho 'ssh: connect to host 192.0.2.1 port 22: No route to host' >&2; exit 255\n"
+    )
+    (folder / "pdsh").chmod(0o755)
+    path = {"PATH": f"{folder}:{os.environ['PATH']}"}
+    return doctor("--hostfile", folder / "hosts", "--output_dir", folder / "out", **OFFLINE, **path)
+
+
+BROKEN = {
+    "without a network": without_network,
+    "with an output that cannot be written": read_only_output,
+    "with few open files": few_open_files,
+    "with a host out of reach": host_out_of_reach,
+}
+
+
+@pytest.mark.slow
+def test_a_network_that_is_gone_is_said_with_the_ways_without(tmp_path):
+    done = without_network(tmp_path)
     assert "HF_HUB_OFFLINE=1" in line_of(done, "hub") and "WANDB_MODE=offline" in line_of(done, "wandb")
     assert "prepare-offline.sh" in line_of(done, "index")
 
 
 @pytest.mark.slow
 def test_an_output_that_cannot_be_written_is_bad(tmp_path):
-    (tmp_path / "image").mkdir()
-    done = doctor("--output_dir", tmp_path / "image/out", prefix=in_read_only(tmp_path / "image"), **OFFLINE)
+    done = read_only_output(tmp_path)
     assert (
         done.returncode == 1 and line_of(done, "output").startswith("bad") and "--output_dir" in line_of(done, "output")
     )
@@ -99,28 +134,25 @@ def test_a_file_system_that_refuses_calls_is_described(refusing, tmp_path):  # n
 
 @pytest.mark.slow
 def test_few_open_files_and_no_gpu_by_name_are_said(tmp_path):
-    done = doctor("--output_dir", tmp_path / "out", prefix=("sh", "-c", 'ulimit -n 256; exec "$@"', "sh"), **OFFLINE)
+    done = few_open_files(tmp_path)
     assert line_of(done, "ulimits").startswith("warning") and "ulimit -n 4096" in line_of(done, "ulimits")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("answers", [True, False])
-def test_each_host_of_a_hostfile_is_asked_as_the_launcher_would(answers, tmp_path):
-    """A pdsh that runs the command here, in the host's shell; or a host that ssh does not reach."""
+def test_each_host_of_a_hostfile_is_asked_as_the_launcher_would(tmp_path):
+    """A pdsh that runs the command here, in the host's shell."""
     (tmp_path / "hosts").write_text("192.0.2.1 slots=2\n")
-    run = (
-        'shift 3; exec sh -c "$*"'
-        if answers
-        else "echo 'ssh: connect to host 192.0.2.1 port 22: No route to host' >&2; exit 255"
-    )
-    (tmp_path / "pdsh").write_text(f"#!/bin/sh\n{run}\n")
+    (tmp_path / "pdsh").write_text('#!/bin/sh\nshift 3; exec sh -c "$*"\n')
     (tmp_path / "pdsh").chmod(0o755)
     path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = doctor("--hostfile", tmp_path / "hosts", "--output_dir", tmp_path / "a b", **OFFLINE, **path)
-    if answers:
-        assert re.search(r"^\S+: \d+ of \d+ good$", done.stdout, re.MULTILINE), done.stdout + done.stderr
-    else:
-        assert done.returncode == 1 and "No route to host" in line_of(done, "host"), done.stdout
+    assert re.search(r"^\S+: \d+ of \d+ good$", done.stdout, re.MULTILINE), done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_host_out_of_reach_is_bad(tmp_path):
+    done = host_out_of_reach(tmp_path)
+    assert done.returncode == 1 and "No route to host" in line_of(done, "host"), done.stdout
 
 
 # --- containers
@@ -167,3 +199,15 @@ def test_the_pytorchjob_starts_flags_that_there_are():
         arguments = [word.replace("/opt/aligner", str(ROOT)) for word in container["args"]]
         assert parse(arguments).optimization.records_per_update == 256
         assert job["spec"]["nprocPerNode"] == container["resources"]["limits"]["nvidia.com/gpu"]
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as here:
+        print(f"here:\n{doctor('--output_dir', Path(here) / 'out').stdout}")
+    for name, surroundings in BROKEN.items():
+        with tempfile.TemporaryDirectory() as place:
+            ended = surroundings(Path(place))
+            wrong = [line for line in ended.stdout.splitlines() if line.startswith(("  warning", "  bad"))]
+            print("\n".join([f"{name} (exit {ended.returncode}):", *wrong, ""]))

@@ -26,8 +26,12 @@ RUN = """set -eu
 source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/environment.sh" "${EXTRA:-}"
 exec "$PYTHON" -c 'import tiny, sys; print(tiny.VERSION, tiny.below.VERSION, sys.prefix)'
 """
-PROJECT = """[project]
+PROJECT = """[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+[project]
 name = "aligner"
+version = "0"
 requires-python = ">=3.11"
 dependencies = ["tiny>=1"]
 [project.optional-dependencies]
@@ -72,6 +76,7 @@ def packages(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("packages")
     wheel(folder, "below", "1.0")
     wheel_of("packaging", folder)
+    wheel_of("setuptools", folder)  # for an earlier revision, which installs the project
     for version in ("0.9", "1.2", "1.3"):
         wheel(folder, "tiny", version, NEEDS, "import below")
     wheel(folder, "tinytest", "1.0")
@@ -596,7 +601,7 @@ def test_a_prepared_folder_is_all_that_a_set_up_needs(project, tmp_path):
         "PIP_FIND_LINKS": "UNSET",
         "PIP_INDEX_URL": f"http://127.0.0.1:{closed_port()}/simple",
     }
-    project.works(ALIGNER_OFFLINE=str(prepared), **nowhere)
+    assert f"nothing to download, all is in {prepared}" in project.works(ALIGNER_OFFLINE=str(prepared), **nowhere)
     shutil.rmtree(project.venv)
     project.refuses("holds no packages", ALIGNER_OFFLINE=str(tmp_path / "nothing"), **nowhere)
 

@@ -12,7 +12,8 @@ import torch
 from conftest import launch_program
 from families import KINDS, save_tiny
 from plain_loop import plain_trajectory
-from safetensors.torch import load_file
+from programs.family_table import WAYS
+from safetensors.torch import load_file, save_file
 from test_exact_updates import LR, base_flags, trajectory
 from test_folder_writer import on_disk
 from test_odd_bases import mxfp4
@@ -104,64 +105,140 @@ def test_two_ranks_write_what_an_export_of_their_state_writes_whatever_is_frozen
         assert precision["save_16bit"] or dtypes == {torch.float32}
 
 
+# What each of these does not train, by the end of its name: parameters of five, buffers of the others.
+FROZEN = {
+    "afmoe": "expert_bias", "ernie4_5_moe": "e_score_correction_bias", "hrm_text": "z_L_init", "laguna": "e_score_correction_bias",
+    "roformer": "embed_positions.weight", "dots1": "e_score_correction_bias", "glm4_moe": "e_score_correction_bias",
+    "nemotron_h": "e_score_correction_bias", "minimax_m2": "e_score_correction_bias",
+    "apertus": "act_fn.beta", "zaya": "balancing_biases", "hy_v3": "expert_bias",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_what_a_family_does_not_train_is_the_bases_in_the_folder_and_in_an_export(rows, bpe_folder, tmp_path):
+    """Two ranks, ZeRO-3."""
+    draw, frozen = torch.Generator().manual_seed(0), {}
+    for kind, end in FROZEN.items():
+        save_tiny(kind, bpe_folder, tmp_path / kind)
+        tensors = load_file(tmp_path / kind / "model.safetensors")
+        frozen[kind] = {
+            name: t + 0.1 * torch.rand(t.shape, generator=draw) for name, t in tensors.items() if name.endswith(end)
+        }
+        assert frozen[kind], (kind, list(tensors))
+        save_file({**tensors, **frozen[kind]}, tmp_path / kind / "model.safetensors", metadata={"format": "pt"})
+    cells = [
+        base_flags(
+            rows, tmp_path / kind, tmp_path / f"{kind}-out", epochs=1, records_per_update=20, per_device_train_batch_size=2,
+            save_interval=2, max_length=512, zero_stage=3, gradient_checkpointing=False,
+        )
+        for kind in FROZEN
+    ]  # fmt: skip
+    (tmp_path / "cells.json").write_text(json.dumps(cells))
+    launch_program("programs.cells", 2, tmp_path / "cells.json", timeout=1500)
+    for kind in FROZEN:
+        [state] = (tmp_path / f"{kind}-out" / "checkpoints").iterdir()
+        export_state(state, tmp_path / f"{kind}-exported", False, iter)
+        ours, theirs, base = (on_disk(tmp_path / f"{kind}{part}") for part in ("-out", "-exported", ""))
+        assert ours.keys() == theirs.keys() == base.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours), kind
+        assert all(torch.equal(ours[name], value) for name, value in frozen[kind].items()), kind
+        assert any(not torch.equal(ours[name], base[name]) for name in ours), kind
+
+
+# What the tests below let a family say, with the reason; a reason that has become untrue fails them.
+NO_TINY_MODEL = {
+    "gemma3n": "its vision tower needs the package timm",
+    "gemma4_assistant": "drafts tokens for another model, from that model's states",
+    "gemma4_unified_assistant": "drafts tokens for another model, from that model's states",
+    "musicgen": "writes codes of sound",
+    "musicgen_melody": "writes codes of sound",
+}
+REMARKS = {
+    ("youtu", "reloads"): "transformers sets the padding token's row to zero when it opens this family",
+    ("prophetnet", "objective"): "beside padding its own gradient is another; row by row it is equal",
+}
+
+
 @pytest.fixture(scope="session")
 def table(bpe_folder, tmp_path_factory) -> list[dict]:
+    """A line for each family. Where ALIGNER_FAMILY_TABLE names a file for the table, lines are kept beside it as they come, and
+    a run that was stopped goes on from them."""
     folder = tmp_path_factory.mktemp("families")
-    launch_program("programs.family_table", 1, folder / "work", bpe_folder, folder / "table.jsonl", timeout=5400)
-    lines = [json.loads(line) for line in (folder / "table.jsonl").read_text().splitlines()]
-    if target := os.environ.get("ALIGNER_FAMILY_TABLE"):  # the README's, anew
+    target = os.environ.get("ALIGNER_FAMILY_TABLE")
+    file = Path(target).absolute().with_suffix(".jsonl") if target else folder / "table.jsonl"
+    done = {line["family"] for line in read_lines(file)}
+    for some in batched([kind for kind in KINDS if kind not in done], 30):
+        launch_program("programs.family_table", 1, folder / "work", bpe_folder, file, *some, timeout=3600)
+    lines = sorted(read_lines(file), key=lambda line: KINDS.index(line["family"]))
+    if target:
         Path(target).write_text(as_markdown(lines), encoding="utf-8")
     return lines
 
 
+def read_lines(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def batched(kinds: list[str], size: int) -> list[list[str]]:
+    return [kinds[start : start + size] for start in range(0, len(kinds), size)]
+
+
 def as_markdown(lines: list[dict]) -> str:
-    """The table as it stands in the room's README, with its date and versions."""
+    """The table as it stands in the room's MODELS.md, with its date and versions."""
     from datetime import UTC, datetime
 
     import deepspeed
-    import torch
     import transformers
 
     steps = ("trains", "objective", "names", "export", "reloads", "decodes")
-    date = (
-        f"{datetime.now(UTC):%Y-%m-%d}, transformers {transformers.__version__}, torch {torch.__version__}, DeepSpeed "
-    )
-    text = [f"{date}{deepspeed.__version__}, CPU, fp32. {sum(line['tiny'] == 'yes' for line in lines)} of {len(lines)} "
-            "causal families build as a tiny configuration.", "",
+    built = [line for line in lines if line["tiny"] == "yes"]
+    trained = [line for line in built if line["trains"] in WAYS]
+    text = [f"{datetime.now(UTC):%Y-%m-%d}, transformers {transformers.__version__}, torch {torch.__version__}, DeepSpeed "
+            f"{deepspeed.__version__}, CPU, fp32. Of {len(lines)} causal families {len(built)} build as a tiny configuration, and "
+            f"{len(trained)} of these are trained.", "",
             "| family | trains | loss, gradient | names on disk | export of a state | reloaded | decoding |",
             "|---|---|---|---|---|---|---|"]  # fmt: skip
-    for line in (line for line in lines if line["tiny"] == "yes"):
-        loss = line["objective"]
-        shown = {
-            **line,
-            "objective": loss
-            if isinstance(loss, str)
-            else "{:.0e}, {:.0e}".format(*loss) + " (by its logits)" * (len(loss) > 2),
-        }
-        text.append(f"| {line['family']} | " + " | ".join(str(shown[step]).replace("|", "/") for step in steps) + " |")
-    without = [f"{line['family']} ({line['tiny']})" for line in lines if line["tiny"] != "yes"]
-    return "\n".join([*text, "", "Without a tiny configuration: " + "; ".join(without) + "."]) + "\n"
+    text += [
+        f"| {line['family']} | " + " | ".join(shown(line, step) for step in steps) + " |"
+        for line in built if line in trained
+    ]  # fmt: skip
+    text += ["", "Not trained, in the program's own words:", ""]
+    text += [f"- {line['family']}: {' '.join(line['trains'].split())}" for line in built if line not in trained]
+    text += ["", "No tiny model here:", ""]
+    text += [
+        f"- {line['family']}: {NO_TINY_MODEL.get(line['family'], line['tiny'])}" for line in lines if line not in built
+    ]
+    return "\n".join(text) + "\n"
+
+
+def shown(line: dict, step: str) -> str:
+    """One cell."""
+    value = line[step]
+    if step == "objective" and not isinstance(value, str):
+        value = "{:.0e}, {:.0e}".format(*value) + " (by its logits)" * (len(value) > 2)
+    remark = REMARKS.get((line["family"], step))
+    return str(value).replace("|", "/") + (f" ({remark})" if remark else "")
 
 
 @pytest.mark.slow
 def test_every_family_has_a_line_and_none_ends_in_a_traceback(table):
     assert [line["family"] for line in table] == KINDS
-    built = [line for line in table if line["tiny"] == "yes"]
-    assert len(built) > 130
-    assert not [line for line in built if line["trains"].startswith("ERROR")]
+    assert {line["family"] for line in table if line["tiny"] != "yes"} == set(NO_TINY_MODEL)
+    assert not [line for line in table if "ERROR" in json.dumps(line)]
 
 
 @pytest.mark.slow
 def test_what_is_trained_has_transformers_own_loss_and_gradient_and_comes_back_from_disk(table):
-    trained = [line for line in table if line.get("trains") in ("flat", "padded")]
-    assert len(trained) > 110
-    wrong = []
+    trained = [line for line in table if line.get("trains") in WAYS]
+    assert len(trained) > 175
+    wrong = set()
     for line in trained:
-        loss = line["objective"]
-        if isinstance(loss, str) or loss[0] > 1e-5 or loss[1] > 1e-4:
-            wrong.append((line["family"], "objective", loss))
-        wrong += [(line["family"], step, line[step]) for step, value in
-                  {"names": "the base's", "export": "equal", "reloads": "equal"}.items() if line[step] != value]  # fmt: skip
-        if not line["decodes"].startswith("equal"):
-            wrong.append((line["family"], "decodes", line["decodes"]))
-    assert not wrong
+        loss, gradient, *_ = line["objective"]
+        fits = {
+            "objective": loss < 1e-5 and gradient < 1e-4,
+            "names": line["names"] in ("the base's", "the base's, of its text model", "its text model's"),
+            "export": line["export"] == "equal", "reloads": line["reloads"] == "equal",
+            "decodes": line["decodes"].startswith(("equal", "transformers' generate fails")),
+        }  # fmt: skip
+        wrong |= {(line["family"], step) for step, held in fits.items() if not held}
+    assert wrong == set(REMARKS)

@@ -65,6 +65,14 @@ def test_the_folder_is_what_save_pretrained_writes(kind, bpe_folder, tmp_path):
     assert read[0] == read[1]  # what is beside it, older versions read
 
 
+def test_a_text_model_that_would_open_nowhere_is_refused_before_training(bpe_folder, tmp_path):
+    """A vision model whose language model transformers opens inside it alone."""
+    save_tiny("mllama", bpe_folder, tmp_path / "base")
+    model = load_model(str(tmp_path / "base"), torch.float32)
+    with pytest.raises(UserError, match=r"base: .* a folder of type 'mllama_text_model' would open nowhere"):
+        plan_folder(model)
+
+
 @pytest.mark.parametrize("kind", ["mixtral", "llama"])
 def test_several_shards_are_save_pretrained_s_and_no_conversion_is_torn(kind, bpe_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(folder_writer, "SHARD_BYTES", 60_000)

@@ -19,7 +19,8 @@ from two_hosts import missing, two_hosts
 from aligner.launch.command import launch_command, placement
 from aligner.records import UserError
 from aligner.training.distributed.hosts import Host, forwarded_variables, launcher_words, read_hostfile, remote_words
-from aligner.training.distributed.launcher_variables import first_host, idle_gpus, rank_variables
+from aligner.training.distributed.job_hosts import HOST_FILES, first_host
+from aligner.training.distributed.launcher_variables import idle_gpus, rank_variables
 from aligner.training.flags import parse
 
 SLURM = {
@@ -77,6 +78,7 @@ MPI = {"OMPI_COMM_WORLD_RANK": "5", "OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORL
        "OMPI_COMM_WORLD_LOCAL_SIZE": "4", "MASTER_ADDR": "n1"}  # fmt: skip
 
 
+@pytest.mark.kind("started by an MPI or a job")
 @pytest.mark.parametrize(
     ("given", "filled"),
     [
@@ -87,13 +89,29 @@ MPI = {"OMPI_COMM_WORLD_RANK": "5", "OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORL
         ({k: v for k, v in POD.items() if k != "MASTER_PORT"}, {"LOCAL_RANK": "0", "MASTER_PORT": "29500"}),
         ({"RANK": "0", "WORLD_SIZE": "1"}, {"LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}),
         ({k: v for k, v in TORCHRUN.items() if k != "MASTER_ADDR"} | SLURM, {"MASTER_ADDR": "gpu07"}),
+        # A variable that is there and empty says nothing.
+        ({**POD, "LOCAL_RANK": "", "MASTER_PORT": " "}, {"LOCAL_RANK": "0", "MASTER_PORT": "29500"}),
+        ({**POD, "MASTER_ADDR": "", "LOCAL_WORLD_SIZE": "4"}, {"MASTER_ADDR": "127.0.0.1"}),
+        # The host's number, and the place on it, are a rank.
+        ({"NODE_RANK": "1", "LOCAL_RANK": "1", "NNODES": "2", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "a"},
+         {"RANK": "5", "WORLD_SIZE": "8"}),
+        ({"NODE_RANK": "1", "LOCAL_RANK": "3", "NUM_NODES": "2", "WORLD_SIZE": "8", "MASTER_ADDR": "a"}, {"RANK": "7"}),
+        ({"GROUP_RANK": "2", "GROUP_WORLD_SIZE": "3", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "a"},
+         {"RANK": "4", "WORLD_SIZE": "6"}),
+        ({"PET_NODE_RANK": "1", "PET_NNODES": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "a"}, {"RANK": "4"}),
+        # A platform or a scheduler knows the first host.
+        ({"RANK": "1", "WORLD_SIZE": "2", "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2"}, {"MASTER_ADDR": "10.0.0.1"}),
+        ({"RANK": "1", "WORLD_SIZE": "2", "SM_HOSTS": '["algo-1", "algo-2"]'}, {"MASTER_ADDR": "algo-1"}),
+        ({"RANK": "1", "WORLD_SIZE": "2", "PET_MASTER_ADDR": "job-master-0"}, {"MASTER_ADDR": "job-master-0"}),
     ],
-)
+)  # fmt: skip
 def test_what_a_starter_leaves_out_is_filled_in_where_it_can_be_known(given, filled):
     found = rank_variables(given)
-    assert {name: found[name] for name in filled} == filled and not found.keys() & given.keys()
+    assert {name: found[name] for name in filled} == filled
+    assert not found.keys() & {name for name, value in given.items() if value.strip()}
 
 
+@pytest.mark.kind("started by an MPI or a job")
 @pytest.mark.parametrize(
     ("given", "rank"),
     [
@@ -106,7 +124,12 @@ def test_what_a_starter_leaves_out_is_filled_in_where_it_can_be_known(given, fil
           "MASTER_ADDR": "a"}, ("1", "2", "1", "a")),
         ({"PALS_RANKID": "2", "PMI_SIZE": "4", "PALS_LOCAL_RANKID": "0", "MASTER_ADDR": "a"}, ("2", "4", "0", "a")),
         ({"JSM_NAMESPACE_RANK": "7", "JSM_NAMESPACE_SIZE": "12", "JSM_NAMESPACE_LOCAL_RANK": "1",
-          "LSB_MCPU_HOSTS": "batch1 1 h1 42"}, ("7", "12", "1", "batch1")),
+          "LSB_MCPU_HOSTS": "batch1 1 h1 42 h2 42"}, ("7", "12", "1", "h1")),  # no rank runs on the batch script's host
+        ({"JSM_NAMESPACE_RANK": "3", "JSM_NAMESPACE_SIZE": "4", "JSM_NAMESPACE_LOCAL_RANK": "1",
+          "LSB_HOSTS": "h1 h1 h2 h2"}, ("3", "4", "1", "h1")),
+        ({**MPI, "MASTER_ADDR": "", "SM_CURRENT_HOST": "algo-2", "SM_HOSTS": '["algo-1","algo-2"]'}, ("5", "8", "1", "algo-1")),
+        ({**MPI, "MASTER_ADDR": "", "AZ_BATCH_MASTER_NODE": "10.0.0.4:6000"}, ("5", "8", "1", "10.0.0.4")),
+        ({"FLUX_TASK_RANK": "3", "FLUX_JOB_SIZE": "4", "FLUX_JOB_TASKS_PER_NODE": "2", "MASTER_ADDR": "a"}, ("3", "4", "1", "a")),
         ({"FLUX_TASK_RANK": "1", "FLUX_JOB_SIZE": "2", "FLUX_TASK_LOCAL_ID": "1", "MASTER_ADDR": "a"}, ("1", "2", "1", "a")),
         ({"PMIX_RANK": "1", "PMIX_SIZE": "2", "PMIX_LOCAL_RANK": "0", "MASTER_ADDR": "a"}, ("1", "2", "0", "a")),
     ],
@@ -128,10 +151,48 @@ def test_what_cannot_be_known_is_named_with_its_remedy():
     for given in ({k: v for k, v in MPI.items() if k != "MASTER_ADDR"}, {"RANK": "1", "WORLD_SIZE": "4"}):
         with pytest.raises(UserError, match="MASTER_ADDR, the host of the first, is not set"):
             rank_variables(given)
-    with pytest.raises(UserError, match="OMPI_COMM_WORLD_SIZE is not"):
-        rank_variables({"OMPI_COMM_WORLD_RANK": "1"})
 
 
+def test_the_first_line_of_a_schedulers_file_is_the_first_host(tmp_path):
+    (tmp_path / "nodes").write_text("r1n1\nr1n1\nr1n2\n")
+    for variable in HOST_FILES:
+        assert rank_variables({**MPI, "MASTER_ADDR": "", variable: str(tmp_path / "nodes")})["MASTER_ADDR"] == "r1n1"
+    with pytest.raises(UserError, match="MASTER_ADDR"):
+        rank_variables({**MPI, "MASTER_ADDR": "", "PBS_NODEFILE": str(tmp_path / "gone")})
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"OMPI_COMM_WORLD_RANK": "1"}, "OMPI_COMM_WORLD_SIZE is not"),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_RANK is not"),
+        ({"MV2_COMM_WORLD_RANK": "0"}, "MV2_COMM_WORLD_SIZE is not"),
+        ({"PMI_RANK": "1"}, "PMI_SIZE is not"),
+        ({"PMIX_RANK": "1", "PMIX_NAMESPACE": "x@1"}, "PMIX_SIZE is not"),
+        ({"PALS_RANKID": "2", "PALS_LOCAL_RANKID": "0"}, "PMI_SIZE is not"),
+        ({"FLUX_TASK_RANK": "2"}, "FLUX_JOB_SIZE is not"),
+        ({"JSM_NAMESPACE_SIZE": "4"}, "JSM_NAMESPACE_RANK is not"),
+        ({"PMI_RANK": "3", "PMI_SIZE": "8", "MASTER_ADDR": "a"}, "nor LOCAL_RANK is set, so that its GPU is not known"),
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "MASTER_ADDR": "a"}, "nor LOCAL_RANK is set"),
+        ({**POD, "PET_NPROC_PER_NODE": "4"}, "this pod is to hold several ranks"),
+        ({"LOCAL_RANK": "1"}, "LOCAL_RANK=1 is set in the environment, and RANK and WORLD_SIZE are not"),
+        ({"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "4"}, "RANK and WORLD_SIZE are not"),
+        (
+            {"WORLD_SIZE": "8", "LOCAL_RANK": "1", "NODE_RANK": "1"},
+            "WORLD_SIZE is set in the environment and RANK is not",
+        ),
+        ({**POD, "RANK": "first"}, "RANK is 'first' in the environment, which is no whole number"),
+        ({**POD, "RANK": "4"}, "RANK is 4 and WORLD_SIZE is 4"),
+        ({**MPI, "OMPI_COMM_WORLD_SIZE": "many"}, "is 'many' in the environment"),
+    ],
+)
+def test_what_does_not_make_a_rank_is_named(given, words):
+    with pytest.raises(UserError) as caught:
+        rank_variables(given)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.kind("started by an MPI or a job")
 @pytest.mark.parametrize(
     "alone",
     [
@@ -140,6 +201,13 @@ def test_what_cannot_be_known_is_named_with_its_remedy():
         {"PMIX_RANK": "0"},
         {"SM_HOSTS": '["algo-1"]', "SM_CURRENT_HOST": "algo-1"},
         {"SKYPILOT_NODE_RANK": "0", "SKYPILOT_NUM_NODES": "1"},
+        {"PET_NNODES": "1", "PET_NPROC_PER_NODE": "8", "PET_MASTER_ADDR": "m"},
+        {"LOCAL_RANK": "0"},
+        {"LOCAL_RANK": "-1"},
+        {"RANK": "", "WORLD_SIZE": ""},
+        {"MASTER_ADDR": "job-master-0", "MASTER_PORT": "23456"},
+        {"NNODES": "2"},  # a script's own, from which it makes other commands
+        {"JOB_COMPLETION_INDEX": "1"},  # an array of jobs that know nothing of each other
     ],
 )
 def test_one_process_of_a_job_starts_its_own_ranks(alone):
@@ -154,6 +222,14 @@ def test_one_process_of_a_job_starts_its_own_ranks(alone):
         ({"SM_CURRENT_HOST": "algo-2", "SM_HOSTS": '["algo-1", "algo-2"]'},
          "--nnodes 2 --node_rank 1 --nproc_per_node GPUS --master_addr algo-1 "),
         ({"PET_NODE_RANK": "1", "PET_NNODES": "3", "PET_MASTER_ADDR": "m"}, "--nnodes 3 --node_rank 1"),
+        ({"PET_NNODES": "2:4", "PET_RDZV_ENDPOINT": "m:29400"}, "--nnodes 4 --node_rank NUMBER"),
+        ({"SKYPILOT_NODE_RANK": "1", "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2"}, "--nnodes 2 --node_rank 1"),
+        ({"SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2"},
+         "--node_rank NUMBER --nproc_per_node GPUS --master_addr 10.0.0.1"),
+        ({"SM_HOSTS": '["algo-1", "algo-2"]'}, "--node_rank NUMBER --nproc_per_node GPUS --master_addr algo-1"),
+        ({"AZUREML_NODE_COUNT": "2", "NODE_RANK": "1", "MASTER_ADDR": "m"}, "--nnodes 2 --node_rank 1"),
+        ({"NODE_RANK": "1", "NUM_NODES": "2"}, "--nnodes 2 --node_rank 1"),
+        ({"GROUP_RANK": "1", "GROUP_WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "--nnodes 2 --node_rank 1"),
         ({"NODE_RANK": "0", "NNODES": "2"}, "--nnodes 2 --node_rank 0 --nproc_per_node GPUS --master_addr HOST"),
     ],
 )  # fmt: skip
@@ -189,12 +265,43 @@ def test_slurms_variables_become_torchs():
     assert rank_variables(SLURM) == {
         "RANK": "9", "LOCAL_RANK": "1", "WORLD_SIZE": "16", "MASTER_ADDR": "gpu07", "MASTER_PORT": "31002",
     }  # fmt: skip
-    assert rank_variables({**SLURM, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "7"})["MASTER_ADDR"] == "10.0.0.1"
+    assert (
+        not {"MASTER_ADDR", "MASTER_PORT"}
+        & rank_variables({**SLURM, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "7"}).keys()
+    )
 
 
-def test_a_broken_slurm_environment_is_one_line():
-    with pytest.raises(UserError, match=r"its environment is not whole \('SLURM_LOCALID'\)"):
-        rank_variables({k: v for k, v in SLURM.items() if k != "SLURM_LOCALID"})
+@pytest.mark.parametrize(
+    ("left_out", "more", "filled"),
+    [
+        ("SLURM_LOCALID", {"SLURM_STEP_TASKS_PER_NODE": "8(x2)"}, {"LOCAL_RANK": "1"}),
+        ("SLURM_LOCALID", {"SLURM_TASKS_PER_NODE": "1(x16)"}, {"LOCAL_RANK": "0"}),
+        ("SLURM_STEP_NODELIST", {"SLURM_JOB_NODELIST": "n[3-4]"}, {"MASTER_ADDR": "n3"}),
+        ("SLURM_STEP_NODELIST", {"SLURM_NODELIST": "n[3-4]"}, {"MASTER_ADDR": "n3"}),
+        ("SLURM_STEP_NODELIST", {"MASTER_ADDR": "10.0.0.1"}, {"RANK": "9"}),
+        ("SLURM_JOB_ID", {"SLURM_JOBID": "1000"}, {"MASTER_PORT": "31002"}),
+        ("SLURM_JOB_ID", {"MASTER_PORT": "7"}, {"RANK": "9"}),
+        ("SLURM_STEP_NUM_TASKS", {"SLURM_NTASKS": "16"}, {"WORLD_SIZE": "16"}),
+    ],
+)
+def test_what_a_slurm_step_leaves_out_is_filled_in_where_it_can_be_known(left_out, more, filled):
+    found = rank_variables({**{k: v for k, v in SLURM.items() if k != left_out}, **more})
+    assert {name: found[name] for name in filled} == filled
+
+
+@pytest.mark.parametrize(
+    ("left_out", "more"),
+    [
+        ("SLURM_PROCID", {}), ("SLURM_LOCALID", {}), ("SLURM_STEP_NODELIST", {}),
+        ("SLURM_LOCALID", {"SLURM_STEP_TASKS_PER_NODE": "6,10"}),
+        ("SLURM_LOCALID", {"SLURM_STEP_TASKS_PER_NODE": "8(x2)", "SLURM_DISTRIBUTION": "cyclic"}),
+    ],
+)  # fmt: skip
+def test_what_a_slurm_step_must_not_leave_out_is_named_in_one_line(left_out, more):
+    with pytest.raises(
+        UserError, match=rf"one of 16 tasks of a Slurm step, and {left_out} is not set\. .* srun|torchrun"
+    ):
+        rank_variables({**{k: v for k, v in SLURM.items() if k != left_out}, **more})
 
 
 @pytest.mark.parametrize(

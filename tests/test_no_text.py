@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from odd_files import CANNOT, KINDS, UNSEEN
+from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from aligner import cli
@@ -17,17 +18,6 @@ from aligner.training.datasets.preference import correction_of_pair
 from aligner.training.datasets.run_prompts import RunPrompts
 from aligner.training.datasets.supervised import Tally, tokenise
 
-UNSEEN = {
-    "zero-width space": "\u200b", "byte order mark": "\ufeff", "Hangul filler": "\u3164", "half-width Hangul filler": "\uffa0",
-    "Hangul initial filler": "\u115f", "blank Braille": "\u2800", "word joiner": "\u2060", "soft hyphen": "\u00ad",
-    "direction marks": "\u200e\u200f\u202a", "variation selector": "\ufe0f", "grapheme joiner": "\u034f",
-    "Khmer inherent vowel": "\u17b4", "Mongolian vowel separator": "\u180e", "no-break space": "\u00a0",
-    "ideographic space": "\u3000",
-    "line separator": "\u2028", "tag characters": "\U000e0020\U000e007f", "musical format": "\U0001d173",
-    "invisible times": "\u2062", "next line": "\u0085", "lone accent": "\u0301", "object replacement": "\ufffc",
-    "lost text": "\ufffd\ufffd",
-    "escape": "\x1b", "several": " \u200b\n\ufeff\u00a0",
-}  # fmt: skip
 SEEN = [
     "a",
     ".",
@@ -69,50 +59,6 @@ def test_the_command_names_the_row_and_the_character(tmp_path, capsys):
 
 
 # --- what a tokenizer cannot spell
-
-
-def trained(model, pre=None, decoder=None, normalizer=None) -> PreTrainedTokenizerFast:
-    """A tokenizer of a kind, trained on a little English."""
-    tokenizer = Tokenizer(model)
-    if normalizer:
-        tokenizer.normalizer = normalizer
-    if pre:
-        tokenizer.pre_tokenizer = pre
-    if decoder:
-        tokenizer.decoder = decoder
-    kinds = {models.BPE: trainers.BpeTrainer, models.WordPiece: trainers.WordPieceTrainer,
-             models.WordLevel: trainers.WordLevelTrainer, models.Unigram: trainers.UnigramTrainer}  # fmt: skip
-    options = {"unk_token": "[UNK]"} if isinstance(model, models.Unigram) else {}
-    special = ["[UNK]", "[EOS]"]
-    trainer = kinds[type(model)](vocab_size=200, special_tokens=special, show_progress=False, **options)
-    tokenizer.train_from_iterator(
-        [CORRECTION.text.replace("\n", " ") + " abc the quick brown fox. yes no, a better answer"] * 20, trainer
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="[UNK]", eos_token="[EOS]", name_or_path="tiny"
-    )
-
-
-def byte_level(normalizer) -> PreTrainedTokenizerFast:
-    return trained(models.BPE(), pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel(), normalizer)
-
-
-KINDS = {
-    "BPE without bytes": lambda: trained(models.BPE(unk_token="[UNK]"), pre_tokenizers.Metaspace(), decoders.Metaspace()),
-    "WordPiece": lambda: trained(
-        models.WordPiece(unk_token="[UNK]"), pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
-    ),
-    "words": lambda: trained(models.WordLevel(unk_token="[UNK]"), pre_tokenizers.Whitespace()),
-    "Unigram": lambda: trained(models.Unigram(), pre_tokenizers.Metaspace(), decoders.Metaspace()),
-    "lower case": lambda: byte_level(normalizers.Lowercase()),
-    "NFKC": lambda: byte_level(normalizers.NFKC()),
-    "BPE that drops": lambda: trained(models.BPE(), pre_tokenizers.Metaspace(), decoders.Metaspace()),
-}  # fmt: skip
-CANNOT = {
-    "BPE without bytes": ["\U0001f600", "\u4f60\u597d", "the\nfox", "\u00e9"], "WordPiece": ["\U0001f600", "the\nfox"],
-    "words": ["zebra", "the\nfox"], "Unigram": ["\U0001f600", "the\nfox"], "lower case": ["The Fox"], "NFKC": ["\u2075", "\uff21"],
-    "BPE that drops": ["\U0001f600", "the\nfox"],
-}  # fmt: skip
 
 
 def rows(*corrections: str) -> list[Correction]:

@@ -1,6 +1,7 @@
 """Finished folders are opened by another transformers, in an environment of its own, and give the same logits.
 
-ALIGNER_OTHER_TRANSFORMERS=FOLDER names that environment; where it is not there, it is made.
+ALIGNER_OTHER_TRANSFORMERS=FOLDER names that environment, ALIGNER_LLAMA_CPP=FOLDER llama.cpp's sources; where they are not there,
+they are made and fetched.
 """
 
 from __future__ import annotations
@@ -9,19 +10,25 @@ import json
 import os
 import re
 import subprocess
+import sys
+import tarfile
 import venv
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import launch_program
 from families import save_tiny
+from test_exact_updates import base_flags
 from test_folder_writer import on_disk, write
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from aligner.demo import embedded_model
 from aligner.models import load_model
 from aligner.training.checkpoint.older_readers import add_older_names, with_older_names
 
-OTHER = os.environ.get("ALIGNER_OTHER_TRANSFORMERS")
+OTHER, LLAMA_CPP = os.environ.get("ALIGNER_OTHER_TRANSFORMERS"), os.environ.get("ALIGNER_LLAMA_CPP")
+CARRIER = "llama-cpp-python==0.3.36"  # the package whose sources hold llama.cpp's
 VERSION = "4.57.6"
 SETTINGS = {  # what version 4 would miss in silence: frequencies that are not its defaults
     "mixtral": {"rope_theta": 5e5}, "gpt_neox": {"rotary_pct": 0.5, "rotary_emb_base": 3e4, "tie_word_embeddings": False},
@@ -122,3 +129,84 @@ def test_llama_cpps_own_table_knows_every_name(kind, bpe_folder, tmp_path):
     names = [re.sub(r"experts\.\d+\.", "experts.", name) for name in on_disk(tmp_path / "out")]
     unknown = {name for name in names if table.get_name(name, (".weight", ".bias")) is None}
     assert not {name for name in unknown if "rotary" not in name}
+
+
+@pytest.fixture(scope="module")
+def converter():
+    """llama.cpp's converter, out of the sources of a package."""
+    if not LLAMA_CPP:
+        pytest.skip("ALIGNER_LLAMA_CPP names no folder for llama.cpp's sources")
+    folder = Path(LLAMA_CPP).absolute()
+    if not list(folder.glob("*/vendor/llama.cpp/convert_hf_to_gguf.py")):
+        download = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--no-binary",
+            ":all:",
+            "--dest",
+            folder,
+        ]
+        subprocess.run([*download, CARRIER], check=True, timeout=1800)
+        with tarfile.open(next(folder.glob("*.tar.gz"))) as sources:
+            sources.extractall(folder, filter="data")
+    [program] = folder.glob("*/vendor/llama.cpp/convert_hf_to_gguf.py")
+    return program
+
+
+@pytest.fixture(scope="module")
+def trained_folders(sentencepiece_folder, rows, tmp_path_factory):
+    """Finished folders of real runs: dense and a mixture, with tokenizers of the two kinds that llama.cpp knows."""
+    folder, cells = tmp_path_factory.mktemp("trained"), {}
+    for kind, tokenizer in [
+        ("llama", sentencepiece_folder),
+        ("mixtral", sentencepiece_folder),
+        ("llama", embedded_model()),
+    ]:
+        name = f"{kind}-{Path(tokenizer).name[:4]}"
+        save_tiny(kind, tokenizer, folder / f"{name}-base", vocab_size=len(AutoTokenizer.from_pretrained(tokenizer)))
+        cells[folder / name] = base_flags(
+            rows, folder / f"{name}-base", folder / name, records_per_update=8, epochs=1, max_length=512
+        )
+    (folder / "cells.json").write_text(json.dumps(list(cells.values())))
+    launch_program("programs.cells", 1, folder / "cells.json", timeout=900)
+    return list(cells)
+
+
+@pytest.mark.slow
+def test_llama_cpps_converter_takes_a_finished_folder_whole(converter, trained_folders, tmp_path):
+    """Every tensor arrives under llama.cpp's name with its numbers, and what transformers reads back computes the same."""
+    gguf = pytest.importorskip("gguf")
+    for folder in trained_folders:
+        file = tmp_path / f"{folder.name}.gguf"
+        done = subprocess.run(
+            [sys.executable, converter, "--outtype", "f32", "--outfile", file, folder],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        written = {tensor.name: torch.from_numpy(tensor.data.copy()) for tensor in gguf.GGUFReader(file).tensors}
+        ours, table = on_disk(folder), gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
+        named: dict[str, list[str]] = {}  # a mixture's experts are stacked in one tensor
+        for name in sorted(ours):
+            stacked = re.sub(r"experts\.\d+\.", "experts.", name)
+            named.setdefault(str(table.get_name(stacked, (".weight",))), []).append(name)
+        assert set(named) == set(written) - {"rope_freqs.weight"}
+        for name, sources in named.items():
+            if "attn_q" in name or "attn_k" in name:  # whose rows llama.cpp orders otherwise
+                assert torch.equal(written[name].sort(0).values, ours[sources[0]].sort(0).values)
+            else:
+                stack = torch.stack([ours[source] for source in sources]) if len(sources) > 1 else ours[sources[0]]
+                assert torch.equal(written[name], stack), name
+        if folder.name.startswith("llama"):
+            back = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=file.name, dtype=torch.float32).eval()
+            ids = torch.arange(5, 37)[None]
+            with torch.no_grad():
+                one, other = (
+                    model(input_ids=ids).logits for model in (back, load_model(str(folder), torch.float32).eval())
+                )
+            assert float((one - other).abs().max()) < 1e-5 * float(other.abs().max())

@@ -8,16 +8,27 @@ import io
 import json
 import lzma
 import os
-import pickle
 import tracemalloc
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT
+from odd_files import (
+    COMPRESSIONS,
+    FORMATS,
+    LINES,
+    PATTERNS,
+    REFUSED,
+    REPLACED,
+    ROWS,
+    UNUSED,
+    parquet,
+    save,
+    write,
+    zstd,
+)
 
 from aligner import cli
 from aligner.files import sha256_of
@@ -30,92 +41,6 @@ from aligner.training.datasets.mixture import mix
 from aligner.training.datasets.registry import parse_spec, records_of
 
 README = ROOT / "aligner" / "readers" / "README.md"
-ROWS = [
-    {"question": "Why, and how?", "answer": "a\tb", "correction": 'He said "yes",\nthen left.'},
-    {"question": "\u4f60\u597d\u5417\uff1f", "answer": "NA", "correction": "\U0001f600 1,5; 2"},
-    {"question": "Third?", "answer": "null", "correction": "c"},
-]
-
-
-def delimited(sign: str) -> bytes:
-    def field(text: str) -> str:
-        return '"' + text.replace('"', '""') + '"'
-
-    lines = [sign.join(ROWS[0]), *(sign.join(map(field, row.values())) for row in ROWS)]
-    return ("\ufeff" + "\r\n".join(lines) + "\r\n").encode()
-
-
-def parquet(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(table, sink)
-    return sink.getvalue()
-
-
-def zstd(data: bytes) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.CompressedOutputStream(sink, "zstd") as stream:
-        stream.write(data)
-    return sink.getvalue().to_pybytes()
-
-
-FORMATS: dict[str, bytes] = {
-    "JSON array": json.dumps(ROWS, indent=1).encode(),
-    "JSON lines": b"".join(json.dumps(row).encode() + b"\n" for row in ROWS),
-    "Parquet": parquet(pa.Table.from_pylist(ROWS)),
-    "CSV": delimited(","),
-    "TSV": delimited("\t"),
-    "semicolons": delimited(";"),
-}
-COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
-    "plain": bytes, "gz": gzip.compress, "zst": zstd, "bz2": bz2.compress, "xz": lzma.compress,
-}  # fmt: skip
-
-
-def zipped() -> bytes:
-    sink = io.BytesIO()
-    with zipfile.ZipFile(sink, "w") as archive:
-        archive.writestr("rows.json", json.dumps(ROWS))
-    return sink.getvalue()
-
-
-LINES = FORMATS["JSON lines"]
-REFUSED: dict[str, tuple[bytes, str]] = {
-    "Git LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a Git LFS pointer"),
-    "git-annex pointer": (b"/annex/objects/SHA256E-s9--0.json\n", "a git-annex pointer"),
-    "HTML page": (b"\n<!DOCTYPE html>\n<html><body>404</body></html>", "an HTML page"),
-    "XML error of a bucket": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "XML and not data"),
-    "zip archive": (zipped(), "a zip archive"),
-    "tar archive": (b"rows.json".ljust(257, b"\0") + b"ustar\0" + b"\0" * 300, "a tar archive"),
-    "gzipped tar archive": (gzip.compress(b"r".ljust(257, b"\0") + b"ustar\0" + b"\0" * 300), "a tar archive"),
-    "pickle, protocol 4": (pickle.dumps(ROWS, 4), "a Python pickle"),
-    "pickle, protocol 0": (pickle.dumps(ROWS, 0), "a Python pickle"),
-    "Arrow stream": (b"\xff\xff\xff\xff\x10\0\0\0", "an Arrow stream"),
-    "Feather": (b"ARROW1\0\0\xff\xff\xff\xff", "an Arrow file"),
-    "SQLite": (b"SQLite format 3\0" + b"\0" * 80, "an SQLite database"),
-    "old Excel": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 80, "an old Office document"),
-    "PDF": (b"%PDF-1.7\n", "a PDF document"),
-    "UTF-16": (json.dumps(ROWS).encode("utf-16"), "UTF-16 and not UTF-8"),
-    "UTF-16 without a mark": (LINES.decode().encode("utf-16-le"), "UTF-16 (without a byte order mark)"),
-    "UTF-32": (json.dumps(ROWS).encode("utf-32"), "UTF-32 and not UTF-8"),
-    "lz4": (b"\x04\x22\x4d\x18\x64\x40", "compressed with lz4"),
-    "gzip inside zstd": (zstd(gzip.compress(LINES)), "gzip inside zstd"),
-    "gzip, cut off": (gzip.compress(LINES)[:-9], "is cut off: its gzip data have no end"),
-    "zstd, cut off": (zstd(LINES)[:-1], "is cut off: its zstd data have no end"),
-    "bzip2, cut off": (bz2.compress(LINES)[:-1], "is cut off: its bzip2 data have no end"),
-    "xz, cut off": (lzma.compress(LINES)[:-1], "is cut off: its xz data have no end"),
-    "gzip, damaged": (gzip.compress(LINES)[:-8] + b"\0" * 8, "its gzip data are damaged"),
-    "gzip, with something behind": (gzip.compress(LINES) + b"something", "its gzip data are damaged"),
-    "Parquet, cut off": (FORMATS["Parquet"][:-20], "Parquet without its end"),
-    "Parquet, its begin alone": (b"PAR1", "Parquet without its end"),
-    "CSV with a column twice": (b"question,question\na,b\n", "names the column 'question' twice"),
-    "CSV with an open quotation mark": (b'question,answer\n"a,b\n', "the row that begins at line 2"),
-}  # fmt: skip
-
-
-def write(file: Path, data: bytes) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(data)
-    return file
 
 
 def records(path: object, options: tuple[str, ...] = ()) -> list[Correction]:
@@ -186,6 +111,8 @@ def test_the_command_tells_it_in_one_line(tmp_path, capsys):
 def test_two_archives_one_after_the_other_are_one(tmp_path):
     for pack in (gzip.compress, bz2.compress, lzma.compress, zstd):
         assert len(list(read_rows(write(tmp_path / "rows", pack(LINES) + pack(LINES))))) == 2 * len(ROWS)
+    for pack in (gzip.compress, bz2.compress, lzma.compress):  # padded, as tapes do
+        assert len(list(read_rows(write(tmp_path / "rows", pack(LINES) + b"\0" * 512)))) == len(ROWS)
 
 
 def test_a_bomb_ends_at_the_stated_limit(tmp_path, monkeypatch):
@@ -267,6 +194,11 @@ def test_a_line_without_end_is_a_fault_and_the_next_is_read(tmp_path, monkeypatc
         ("question\tanswer\na,b\tc\n", [{"question": "a,b", "answer": "c"}]),
         (",question\n0,q\n", [{"": "0", "question": "q"}]),
         ("question,answer\nq,a", [{"question": "q", "answer": "a"}]),
+        ("sep=;\nquestion;answer\na,b;c\n", [{"question": "a,b", "answer": "c"}]),
+        ("question,answer\ra,b\rc,d\r", [{"question": "a", "answer": "b"}, {"question": "c", "answer": "d"}]),
+        ('question,answer\n"a\rb",c\n', [{"question": "a\rb", "answer": "c"}]),
+        ("question,answer,,\na,b,,\n", [{"question": "a", "answer": "b", "": ""}]),
+        ("Question?,answer\na,b\n", [{"Question?": "a", "answer": "b"}]),
     ],
 )  # fmt: skip
 def test_a_table_is_read_by_the_rules_of_csv(text, rows, tmp_path):
@@ -294,11 +226,9 @@ def test_a_first_line_that_is_broken_json_is_no_header(tmp_path):
 
 def test_a_path_is_the_file_of_that_name_and_no_pattern(tmp_path):
     one, other = pa.Table.from_pylist(ROWS), pa.Table.from_pylist([{**ROWS[0], "correction": "the other file's"}])
-    names = ("train[1].parquet", "train?.parquet", "train*.parquet", "tr{ai,}n.parquet", "[train].parquet", "a b#c%20.parquet",
-             "train[!1].parquet", "[[]x].parquet", "**.parquet", "s3:train.parquet", "::x.parquet")  # fmt: skip
     for name in ("train1.parquet", "trainx.parquet", "train.parquet", "t.parquet", "x].parquet"):
         write(tmp_path / name, parquet(other))
-    for name in names:
+    for name in PATTERNS:
         file = write(tmp_path / name, parquet(one))
         assert [r.correction for r in records(file)] == [row["correction"] for row in ROWS], name
         assert {r.origin.file for r in records(file)} == {str(file)}
@@ -316,50 +246,6 @@ def test_a_file_replaced_with_equal_time_and_size_is_read_anew(tmp_path):
     assert mixture.sources[0].sha256 == sha256_of(file)
 
 
-def save(folder: Path, text: str) -> None:
-    from datasets import Dataset
-
-    Dataset.from_list([{**ROWS[0], "correction": text}]).save_to_disk(str(folder))
-
-
-def as_parquet(text: str) -> bytes:
-    return parquet(pa.Table.from_pylist([{**ROWS[0], "correction": text}]))
-
-
-def as_lines(text: str) -> bytes:
-    return json.dumps({**ROWS[0], "correction": text}).encode()
-
-
-def renamed_over(file: Path, data: bytes) -> None:
-    write(file.with_suffix(".new"), data).replace(file)
-
-
-def behind_a_link(file: Path, data: bytes) -> None:
-    target = write(file.parent / f"target-{len(list(file.parent.iterdir()))}", data)
-    file.unlink(missing_ok=True)
-    file.symlink_to(target)
-
-
-REPLACED = {
-    "in place": lambda place, text: write(place / "a.parquet", as_parquet(text)),
-    "renamed over": lambda place, text: renamed_over(place / "a.parquet", as_parquet(text)),
-    "a link turned": lambda place, text: behind_a_link(place / "a.parquet", as_parquet(text)),
-    "JSON lines": lambda place, text: write(place / "a.jsonl", as_lines(text)),
-    "gzip": lambda place, text: write(place / "a.jsonl.gz", gzip.compress(as_lines(text), mtime=0)),
-    "zstd": lambda place, text: write(place / "a.jsonl.zst", zstd(as_lines(text))),
-    "an array": lambda place, text: write(place / "a.json", b"[" + as_lines(text) + b"]"),
-    "CSV": lambda place, text: write(place / "a.csv", f"question,answer,correction\nq,a,{text}\n".encode()),
-    "one of two shards": lambda place, text: (
-        write(place / "b.parquet", as_parquet("b")),
-        write(place / "a.parquet", as_parquet(text)),
-    ),
-    "another format under the name": lambda place, text: write(
-        place / "a.json", as_lines(text) if text == "old" else as_parquet(text)
-    ),
-    "a saved folder": save,
-}
-
-
 @pytest.mark.parametrize("how", REPLACED)
 def test_what_is_read_and_digested_is_what_is_there_now(how, tmp_path):
     place, digests = tmp_path / "place", []
@@ -372,23 +258,6 @@ def test_what_is_read_and_digested_is_what_is_there_now(how, tmp_path):
         assert mixture.records[0].correction == text
         digests.append(mixture.sources[0].sha256)
     assert digests[0] != digests[1]
-
-
-UNUSED = {
-    "map": pa.array([[("a", 1)]] * 3, pa.map_(pa.string(), pa.int64())),
-    "uuid": pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"0" * 16] * 3, pa.binary(16))),
-    "image": pa.array([{"bytes": b"no picture", "path": None}] * 3),
-    "decimal": pa.array([1, 2, 3], pa.decimal128(38, 9)),
-    "moment": pa.array([2**40, 0, None], pa.timestamp("s", "UTC")),
-    "duration": pa.array([1, 2, 3], pa.duration("ns")),
-    "nothing": pa.nulls(3),
-    "category": pa.array(["x", "y", "x"]).dictionary_encode(),
-    "deep": pa.array([[{"a": [{"b": [1]}]}]] * 3),
-    "bytes": pa.array([b"\xff\xfe"] * 3),
-    "half": pa.array([1.5, 2.5, None], pa.float16()),
-    "time": pa.array([1, 2, 3], pa.time64("ns")),
-    "with.dot": pa.array([1, 2, 3]),
-}
 
 
 @pytest.mark.parametrize("name", UNUSED)
@@ -452,6 +321,29 @@ def test_pictures_of_a_saved_folder_are_not_decoded(tmp_path):
     assert [r.correction for r in records(tmp_path / "saved")] == [row["correction"] for row in ROWS]
 
 
+def test_a_saved_folder_is_read_whatever_feature_it_has_that_nobody_reads(tmp_path):
+    """As one of a later version of datasets has, whose kind this one does not know."""
+    from datasets import Dataset
+
+    from aligner.readers.rows import read_rows_lazily
+
+    folder = tmp_path / "saved"
+    rows = [{**ROWS[0], "correction": str(n), "hologram": "x"} for n in range(700)]
+    Dataset.from_list(rows).save_to_disk(str(folder), num_shards=2)
+    for file in (folder / "dataset_info.json", *folder.glob("*.arrow")):
+        data = file.read_bytes()
+        start = data.index(b'"hologram": {')
+        place = data.index(b'"Value"', start)
+        file.write_bytes(data[:place] + b'"Novel"' + data[place + 7 :])
+    assert [r.correction for r in records(folder)] == [str(n) for n in range(700)]
+    lazily = list(read_rows_lazily(folder))
+    assert [row.value["correction"] for row in reversed(lazily)] == [str(n) for n in reversed(range(700))]
+    assert [row.origin.row for row in lazily] == list(range(1, 701))
+    shard = sorted(folder.glob("*.arrow"))[1]
+    shard.write_bytes(shard.read_bytes()[:-300])
+    assert f"{shard}: cannot be read as Arrow" in str(fault(folder)), "cut off"
+
+
 # --- folders and globs
 
 
@@ -498,6 +390,19 @@ def test_a_folder_without_data_says_where_some_are(shards, tmp_path):
     assert "Name files (part-00000) or a pattern" in str(fault(tmp_path / "other"))
     (tmp_path / "link.json").symlink_to(tmp_path / "nowhere")
     assert "a symbolic link to nothing" in str(fault(tmp_path / "link.json"))
+
+
+@pytest.mark.parametrize(
+    "name", ["a[1]", "a*", "a?", "[ab]", "a::b", "hub:x", "s3:b", "a{1,2}", "\xfc b", "#", "a[!b]"]
+)
+def test_a_folder_is_the_one_of_that_name_and_what_matches_is_looked_for_in_it(name, tmp_path):
+    write(tmp_path / "a1" / "t.json", b"[]")
+    for path in (tmp_path / name, f"{tmp_path / name}/*.json", tmp_path / name / "t.json"):
+        write(tmp_path / name / "t.json", json.dumps(ROWS).encode())
+        assert {r.origin.file for r in records(path)} == {str(tmp_path / name / "t.json")}
+    save(tmp_path / "saved", "c")
+    (tmp_path / "saved").rename(tmp_path / f"{name} saved")
+    assert [r.correction for r in records(tmp_path / f"{name} saved")] == ["c"]
 
 
 def test_the_card_has_the_sha256_of_each_file(shards, tiny_model):

@@ -67,5 +67,14 @@ def test_the_border_is_the_configurations():
     layered = {"full_attention": ROPE, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
     assert rotation_border(config(rope_parameters=layered)) == 20
     assert rotation_border(config(rope_scaling={"type": "longrope"}, original_max_position_embeddings=4096)) == 4096
+    assert rotation_border(config(rope_scaling={"type": "su"}, original_max_position_embeddings=4096)) == 4096
+    assert rotation_border(config(rope_scaling={"type": "longrope"}, max_position_embeddings=64)) == 64
+    assert (
+        rotation_border(config(rope_parameters={"a": ROPE, "b": {**ROPE, "original_max_position_embeddings": 12}}))
+        == 12
+    )
+    for kind in ("default", "linear", "dynamic", "yarn", "llama3", "proportional"):
+        assert rotation_border(config(rope_parameters={**ROPE, "rope_type": kind})) is None
+    assert rotation_border(config(rope_parameters=None)) is None
     assert rotation_border(transformers.LlamaConfig()) is None
     assert rotation_border(transformers.GPT2Config()) is None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -11,9 +13,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT, TEMPLATE, sft
 from test_environment_script import in_read_only, silent_port
+
+from aligner import cli, console
+from aligner.records import Origin
 
 
 def flags(model: Path, folder: Path, *more: object) -> list[str]:
@@ -78,6 +84,16 @@ def test_a_run_ends_well_on_a_file_system_that_refuses(how, refusing, tiny_model
 NEEDED = {
     "a file cannot be renamed": f"rename_file={errno.ENOSYS}",
     "a file may not be renamed": f"rename_file={errno.EPERM}",
+    "a file may not be replaced": f"rename_file={errno.EACCES}",
+    "a file is across devices": f"rename_file={errno.EXDEV}",
+    "the call is not valid": f"rename_file={errno.EINVAL}",
+    "the mount became read-only": f"rename_file={errno.EROFS}",
+    "the mount is damaged": f"rename_file={errno.EIO}",
+    "the file is busy": f"rename_file={errno.EBUSY}",
+    "the server's handle is stale": f"rename_file={errno.ESTALE}",
+    "the quota is used up": f"rename_file={errno.EDQUOT}",
+    "the names are used up": f"rename_file={errno.EMFILE}",
+    "the call is not for this": f"rename_file={errno.ENOTTY}",
     "renaming is not supported": f"rename_file={errno.EOPNOTSUPP} rename_dir={errno.EOPNOTSUPP}",
 }
 
@@ -113,7 +129,93 @@ def test_an_output_that_cannot_be_written_names_the_flag(tiny_model, tmp_path):
     )
 
 
+IN_IMAGE = {
+    "rows are checked": (0, "-m", "aligner", "check", TEMPLATE),
+    "rows are checked with a tokenizer": (0, "-m", "aligner", "check", TEMPLATE, "--model_name_or_path", "MODEL"),
+    "a run is tried": (0, "-m", "aligner.launch", "--train_datasets", TEMPLATE, "--model_name_or_path", "MODEL", "--output_dir",
+                       "ELSEWHERE", "--dry_run"),
+    "the help is read": (0, "-m", "aligner.launch", "--help"),
+    "the doctor is asked": (0, "-m", "aligner", "doctor", "--output_dir", "ELSEWHERE"),
+    "the linter runs": (0, "-m", "ruff", "check", "--no-cache", "aligner/readers"),
+    "a test runs": (0, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_columns.py"),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.kind("a read-only checkout")
+@pytest.mark.parametrize("how", IN_IMAGE)
+def test_what_a_read_only_checkout_can_do(how, tiny_model, tmp_path):
+    places = {"MODEL": tiny_model, "ELSEWHERE": tmp_path / "out"}
+    status, *words = IN_IMAGE[how]
+    command = [*in_read_only(ROOT), sys.executable, *(str(places.get(str(word), word)) for word in words)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=env)
+    assert done.returncode == status and "Traceback" not in done.stderr, done.stdout + done.stderr
+
+
 # --- one folder, several users
+
+
+def check_output(folder: Path) -> None:
+    assert cli.main(["check", str(TEMPLATE), "--output", str(folder / "rows.jsonl")]) == 0
+
+
+def cached_tokens(folder: Path) -> None:
+    from aligner.training.datasets import cache
+    from aligner.training.datasets.supervised import Tally, Tokens
+
+    row = Tokens(np.array([1, 2]), 1, Origin("f", 1), False, False)
+    cache._write(folder / "tokens.npz", [row], Tally())
+
+
+def lines_one_by_one(folder: Path) -> None:
+    from aligner.files import line_writer
+
+    with line_writer(folder / "lines.jsonl") as write:
+        write({"a": 1})
+
+
+def moved_folder(folder: Path) -> None:
+    from aligner.files import whole_folder as whole
+
+    with whole(folder / "model") as place:
+        (place / "weights").write_bytes(b"w")
+
+
+def written(name: str, *values: object):
+    """A function of aligner.files that writes a file."""
+
+    def act(folder: Path) -> None:
+        from aligner import files
+
+        getattr(files, name)(folder / "file", *values)
+
+    return act
+
+
+WRITERS = {
+    "text": written("write_text", "text"),
+    "JSON": written("write_json", {"a": 1}),
+    "lines": written("write_lines", [{"a": 1}]),
+    "lines one by one": lines_one_by_one,
+    "a folder": moved_folder,
+    "checked rows": check_output,
+    "cached tokens": cached_tokens,
+}
+
+
+@pytest.mark.kind("files for several users")
+@pytest.mark.parametrize("mask", (0o000, 0o002, 0o027, 0o077), ids=oct)
+@pytest.mark.parametrize("what", WRITERS)
+def test_a_file_has_the_mode_of_the_umask(what, mask, tmp_path):
+    (tmp_path / "shared").mkdir()
+    before = os.umask(mask)
+    try:
+        WRITERS[what](tmp_path / "shared")
+    finally:
+        os.umask(before)
+    files = [file for file in (tmp_path / "shared").rglob("*") if file.is_file() and not file.name.endswith(".lock")]
+    assert files and {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o666 & ~mask}
 
 
 @pytest.mark.slow
@@ -169,6 +271,34 @@ def test_a_run_outlives_its_reader(how, tiny_model, tmp_path):
     assert (tmp_path / "out/COMPLETED").is_file()
 
 
+CLOSED = {
+    "head -1": ("| head -1", 0),
+    "sed q": ("| sed q", 0),
+    "grep -m1": ("| grep -m1 .", 0),
+    "nobody": ("| true", 0),
+    "nobody, of both": ("2>&1 | true", 0),
+    "one of both": ("2> >(true) | true", 0),
+    "no output": (">&-", 0),
+    "no errors": ("2>&-", 0),
+    "neither": (">&- 2>&-", 0),
+    "no input": ("<&-", 0),
+    "a full disk": (">/dev/full", None),  # whatever the status: no traceback
+}
+
+
+@pytest.mark.slow
+@pytest.mark.kind("a reader that goes away")
+@pytest.mark.parametrize("how", CLOSED)
+def test_a_command_outlives_its_reader(how, tiny_model, tmp_path):
+    reader, status = CLOSED[how]
+    words = [sys.executable, "-m", "aligner.launch", *flags(tiny_model, tmp_path / "out", "--gpus", 1, "--dry_run")]
+    done = subprocess.run(
+        ["bash", "-c", f'"$@" {reader}; exit "${{PIPESTATUS[0]}}"', "bash", *words], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr and (status is None or done.returncode == status), done.stderr
+
+
 # --- no home
 
 
@@ -190,6 +320,51 @@ def test_a_user_id_without_a_home_keeps_its_caches_beside_the_output(tiny_model,
     assert whole_folder(tmp_path / "out") and not Path("/~").exists()
 
 
+AT_HOME = {
+    "the rows checked": ("aligner", "check", TEMPLATE),
+    "with a tokenizer": ("aligner", "check", TEMPLATE, "--model_name_or_path", "MODEL"),
+    "as JSON": ("aligner", "check", TEMPLATE, "--json"),
+    "a run tried": ("aligner.launch", "--train_datasets", TEMPLATE, "--model_name_or_path", "MODEL", "--dry_run"),
+    "a run tried by the command": (
+        "aligner",
+        "train",
+        "--train_datasets",
+        TEMPLATE,
+        "--model_name_or_path",
+        "MODEL",
+        "--dry_run",
+    ),
+    "a plan": ("aligner", "plan", "--model_name_or_path", "MODEL", "--gpus", "8", "--gpu_memory", "80"),
+    "the help of training": ("aligner.launch", "--help"),
+    "the help": ("aligner", "--help"),
+    "the version": ("aligner", "--version"),
+    "the doctor": ("aligner", "doctor"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.kind("no home and no name")
+@pytest.mark.parametrize("how", AT_HOME)
+def test_a_command_of_a_user_id_without_a_home(how, tiny_model, tmp_path):
+    nobody = ["unshare", "--user", "--map-user=54321", "--map-group=54321"]
+    if subprocess.run([*nobody, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("nobody can be another user here")
+    kept = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
+    words = [str(tiny_model) if word == "MODEL" else str(word) for word in AT_HOME[how]]
+    place = [] if how in ("the rows checked", "with a tokenizer", "as JSON", "the help", "the version") or "help" in how else [
+        "--output_dir", str(tmp_path / "out")]  # fmt: skip
+    done = subprocess.run(
+        [*nobody, sys.executable, "-m", *words, *place],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=kept,
+    )
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stdout + done.stderr
+    assert not (tmp_path / "~").exists() and not Path("/~").exists()
+
+
 # --- a run's words in a file
 
 
@@ -203,12 +378,81 @@ def test_words_in_a_file_are_lines(tiny_model, tmp_path):
     assert len(lines) == 2 and "correction: 4 of 4 updates, 100%" in lines[1] and "loss" in lines[1], done.stderr
 
 
+class Log(io.StringIO):
+    """What a file would hold; `broken`: the disk is full."""
+
+    def __init__(self, broken: bool = False) -> None:
+        super().__init__()
+        self.broken = broken
+
+    def write(self, text: str) -> int:
+        if self.broken:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(text)
+
+
+PROGRESS = {  # items, arguments, lines
+    "a list": (range(3), {"desc": "reading", "unit": " rows"}, ["reading: 1 of 3 rows, 33%", "reading: 2 of 3", "reading: 3 of 3"]),
+    "a generator": ((n for n in range(2)), {"desc": "reading", "unit": " rows"}, ["reading: 1 rows", "reading: 2 rows"]),
+    "a generator of known length": ((n for n in range(2)), {"total": 2, "desc": "x"}, ["x: 1 of 2 items, 50%", "x: 2 of 2"]),
+    "more than there should be": (range(2), {"total": 1, "desc": "x"}, ["x: 1 of 1 items, 100%", "x: 2 of 1"]),
+    "nothing": ([], {"desc": "x"}, []),
+    "one": ([1], {"desc": "x"}, ["x: 1 of 1 items, 100%"]),
+    "no name": ([1], {}, ["1 of 1 items"]),
+    "a delay": ([1], {"desc": "x", "delay": 2}, ["x: 1 of 1"]),
+    "what tqdm takes too": ([1], {"desc": "x", "leave": False, "ncols": 80, "mininterval": 0}, ["x: 1 of 1"]),
+    "many": (range(1_234_567, 1_234_570), {"desc": "x", "total": 2_000_000}, ["x: 1 of 2,000,000 items, 0%"] * 1),
+}  # fmt: skip
+
+
+@pytest.mark.kind("log files")
+@pytest.mark.parametrize("broken", [False, True], ids=["", "full"])
+@pytest.mark.parametrize("what", PROGRESS)
+def test_progress_in_a_file_is_plain_lines(what, broken, monkeypatch):
+    items, arguments, expected = PROGRESS[what]
+    items = list(items)
+    log = Log(broken)
+    monkeypatch.setattr(console, "NOW_AND_THEN", 0)
+    monkeypatch.setattr(sys, "stderr", log)
+    given = (each for each in items) if what.startswith("a generator") else items
+    assert list(console.progress(given, **arguments)) == items, "a full disk does not end what is counted"
+    lines = log.getvalue().splitlines()
+    assert "\r" not in log.getvalue() and (broken or len(lines) == len(items))
+    assert broken or all(line.startswith(start) for line, start in zip(lines, expected, strict=False)), lines
+
+
+@pytest.mark.slow
+@pytest.mark.kind("log files")
+def test_bars_are_drawn_where_it_is_known_that_there_is_a_terminal():
+    """`tqdm(` stands in the two files that ask for one, and the hub's libraries are told in every other case."""
+    calls = [
+        file for file in (ROOT / "aligner").rglob("*.py") if re.search(r"\btqdm\(", file.read_text(encoding="utf-8"))
+    ]
+    assert sorted(str(file.relative_to(ROOT / "aligner")) for file in calls) == [
+        "console.py",
+        "training/finetune/metrics.py",
+    ]
+    program = "from aligner.surroundings import prepare_process as p; p([]); import datasets, huggingface_hub.utils as u; " \
+              "print(datasets.are_progress_bars_disabled(), u.are_progress_bars_disabled())"  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+    assert done.stdout.split() == ["True", "True"]
+
+
 # --- no network
+
+
+ASKING = {
+    "hub data": ("aligner", "check", "correction-json::hub:nobody/nothing"),
+    "hub model": ("aligner", "correct", "--model", "nobody/nothing", "--question", "q", "--answer", "a"),
+    "hub model of a run": ("aligner.launch", "--train_datasets", TEMPLATE, "--model_name_or_path", "nobody/nothing", "--dry_run"),
+    "hub tokenizer": ("aligner", "check", str(TEMPLATE), "--model_name_or_path", "nobody/nothing"),
+}  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.kind("waits without a word")
-@pytest.mark.parametrize("what", ["wandb", "hub data"])
+@pytest.mark.parametrize("what", ["wandb", "hub data", "hub model", "hub model of a run", "hub tokenizer"])
 def test_a_service_that_cannot_be_reached_is_said_within_seconds(what, tiny_model, tmp_path):
     with silent_port() as port:
         address = f"http://127.0.0.1:{port}"
@@ -225,13 +469,33 @@ def test_a_service_that_cannot_be_reached_is_said_within_seconds(what, tiny_mode
             (tmp_path / "out").mkdir()
             command = [sys.executable, "-c", program, str(tmp_path / "out")]
         else:
-            more = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf")}
-            command = [sys.executable, "-m", "aligner", "check", "correction-json::hub:nobody/nothing"]
+            more = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": ""}
+            command = [
+                sys.executable,
+                "-m",
+                *ASKING[what],
+                *(["--output_dir", str(tmp_path / "o")] if "run" in what else []),
+            ]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200,
                               env={**os.environ, "PYTHONPATH": str(ROOT), **more})  # fmt: skip
     words = done.stdout + done.stderr
     assert time.monotonic() - began < 30, words
     assert "cannot be" in words and "Traceback" not in words, words
+
+
+@pytest.mark.slow
+@pytest.mark.kind("waits without a word")
+def test_a_network_namespace_without_a_loopback_is_said_at_once(tiny_model, tmp_path):
+    alone = ["unshare", *(() if os.geteuid() == 0 else ("-r",)), "-n"]
+    if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no network namespace can be made here")
+    began = time.monotonic()
+    command = [*alone, sys.executable, "-m", "aligner.launch", *flags(tiny_model, tmp_path / "out", "--gpus", 1)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 2 and "ip link set lo up" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert time.monotonic() - began < 120
 
 
 def test_the_hub_and_the_index_are_left_alone_by_choice(tmp_path):

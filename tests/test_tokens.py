@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from conftest import TEMPLATE, read_rows
 from plain_loop import PROMPT, original_tokens
 from transformers import AutoTokenizer
 
@@ -17,24 +14,6 @@ from aligner.prompts import CORRECTION, PromptTemplate
 from aligner.records import Correction, DataError, Origin, UserError
 from aligner.training.datasets.run_prompts import RunPrompts
 from aligner.training.datasets.supervised import Tally, tokenise
-
-
-@pytest.fixture(scope="session")
-def sentencepiece_folder(tmp_path_factory) -> Path:
-    """A SentencePiece BPE tokenizer with a dummy prefix and byte fallback, as Llama-2's, trained here."""
-    import sentencepiece
-    from transformers import LlamaTokenizer
-
-    folder = tmp_path_factory.mktemp("spm")
-    text = folder / "text.txt"
-    text.write_text("\n".join(" ".join(row.values()) for row in read_rows(TEMPLATE)))
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(text), model_prefix=str(folder / "tokenizer"), vocab_size=1200, model_type="bpe", byte_fallback=True,
-        add_dummy_prefix=True, remove_extra_whitespaces=False, normalization_rule_name="identity",
-        split_digits=True, minloglevel=2, user_defined_symbols=[':"', ":("],
-    )  # fmt: skip
-    LlamaTokenizer.from_pretrained(folder, legacy=True, add_bos_token=True).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session", params=["embedded", "sentencepiece"])

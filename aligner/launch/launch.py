@@ -13,10 +13,12 @@ from pathlib import Path
 
 from aligner.console import setup_logging
 from aligner.file_systems import require_usable
+from aligner.files import is_completed
 from aligner.launch.command import count_ranks, environment, launch_command
 from aligner.launch.report import show_result
 from aligner.launch.watch import launch_and_watch
 from aligner.models import quiet_libraries
+from aligner.network import require_loopback
 from aligner.quantised import unpacking
 from aligner.records import UserError, system_error
 from aligner.relay import outlive_readers
@@ -98,8 +100,11 @@ def run(config: RunConfig) -> int:
     """Train what is left of a run, and show the result."""
     quiet_libraries()
     ranks = count_ranks(config)
-    check_positions(config, stages(config)[0])
-    unpacking(stages(config)[0].start_from, config.model.trust_remote_code)
+    if config.launch.dry_run or not is_completed(
+        stages(config)[-1].folder
+    ):  # else nothing is trained, and this takes seconds
+        check_positions(config, stages(config)[0])
+        unpacking(stages(config)[0].start_from, config.model.trust_remote_code)
     if config.launch.dry_run:
         from aligner.launch.dry_run import dry_run
 
@@ -119,6 +124,7 @@ def launch_run(config: RunConfig, ranks: int, folder: Path) -> int:
     last = planned[-1]
     if inspect_run(config, ranks):  # it may refuse the folder, before anything is started
         last.folder.mkdir(parents=True, exist_ok=True)  # shows before any rank starts whether one can write there
+        require_loopback()
         command, variables = launch_command(config, ranks), environment(config, ranks)
         if status := launch_and_watch(command, variables, folder, last.folder):
             return status

@@ -29,11 +29,26 @@ _SPECIAL = re.compile(
     r"</?s>|<(?:bos|eos|pad|unk)>|<\|[a-z_]{2,30}\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<\uff5c[^>]{2,30}\uff5c>"
 )
 _REFUSAL = re.compile(
-    r"^(?:I'm sorry|I am sorry|Sorry|I apologi[sz]e|Unfortunately)\W.{0,60}?\b(?:can't|cannot|can not|unable|not able|won't)\b"
-    r"|^(?:I can't|I cannot|I can not|I won't|I'm unable|I am unable)\b"
-    r"|\bas an? (?:AI|artificial)\b.{0,30}?\b(?:model|assistant)\b",
+    r"(?:I'm sorry|I am sorry|Sorry|I apologi[sz]e|Unfortunately)\W.{0,60}?\b(?:can't|cannot|can not|unable|not able|won't)\b"
+    r"|(?:I can't|I cannot|I can not|I won't|I'm unable|I am unable)\b",
     re.IGNORECASE,
 )
+_AS_AN_AI = re.compile(r"\bas an? (?:AI|artificial)\b.{0,30}?\b(?:model|assistant)\b", re.IGNORECASE)
+
+
+def _marker(text: str, of_question: bool) -> re.Match[str] | None:
+    """A marker of a prompt in a field, or another turn in a reply; `in` first, as the patterns take thirty times as long."""
+    prompt = "##" in text or "CONVERSATION" in text or "ASSISTANT:" in text or "USER:" in text or "Edit the" in text
+    turn = not of_question and ("Human:" in text or "Assistant:" in text)
+    return (prompt and _MARKER.search(text)) or (turn and _TURN.search(text)) or None
+
+
+def _refusal(text: str) -> re.Match[str] | None:
+    """The refusal at the beginning of a correction."""
+    start = text[:300].replace("\u2019", "'")
+    lower = start.lower()
+    speaks = " ai" in lower or "artificial" in lower
+    return _REFUSAL.match(start) or (_AS_AN_AI.search(start) if speaks else None)
 
 
 @dataclass
@@ -66,14 +81,13 @@ class Suspicions:
         self._repetition(record, place)
         if record.answer == record.correction:
             self.findings["equal"].add(place)
-        for kind, pattern in (("marker", _MARKER), ("special", _SPECIAL)):
+        for kind in ("marker", "special"):
             for name in ("question", "answer", "correction"):
                 text = getattr(record, name)
-                turn = _TURN.search(text) if kind == "marker" and name != "question" else None
-                if seen := pattern.search(text) or turn:
+                if seen := _marker(text, name == "question") if kind == "marker" else _SPECIAL.search(text):
                     self.findings[kind].add(f"{place}: '{seen[0].strip()}' in the {name}")
                     break
-        if seen := _REFUSAL.search(record.correction[:300].replace("\u2019", "'")):
+        if seen := _refusal(record.correction):
             self.findings["refusal"].add(f"{place}: {_short(seen[0])}")
         if self._evaluation.exact:
             self._overlap(record.question, place)

@@ -8,6 +8,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from aligner.parsing import json_value
 from aligner.readers.content import limit_of
 from aligner.readers.paths import FORMATS
 from aligner.records import DataError, Origin, Row
@@ -157,28 +158,70 @@ def _text_or_bytes(value: bytes | None) -> str | bytes | None:
 
 
 def saved_rows(folder: Path) -> Iterator[Row]:
-    """The rows of a folder written by datasets' save_to_disk; its pictures and sounds are not decoded."""
-    from datasets import DatasetDict, load_from_disk
+    """The rows of a folder written by datasets' save_to_disk, from its Arrow files: a feature that nobody reads is no hindrance.
+
+    DataError where it is no such folder, or holds several splits.
+    """
+    import pyarrow
+
+    try:
+        if (folder / "dataset_dict.json").is_file():
+            splits = json_value((folder / "dataset_dict.json").read_bytes())["splits"]
+            raise DataError(
+                str(folder), None, f"it holds the splits {', '.join(splits)}", f"Give one: {folder / splits[0]}"
+            )
+        state = json_value((folder / "state.json").read_bytes())
+        files = [folder / entry["filename"] for entry in state["_data_files"]]
+        if state.get("_indices_files") or state.get(
+            "_indices_data_files"
+        ):  # as its versions before 2.0 saved a selection
+            yield from _rows_loaded(folder)
+            return
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise _no_saved_folder(folder, error) from None
+    number = 0
+    for file in files:
+        try:
+            with pyarrow.memory_map(str(file)) as source, pyarrow.ipc.open_stream(source) as stream:
+                for batch in stream:
+                    yield from _rows_of_table(pyarrow.Table.from_batches([batch]), str(folder), number)
+                    number += batch.num_rows
+        except (OSError, pyarrow.ArrowException) as error:
+            raise DataError(
+                str(file), None, f"cannot be read as Arrow ({_first_line(error)})", "Save it anew"
+            ) from None
+
+
+def _rows_loaded(folder: Path) -> Iterator[Row]:
+    from datasets import load_from_disk
 
     try:
         saved = load_from_disk(str(folder))
     except Exception as error:
-        problem = f"is not a folder written by datasets' save_to_disk ({_first_line(error)})"
-        raise DataError(str(folder), None, problem, f"Give {FORMATS}") from None
-    if isinstance(saved, DatasetDict):
-        splits, one = ", ".join(saved), folder / next(iter(saved))
-        raise DataError(str(folder), None, f"it holds the splits {splits}", f"Give one: {one}")
+        raise _no_saved_folder(folder, error) from None
     yield from dataset_rows(saved, str(folder))
+
+
+def _no_saved_folder(folder: Path, error: Exception) -> DataError:
+    problem = f"is not a folder written by datasets' save_to_disk ({_first_line(error)})"
+    return DataError(str(folder), None, problem, f"Give {FORMATS}")
 
 
 def dataset_rows(dataset: Any, name: str) -> Iterator[Row]:
     """The rows of a `datasets.Dataset`, whose pictures and sounds are not decoded; `name` is their origin's file."""
     number = 0
     for table in dataset.with_format("arrow").iter(BATCH):
-        batch = Batch(table.column_names, lambda name, table=table: _values(table.column(name)))  # type: ignore[misc]
-        for index in range(table.num_rows):
-            number += 1
-            yield Row(Origin(name, number), Fields(batch, index))
+        yield from _rows_of_table(table, name, number)
+        number += table.num_rows
+
+
+def _rows_of_table(table: Any, name: str, before: int) -> Iterator[Row]:
+    """The rows of an Arrow table, `before` of which came earlier."""
+    for start in range(0, table.num_rows, BATCH):
+        part = table.slice(start, BATCH)
+        batch = Batch(table.column_names, lambda name, part=part: _values(part.column(name)))  # type: ignore[misc]
+        for index in range(part.num_rows):
+            yield Row(Origin(name, before + start + index + 1), Fields(batch, index))
 
 
 def _fault(file: Path, error: Exception) -> DataError:

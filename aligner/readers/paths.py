@@ -59,10 +59,15 @@ def names_data(path: str | os.PathLike[str]) -> bool:
 
 
 def matches(place: Path) -> list[Path]:
-    """The files that a glob matches, in order of name; none where it holds no glob sign."""
+    """The files that a glob matches, in order of name; none where it holds no glob sign.
+
+    The folders in front of it that exist are those of exactly that name.
+    """
     if not glob.has_magic(str(place)):
         return []
-    names = glob.glob(str(place), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+    folder = next((parent for parent in place.parents if parent.is_dir()), None)
+    pattern = Path(glob.escape(str(folder))) / place.relative_to(folder) if folder else place
+    names = glob.glob(str(pattern), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
     return sorted(file for name in names if (file := Path(name)).is_file())
 
 

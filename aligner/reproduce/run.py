@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from aligner.console import progress
 from aligner.evaluation.measures.table import markdown_lines, measure_lines
 from aligner.files import read_json, write_json, write_text
 from aligner.locks import take
@@ -27,11 +26,11 @@ def run_small(experiment: Experiment, data: Path, folder: Path, dry_run: bool) -
         print_lines(*estimate_lines(experiment, steps, counts))
         if dry_run:
             return 0
-        for step in tqdm(steps, desc=experiment.name, unit=" steps"):
+        for step in progress(steps, desc=experiment.name, unit=" steps"):
             run_step(step)
         chosen, tried = choose_recipe(experiment, folder)
         last = measuring_steps(experiment, folder, chosen, "report", counts["report"], tried)
-        for step in tqdm(last, desc=f"{experiment.name}, report", unit=" steps"):
+        for step in progress(last, desc=f"{experiment.name}, report", unit=" steps"):
             run_step(step)
         print_lines(*write_summary(experiment, folder, chosen, tried))
         return 0

@@ -6,11 +6,13 @@ Arguments: a folder to work in, a tokenizer's folder, a file for the table (JSON
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import signal
 import sys
+import time
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +29,26 @@ from aligner.training.checkpoint.export import export_state
 from aligner.training.datasets.supervised import Tokens
 from aligner.training.distributed.hardware import resolved
 from aligner.training.distributed.ranks import connect
-from aligner.training.engine.attention import supports
 from aligner.training.engine.batching import Layout, collate
 from aligner.training.engine.objective import Objective
 from aligner.training.finetune.run import train_run
 from aligner.training.flags import parse
 
 ROWS = [(3, 9), (1, 4), (12, 8)]  # tokens of prompt and correction
-LIMIT = 180  # seconds for a family
+WAYS = ("flat", "padded", "row by row")
+LIMIT = 120  # seconds of this process for a family, however busy the machine is
 PAIRS = [("what is two and two?", "it is five"), ("who wrote it?", "nobody did, as far as is known")]
 
 
 def main() -> None:
     quiet_libraries()
     folder, tokenizer, table, *kinds = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
-    signal.signal(signal.SIGALRM, too_long)
+    signal.signal(signal.SIGPROF, too_long)
     for kind in kinds or KINDS:
-        signal.alarm(LIMIT)
+        signal.setitimer(signal.ITIMER_PROF, LIMIT)
+        began = time.process_time()
         line = {"family": kind, **look(kind, Path(folder) / kind, Path(tokenizer))}
+        line["seconds"] = round(time.process_time() - began, 1)
         with Path(table).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         shutil.rmtree(Path(folder) / kind, ignore_errors=True)
@@ -61,85 +65,91 @@ def look(kind: str, folder: Path, tokenizer: Path) -> dict[str, Any]:
         save_tiny(kind, tokenizer, folder / "base")
     except Exception as error:  # whatever a family asks for beyond sizes
         return {"tiny": short(error)}
-    line: dict[str, Any] = {"tiny": "yes"}
-    steps = {"objective": objective, "trains": trains, "names": names, "export": export, "reloads": reloads,
+    line: dict[str, Any] = {"tiny": "yes", "trains": step(trains, folder)}
+    steps = {"objective": partial(objective, way=line["trains"]), "names": names, "export": export, "reloads": reloads,
              "decodes": decodes}  # fmt: skip
-    for step, act in steps.items():
-        if step in ("names", "export", "reloads", "decodes") and line["trains"] not in ("flat", "padded"):
-            line[step] = "-"
-            continue
-        try:
-            line[step] = act(folder)
-        except UserError as error:
-            line[step] = f"refused: {str(error).replace(str(folder), '')[:300]}"
-        except Exception as error:
-            traceback.print_exc()
-            line[step] = f"ERROR {short(error)}"
+    for name, act in steps.items():
+        line[name] = step(act, folder) if line["trains"] in WAYS else "-"
     return line
+
+
+def step(act: Callable[[Path], Any], folder: Path) -> Any:
+    """What one step gives, or why it gives nothing."""
+    try:
+        return act(folder)
+    except UserError as error:
+        return f"refused: {str(error).replace(f'{folder}/', '')}"
+    except Exception as error:
+        traceback.print_exc()
+        return f"ERROR {short(error)}"
 
 
 def short(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
-def objective(folder: Path) -> list[float]:
-    """The loss and its gradient against transformers' own of each row alone: relative differences. Against that by its logits,
-    and a third number, that difference, where its own loss is another (an encoder-decoder's decoder does not shift labels)."""
+def trains(folder: Path) -> str:
+    """Two updates of the real program, which pads rows where it must. Where it refuses to, row by row, as it then advises."""
+    rows = [{"question": q, "answer": a, "correction": a.upper()} for q, a in PAIRS * 4]
+    (folder / "rows.json").write_text(json.dumps(rows))
+    try:
+        run(folder, rows_at_once=4)
+    except UserError as error:
+        if "--per_device_train_batch_size 1" not in str(error):
+            raise
+        run(folder, rows_at_once=1)
+        return "row by row"
+    return "padded" if "rows are padded" in (folder / "out" / "train.log").read_text() else "flat"
+
+
+def run(folder: Path, rows_at_once: int) -> None:
+    """A run of one stage, in fp32."""
+    flags = {"train_datasets": folder / "rows.json", "model_name_or_path": folder / "base", "output_dir": folder / "out",
+             "epochs": 1, "records_per_update": 4, "per_device_train_batch_size": rows_at_once, "max_length": 128, "lr": 1e-3,
+             "per_device_eval_batch_size": rows_at_once,
+             "bf16": False, "gradient_checkpointing": False, "log_type": "none", "lr_warmup_ratio": 0,
+             "save_interval": 2, "zero_stage": 2}  # fmt: skip
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    config = resolved(parse([part for name, value in flags.items() for part in (f"--{name}", str(value))]))
+    train_run(config, connect(config.launch.local_rank))
+
+
+def objective(folder: Path, way: str) -> list[float]:
+    """The loss and its gradient, in the layout that the run had, against transformers' own of each row alone: relative
+    differences. Against that by its logits, and a third number, that difference, where its own loss is another (an
+    encoder-decoder's decoder does not shift labels)."""
     torch.manual_seed(0)
     model = load_model(str(folder / "base"), torch.float32).eval()
     draw = np.random.default_rng(1)
     rows = [Tokens(draw.integers(3, 590, p + t).astype(np.int32), p, Origin("f", 1), False, False) for p, t in ROWS]
-    flat = supports(model)
 
     def gradient(loss: torch.Tensor) -> torch.Tensor:
         model.zero_grad()
         loss.backward()
         return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
-    theirs, by_logits = torch.zeros(()), torch.zeros(())
+    own, by_logits = torch.zeros(()), torch.zeros(())
     for row in rows:
         ids, labels = torch.from_numpy(row.ids).long()[None], torch.tensor([row.labels()])
-        made = model(input_ids=ids, labels=labels, use_cache=False)
-        theirs = theirs + made.loss * row.target_length
-        by_logits = by_logits + F.cross_entropy(made.logits[0, :-1], labels[0, 1:], ignore_index=-100, reduction="sum")
-    other = float(abs(theirs - by_logits) / by_logits)
-    their_gradient = gradient(theirs if other < 1e-5 else by_logits)
-    ours = Objective(model, flat)(collate(rows, [1.0] * len(rows), Layout(flat, 3, 0, 0)))
+        try:
+            output = model(input_ids=ids, labels=labels, use_cache=False)
+        except ValueError:  # GIT's takes off the image that it believes to be there
+            output = model(input_ids=ids, use_cache=False)
+        own = own + (output.loss if "loss" in output else torch.nan) * row.target_length
+        by_logits = by_logits + F.cross_entropy(
+            output.logits[0, :-1], labels[0, 1:], ignore_index=-100, reduction="sum"
+        )
+    other = float(abs(own - by_logits) / by_logits)  # NaN where it has none of its own
+    theirs = own if other < 1e-5 else by_logits
+    their_gradient = gradient(theirs)
+    flat = way == "flat"
+    parts = [[row] for row in rows] if way == "row by row" else [rows]
+    compute = Objective(model, flat)
+    ours = sum(compute(collate(part, [1.0] * len(part), Layout(flat, len(part), 0, 0))) for part in parts)
     our_gradient = gradient(ours)
-    theirs = theirs if other < 1e-5 else by_logits
     errors = [abs(ours - theirs) / theirs, (our_gradient - their_gradient).norm() / their_gradient.norm()]
     errors += [] if other < 1e-5 else [other]
     return [float(f"{float(error):.1e}") for error in errors]
-
-
-class Heard(logging.Handler):
-    """What a run says."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
-
-
-def trains(folder: Path) -> str:
-    """Two updates of the real program: without padding or with."""
-    rows = [{"question": q, "answer": a, "correction": a.upper()} for q, a in PAIRS * 4]
-    (folder / "rows.json").write_text(json.dumps(rows))
-    flags = {"train_datasets": folder / "rows.json", "model_name_or_path": folder / "base", "output_dir": folder / "out",
-             "epochs": 1, "records_per_update": 4, "per_device_train_batch_size": 4, "max_length": 128, "lr": 1e-3,
-             "bf16": False, "gradient_checkpointing": False, "log_type": "none", "lr_warmup_ratio": 0,
-             "save_interval": 2, "zero_stage": 2}  # fmt: skip
-    config = resolved(parse([part for name, value in flags.items() for part in (f"--{name}", str(value))]))
-    heard = Heard()
-    logging.getLogger("aligner").addHandler(heard)
-    logging.getLogger("aligner").setLevel(logging.INFO)
-    try:
-        train_run(config, connect(config.launch.local_rank))
-    finally:
-        logging.getLogger("aligner").removeHandler(heard)
-    return "padded" if any("rows are padded" in line for line in heard.lines) else "flat"
 
 
 def on_disk(folder: Path) -> dict[str, torch.Tensor]:
@@ -152,10 +162,16 @@ def on_disk(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def names(folder: Path) -> str:
-    """Whether the finished folder has the base's names and shapes."""
+    """Whether the finished folder has the base's names and shapes, or those of the language model inside it."""
     out, base = ({name: t.shape for name, t in on_disk(folder / part).items()} for part in ("out", "base"))
+    if out == base:
+        return "the base's"
+    if out.items() < base.items():
+        return "the base's, of its text model"
+    if out.items() < {name.removeprefix("language_model."): shape for name, shape in base.items()}.items():
+        return "its text model's"
     strange = sorted(out.items() ^ base.items())
-    return "the base's" if not strange else f"{len(strange)} others: {strange[0][0]}"
+    return f"{len(strange)} others: {strange[0][0]}"
 
 
 def export(folder: Path) -> str:
@@ -187,10 +203,13 @@ def decodes(folder: Path) -> str:
     texts = []
     for question, answer in PAIRS:
         [(prompt, _, _)] = corrector.encoder.pairs([corrector.template.render(question, answer)], [answer])
-        made = model.generate(
-            torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=tokenizer.eos_token_id
-        )
-        texts.append(tokenizer.decode(made[0, len(prompt) :], skip_special_tokens=True))
+        try:
+            output = model.generate(
+                torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=tokenizer.eos_token_id
+            )
+        except Exception as error:  # whatever: nobody decodes with this model in this version
+            return f"transformers' generate fails ({short(error)})"
+        texts.append(tokenizer.decode(output[0, len(prompt) :], skip_special_tokens=True))
     ours = [corrected.text for corrected in corrector.correct(PAIRS)]
     way = "" if corrector.decoder else ", without drafts"
     return ("equal" if ours == texts else "DIFFERS") + way

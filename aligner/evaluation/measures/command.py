@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
+from aligner.console import progress
 from aligner.evaluation.measures.config import MeasureConfig
 from aligner.evaluation.measures.controls import BASE, SHUFFLED_ALIGNER
 from aligner.evaluation.measures.items import TextMeasure, declining, read_restoration, truth
@@ -105,8 +104,8 @@ def _figures(
         opened: dict[str, Callable[[], Corrector]] = {
             name: partial(_open, config, name, place, folder) for name, place in systems.items()
         }
-        progress = partial(tqdm, desc="likelihoods", delay=2)
-        parts = preference_figures(str(config.rows), config.limit, opened, progress)
+        bar = partial(progress, desc="likelihoods", delay=2)
+        parts = preference_figures(str(config.rows), config.limit, opened, bar)
         missing = [f"{name}: not measured, none was given" for name in (BASE, SHUFFLED_ALIGNER) if name not in systems]
         return {
             "unit": "share in which the better answer is the likelier one",

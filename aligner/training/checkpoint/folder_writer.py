@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     PrefixChange,
@@ -78,6 +78,7 @@ def plan_folder(model: PreTrainedModel, master: bool = False) -> FolderPlan:
 
     UserError where the model cannot be converted back to what its base is on disk, or not opened again from there.
     """
+    _check_is_known(model)
     tensors = saved_tensors(model, master)
     conversions = conversions_of(model)
     shapes = without_memory(model) if has_adapters(model) or (conversions and _is_split(model)) else model
@@ -91,6 +92,19 @@ def plan_folder(model: PreTrainedModel, master: bool = False) -> FolderPlan:
         raise _no_way_back(model, f"{type(error).__name__}: {error}") from error
     _check_way_back(model, tensors, groups)
     return FolderPlan(shapes, _shards(groups))
+
+
+def _check_is_known(model: PreTrainedModel) -> None:
+    """UserError where transformers opens no causal model by the configuration that will be written.
+
+    A wrapper's text model has a configuration of its own, which not every family lets open alone (Llama 3.2 Vision's does not).
+    """
+    known = AutoModelForCausalLM._model_mapping
+    if not model.is_remote_code() and type(model.config) not in known:
+        raise UserError(
+            f"{model.config._name_or_path or type(model).__name__}: transformers opens its text model, {type(model).__name__}, as "
+            f"a part of the whole alone: a folder of type '{model.config.model_type}' would open nowhere. Train from a text model."
+        )
 
 
 def saved_tensors(model: PreTrainedModel, master: bool = False) -> dict[str, torch.Tensor]:

@@ -5,17 +5,10 @@ from __future__ import annotations
 import re
 import socket
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from aligner.records import UserError
-
-
-def first_host(nodelist: str) -> str:
-    """The first name of Slurm's list of nodes: gpu[03-05,07],cpu1 begins with gpu03, and r[1-2]n[1-4] with r1n1."""
-    name = re.match(r"(?:[^,\[\]]|\[[0-9][^\]]*\])+", nodelist)
-    if name is None:
-        raise UserError(f"SLURM_STEP_NODELIST is '{nodelist}', which begins with no node's name. Set MASTER_ADDR.")
-    return re.sub(r"\[([0-9]+)[^\]]*\]", r"\1", name[0])
+from aligner.training.distributed.job_hosts import PORT, check_hosts, first_of_job, first_set
 
 
 def single_rank() -> dict[str, str]:
@@ -32,10 +25,16 @@ def free_port() -> int:
     return port
 
 
+TORCH = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 # What starters of ranks call (rank, number of ranks, rank on this host, ranks on this host). The first that is there counts.
 STARTERS = {
     "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
-    "Open MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    "Open MPI": (
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_SIZE",
+        "OMPI_COMM_WORLD_LOCAL_RANK",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
+    ),
     "MVAPICH": ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_SIZE"),
     "Intel MPI": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
     "MPICH": ("PMI_RANK", "PMI_SIZE", "PMI_LOCAL_RANK", "PMI_LOCAL_SIZE"),
@@ -43,7 +42,7 @@ STARTERS = {
     "jsrun": ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE", "JSM_NAMESPACE_LOCAL_RANK", "JSM_NAMESPACE_LOCAL_SIZE"),
     "Flux": ("FLUX_TASK_RANK", "FLUX_JOB_SIZE", "FLUX_TASK_LOCAL_ID", "FLUX_JOB_TASKS_PER_NODE"),
     "PMIx": ("PMIX_RANK", "PMIX_SIZE", "PMIX_LOCAL_RANK", "PMIX_LOCAL_SIZE"),
-}  # fmt: skip
+}
 NEVER_WITHOUT_SIZE = ("Open MPI", "MVAPICH", "jsrun")  # the others' names stand in single processes too
 # What names a job of theirs: ranks on one host make the same port of it.
 JOBS = (
@@ -55,14 +54,8 @@ JOBS = (
     "SLURM_JOB_ID",
     "LSB_JOBID",
 )
-PORT = 29500  # torch's own default
-# What platforms that start one process a host call (this host's number, the number of hosts, the first host).
-PLATFORMS = {
-    "SkyPilot": ("SKYPILOT_NODE_RANK", "SKYPILOT_NUM_NODES", "SKYPILOT_NODE_IPS"),
-    "SageMaker": ("SM_CURRENT_HOST", "SM_HOSTS", "SM_HOSTS"),
-    "PyTorchJob": ("PET_NODE_RANK", "PET_NNODES", "PET_MASTER_ADDR"),
-    "the environment": ("NODE_RANK", "NNODES", "MASTER_ADDR"),
-}
+# What starters a host at a time call (this host's number, the number of hosts).
+HOSTS = {"NODE_RANK": "NNODES", "GROUP_RANK": "GROUP_WORLD_SIZE", "PET_NODE_RANK": "PET_NNODES"}
 
 
 def rank_variables(environment: Mapping[str, str]) -> dict[str, str] | None:
@@ -71,116 +64,182 @@ def rank_variables(environment: Mapping[str, str]) -> dict[str, str] | None:
     torchrun's (RANK, WORLD_SIZE, ...) are taken as they are, and what is missing among them is filled in where it can be
     known. Inside an srun of several tasks they are made of Slurm's, inside an mpirun of its. UserError names what is missing.
     """
-    if "RANK" in environment or "WORLD_SIZE" in environment:
-        return _completed("torchrun", environment)
-    if int(environment.get("SLURM_STEP_NUM_TASKS") or 1) > 1:
-        return _slurm(environment)
+    there = {name: value.strip() for name, value in environment.items() if value.strip()}  # an empty one says nothing
+    there = {**_of_hosts(there), **there}
+    if "RANK" in there or "WORLD_SIZE" in there:
+        variables = _completed("torchrun", there)
+    elif (tasks := _slurm_tasks(there)) > 1:
+        variables = _slurm(there, tasks)
+    elif starter := _starter(there):
+        variables = _completed(starter, there)
+    else:
+        check_hosts(there)
+        _check_local(there)
+        return None
+    whole = {**there, **variables}
+    if not 0 <= _whole(whole, "RANK") < _whole(whole, "WORLD_SIZE"):
+        raise UserError(
+            f"RANK is {whole['RANK']} and WORLD_SIZE is {whole['WORLD_SIZE']}: ranks count from 0 to one less than their number."
+        )
+    return {
+        name: value for name, value in whole.items() if name in TORCH and environment.get(name, "").strip() != value
+    }
+
+
+def _whole(environment: Mapping[str, str], name: str) -> int:
+    """A variable's number. UserError where it holds none."""
+    try:
+        return int(environment[name])
+    except ValueError:
+        raise UserError(
+            f"{name} is '{environment[name]}' in the environment, which is no whole number. Set it as torchrun does, or unset it."
+        ) from None
+
+
+def _of_hosts(there: Mapping[str, str]) -> dict[str, str]:
+    """RANK and WORLD_SIZE where the host's number, the number of hosts and the place on this one are known instead."""
+    number = next((name for name in HOSTS if name in there), None)
+    if number is None or "LOCAL_RANK" not in there:
+        return {}
+    hosts = there.get(HOSTS[number]) or there.get("NUM_NODES") or ""
+    local_size = there.get("LOCAL_WORLD_SIZE")
+    if local_size is None and "WORLD_SIZE" in there and hosts.isdigit() and int(hosts):
+        local_size = str(_whole(there, "WORLD_SIZE") // int(hosts))
+    if local_size is None or not local_size.isdigit():
+        return {}
+    rank = {"RANK": str(_whole(there, number) * int(local_size) + _whole(there, "LOCAL_RANK"))}
+    return {**rank, "WORLD_SIZE": str(int(hosts) * int(local_size))} if hosts.isdigit() else rank
+
+
+def _starter(there: Mapping[str, str]) -> str | None:
+    """What has started this as one of several ranks. UserError where it did, and does not say of how many."""
     for starter, (rank, size, *_) in STARTERS.items():
-        if rank in environment and (size in environment or starter in NEVER_WITHOUT_SIZE):
-            return None if environment.get(size) == "1" else _completed(starter, environment)
-    _check_hosts(environment)
+        if rank in there and size in there:
+            return starter if there[size] != "1" else None
+    for starter, (rank, size, *_) in STARTERS.items():
+        if rank in there and (starter in NEVER_WITHOUT_SIZE or _whole(there, rank) > 0):
+            raise _not_set(starter, rank, size)
+        if size in there and starter in NEVER_WITHOUT_SIZE and there[size] != "1":
+            raise _not_set(starter, size, rank)
     return None
 
 
-def _completed(starter: str, environment: Mapping[str, str]) -> dict[str, str]:
+def _not_set(starter: str, there: str, missing: str) -> UserError:
+    return UserError(
+        f"{there} is set in the environment and {missing} is not: {starter} sets both for each rank. Set both, or neither, or "
+        "start the ranks with torchrun."
+    )
+
+
+def _completed(starter: str, there: Mapping[str, str]) -> dict[str, str]:
     """torch's variables beside those that are there, from a starter's. UserError where they cannot be known."""
-    rank, size, _, _ = STARTERS[starter]
-    if missing := {rank, size} - environment.keys():
-        [there] = {rank, size} - missing
-        raise UserError(
-            f"{there} is set in the environment and {min(missing)} is not. Set both, as torchrun does, or neither."
-        )
-    local_size = _first(environment, [names[3] for names in STARTERS.values()])
+    rank, size, *_ = STARTERS[starter]
+    if missing := {rank, size} - there.keys():
+        [given] = {rank, size} - missing
+        raise _not_set(starter, given, min(missing))
+    local_size = first_set(there, [names[3] for names in STARTERS.values()])
     wanted = {
-        "RANK": environment[rank],
-        "WORLD_SIZE": environment[size],
-        "LOCAL_RANK": _local_rank(environment, int(environment[rank]), local_size),
-        "MASTER_ADDR": _master(environment, environment[size], local_size, starter),
-        "MASTER_PORT": _port(environment),
+        "RANK": there[rank],
+        "WORLD_SIZE": there[size],
+        "LOCAL_RANK": _local_rank(starter, there, _whole(there, rank), local_size),
+        "MASTER_ADDR": _master(starter, there, there[size], local_size),
+        "MASTER_PORT": _port(there),
     }
-    return {name: value for name, value in wanted.items() if name not in environment}
+    return {name: value for name, value in wanted.items() if name not in there}
 
 
-def _first(environment: Mapping[str, str], names: Sequence[str]) -> str | None:
-    return next((environment[name] for name in names if environment.get(name)), None)
-
-
-def _local_rank(environment: Mapping[str, str], rank: int, local_size: str | None) -> str:
-    """This process's number on its host; where nothing tells, it is the only one there (as in a pod of a PyTorchJob)."""
+def _local_rank(starter: str, there: Mapping[str, str], rank: int, local_size: str | None) -> str:
+    """This process's number on its host. Where nothing tells, a rank by torchrun's names is the only one there (as in a pod of a
+    PyTorchJob), unless the pod is to hold several; an mpirun starts as many as it likes, and all would take the first GPU."""
     names = [names[2] for names in STARTERS.values()]
-    known = _first(environment, [*names, "SLURM_LOCALID"])
-    if known is None and local_size is not None and local_size.isdigit():
+    known = first_set(there, [*names, "SLURM_LOCALID"])
+    if known is None and local_size is not None and local_size.isdigit() and int(local_size):
         known = str(rank % int(local_size))
+    if known is None and there.get("PET_NPROC_PER_NODE", "1") != "1":
+        raise UserError(
+            f"PET_NPROC_PER_NODE is {there['PET_NPROC_PER_NODE']} and LOCAL_RANK is not set: this pod is to hold several ranks, "
+            "and this process is not one of them. Start torchrun -m aligner.training.finetune FLAGS, which reads PET_ variables."
+        )
+    if known is None and starter != "torchrun":
+        raise UserError(
+            f"{starter} started this as rank {rank}, and neither {STARTERS[starter][2]} nor LOCAL_RANK is set, so that its GPU is "
+            "not known. Set LOCAL_RANK, the rank's number on its host, or start the ranks with torchrun."
+        )
     return known or "0"
 
 
-def _master(environment: Mapping[str, str], size: str, local_size: str | None, starter: str) -> str:
-    if environment.get("MASTER_ADDR"):
-        return environment["MASTER_ADDR"]
+def _master(starter: str, there: Mapping[str, str], size: str, local_size: str | None) -> str:
+    if there.get("MASTER_ADDR"):
+        return there["MASTER_ADDR"]
     if size in ("1", local_size):
         return "127.0.0.1"
-    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST")
-    if nodes:
-        return first_host(nodes)
-    if environment.get("LSB_MCPU_HOSTS"):
-        return environment["LSB_MCPU_HOSTS"].split()[0]
+    if first := first_of_job(there):
+        return first
     raise UserError(
         f"{starter} started this as one of {size} ranks, and MASTER_ADDR, the host of the first, is not set. Set it for all "
         "(mpirun -x MASTER_ADDR=HOST, or env: in a PyTorchJob), or start them with torchrun."
     )
 
 
-def _port(environment: Mapping[str, str]) -> str:
+def _port(there: Mapping[str, str]) -> str:
     """A port on which all ranks of a job agree without asking."""
-    job = _first(environment, JOBS)
+    job = first_set(there, JOBS)
     return str(PORT if job is None else 20000 + zlib.crc32(job.encode()) % 10000)
 
 
-def _slurm(environment: Mapping[str, str]) -> dict[str, str]:
+def _slurm_tasks(there: Mapping[str, str]) -> int:
+    """The tasks of the step that this is one of. In a batch script, outside srun, there is no step."""
+    if "SLURM_STEP_NUM_TASKS" in there:
+        return _whole(there, "SLURM_STEP_NUM_TASKS")
+    in_step = "SLURM_STEP_ID" in there and "SLURM_PROCID" in there
+    return _whole(there, "SLURM_NTASKS") if in_step and "SLURM_NTASKS" in there else 1
+
+
+def _slurm(there: Mapping[str, str], tasks: int) -> dict[str, str]:
     """torch's variables from those of a Slurm step. The port follows from the job and the step; MASTER_PORT overrides it."""
-    try:
-        job, step = int(environment["SLURM_JOB_ID"]), int(environment.get("SLURM_STEP_ID") or 0)
-        return {
-            "RANK": environment["SLURM_PROCID"],
-            "LOCAL_RANK": environment["SLURM_LOCALID"],
-            "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
-            "MASTER_ADDR": environment.get("MASTER_ADDR") or first_host(environment["SLURM_STEP_NODELIST"]),
-            "MASTER_PORT": environment.get("MASTER_PORT") or str(20000 + (31 * job + step) % 20000),
-        }
-    except (KeyError, ValueError) as error:
-        raise UserError(f"this looks like a Slurm step, but its environment is not whole ({error}).") from None
+    first, local = first_of_job(there), _slurm_local_rank(there)
+    needed = {
+        "SLURM_PROCID": there.get("SLURM_PROCID"),
+        "SLURM_LOCALID": local,
+        "SLURM_STEP_NODELIST": there.get("MASTER_ADDR") or first,
+    }
+    if missing := [name for name, value in needed.items() if not value]:
+        raise UserError(
+            f"this looks like one of {tasks} tasks of a Slurm step, and {' and '.join(missing)} is not set. Hand the step's "
+            "variables on (srun --export=ALL), or start the ranks with torchrun."
+        )
+    job, step = (
+        _whole(there, name) if name in there else 0
+        for name in ("SLURM_JOB_ID" if "SLURM_JOB_ID" in there else "SLURM_JOBID", "SLURM_STEP_ID")
+    )
+    return {
+        "RANK": there["SLURM_PROCID"],
+        "LOCAL_RANK": str(local),
+        "WORLD_SIZE": str(tasks),
+        "MASTER_ADDR": there.get("MASTER_ADDR") or str(first),
+        "MASTER_PORT": there.get("MASTER_PORT") or str(20000 + (31 * job + step) % 20000),
+    }
 
 
-def _check_hosts(environment: Mapping[str, str]) -> None:
-    """UserError where a platform started one process on each of several hosts: each would train by itself."""
-    for platform, (number, hosts, first) in PLATFORMS.items():
-        if environment.get(number) and (count := _count(environment.get(hosts, ""))) > 1:
-            raise UserError(
-                f"{platform} started this on {count} hosts ({number} is {environment[number]}), and nothing says which rank "
-                f"it is: each would train by itself. On each, start torchrun --nnodes {count} --node_rank "
-                f"{_number(environment, number, hosts)} --nproc_per_node GPUS --master_addr "
-                f"{_head(environment.get(first, '')) or 'HOST'} --master_port {PORT} -m aligner.training.finetune FLAGS"
-            )
+def _slurm_local_rank(there: Mapping[str, str]) -> str | None:
+    """The task's number on its node; None where it is not known, also not by as many tasks on each node, in order."""
+    tasks = re.fullmatch(
+        r"(\d+)(\(x\d+\))?", first_set(there, ["SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE"]) or ""
+    )
+    in_order = there.get("SLURM_DISTRIBUTION", "block").startswith("block")
+    if "SLURM_LOCALID" in there or not (tasks and int(tasks[1]) and in_order and "SLURM_PROCID" in there):
+        return there.get("SLURM_LOCALID")
+    return str(_whole(there, "SLURM_PROCID") % int(tasks[1]))
 
 
-def _count(hosts: str) -> int:
-    """A number of hosts, or how many a list names."""
-    return int(hosts) if hosts.isdigit() else len(_names(hosts))
-
-
-def _names(hosts: str) -> list[str]:
-    """The hosts of a JSON list or of lines."""
-    return re.findall(r"[^\s,\[\]\"']+", hosts)
-
-
-def _head(hosts: str) -> str:
-    return next(iter(_names(hosts)), "")
-
-
-def _number(environment: Mapping[str, str], number: str, hosts: str) -> str:
-    """This host's number; SageMaker gives its name instead."""
-    named, own = _names(environment.get(hosts, "")), environment[number]
-    return str(named.index(own)) if own in named else own
+def _check_local(there: Mapping[str, str]) -> None:
+    """UserError where this is one of several processes on this host, and nothing says of how many in all."""
+    if there.get("LOCAL_RANK", "0") not in ("0", "-1") or there.get("LOCAL_WORLD_SIZE", "1") != "1":
+        given = ", ".join(f"{name}={there[name]}" for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE") if name in there)
+        raise UserError(
+            f"{given} is set in the environment, and RANK and WORLD_SIZE are not: nothing says which rank this is. Set both, as "
+            "torchrun does, or unset the others."
+        )
 
 
 def idle_gpus(environment: Mapping[str, str], gpus: int) -> str | None:
@@ -188,7 +247,7 @@ def idle_gpus(environment: Mapping[str, str], gpus: int) -> str | None:
 
     `environment`: a rank's, with what `rank_variables` found.
     """
-    local = _first(environment, [names[3] for names in STARTERS.values()])
+    local = first_set(environment, [names[3] for names in STARTERS.values()])
     if local is None and environment.get("SLURM_STEP_TASKS_PER_NODE"):
         local = re.split(r"\D", environment["SLURM_STEP_TASKS_PER_NODE"])[0]
     ranks = int(local) if local and local.isdigit() else int(environment.get("LOCAL_RANK") or 0) + 1

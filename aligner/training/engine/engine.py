@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,6 +33,7 @@ from aligner.training.engine.objective import Objective
 from aligner.training.plan import Plan
 
 BETAS = (0.9, 0.95)  # paper, table 22
+log = logging.getLogger("aligner")
 
 
 def load_partitioned(
@@ -40,26 +42,43 @@ def load_partitioned(
     grow: Callable[[PreTrainedModel], None],
     whole_first: bool = False,
 ) -> PreTrainedModel:
-    """Load a model, then grow it, so that under ZeRO-3 each rank keeps its share alone. AssertionError if it did not.
+    """Load a model, then grow it, so that under ZeRO-3 each rank keeps its share alone.
 
     `whole_first`: every rank loads all of it into its host's memory, and then keeps its share (what is quantised is unpacked
-    as a whole).
+    as a whole). So it is with a model whose code cannot be built in shares, because it reads the shapes of its weights.
     """
-    split = config["zero_optimization"]["stage"] == 3
-    if split and whole_first:
-        unset_hf_deepspeed_config()
-        model = load()
-        grow(model)
-        deepspeed.zero.Init(module=model, config_dict_or_path=config)
-        return model
+    split, reason = config["zero_optimization"]["stage"] == 3, ""
     unset_hf_deepspeed_config()
-    partitioning = HfDeepSpeedConfig(config) if split else None  # transformers uses it as long as this object lives
+    if split and not whole_first:
+        try:
+            return _load_in_shares(config, load, grow)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # what is wrong with the folder itself, loading it whole tells again
+            reason = " ".join(str(error).split())[:200]
+        finally:
+            unset_hf_deepspeed_config()
     model = load()
-    whole = [name for name, parameter in model.named_parameters() if split and not hasattr(parameter, "ds_id")]
+    if reason:
+        log.info(
+            "  each rank loads the whole model into its host's memory first: it cannot be built in shares (%s)", reason
+        )
+    grow(model)
+    if split:
+        deepspeed.zero.Init(module=model, config_dict_or_path=config)
+    return model
+
+
+def _load_in_shares(
+    config: dict[str, Any], load: Callable[[], PreTrainedModel], grow: Callable[[PreTrainedModel], None]
+) -> PreTrainedModel:
+    """Load a model of which no rank ever holds more than its share. AssertionError where one would."""
+    partitioning = HfDeepSpeedConfig(config)  # transformers uses it as long as this object lives
+    model = load()
+    whole = [name for name, parameter in model.named_parameters() if not hasattr(parameter, "ds_id")]
     assert not whole, f"ZeRO-3: {len(whole)} parameters were loaded whole on every rank"
     grow(model)
     del partitioning
-    unset_hf_deepspeed_config()
     return model
 
 

@@ -26,24 +26,48 @@ log = logging.getLogger("aligner")
 def check_objective(engine: Engine, tokens: Sequence[Tokens], rows: int, pad: int) -> None:
     """Compare the flattened objective with the model's own logits, row by row; where it differs rows are padded from here on.
 
-    `rows`: of a padded micro-batch. UserError where padded rows give another loss too, or a token sees those behind it.
+    `rows`: of a padded micro-batch. UserError where padded rows give another loss too, or a token sees those behind it, or the
+    model's code computes no loss of a row.
     """
     few = _few(tokens)
     if not few:
         return
-    engine.deepspeed.eval()
     with torch.no_grad():
-        own = sum(_loss(engine, collate([row], [1.0], Layout(False, 1, 0, pad)), flat=False) for row in few)
+        own = _own_loss(engine, few, max(tokens, key=lambda row: len(row.ids)), pad)
+        engine.deepspeed.eval()
         if engine.flat:
             flat = _loss(engine, collate(few, [1.0] * len(few), Layout(True, rows, 0, pad)), flat=True)
             if not _equal(flat, own, engine, 0.005):  # padding costs time alone, so a doubt is enough
                 engine.pad_rows()
-                log.warning("  rows are padded: without padding the loss of %s tokens is %.4f, and by the model's own logits "
-                            "%.4f", sum(row.target_length for row in few), flat, own)  # fmt: skip
+                log.warning(
+                    "  rows are padded: without padding the loss of %s tokens is %.4f, and by the model's own logits "
+                    "%.4f",
+                    sum(row.target_length for row in few),
+                    flat,
+                    own,
+                )
         if not engine.flat:
             _check_padded(engine, few, rows, pad, own)
         _check_order(engine, few[0], pad)
         _tell_the_rest(engine, few[0], pad)
+
+
+def _own_loss(engine: Engine, few: Sequence[Tokens], longest: Tokens, pad: int) -> float:
+    """The loss of each row alone, not padded. UserError with the model's own words where its code has none for such rows."""
+    alone = [collate([row], [1.0], Layout(False, 1, 0, pad)) for row in (longest, *few)]
+    try:
+        engine.deepspeed.train()  # some take rows to use that they do not take to train
+        _loss(engine, alone[0], flat=False)
+        engine.deepspeed.eval()
+        return sum(_loss(engine, batch, flat=False) for batch in alone[1:])
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a model's code may raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{_name(engine)}: its own code computes no loss of a row of {len(longest.ids)} tokens ({type(error).__name__}: "
+            f"{reason}). Train another base model, or correct its config.json."
+        ) from error
 
 
 def _few(tokens: Sequence[Tokens]) -> list[Tokens]:
@@ -123,16 +147,23 @@ def _tell_the_rest(engine: Engine, row: Tokens, pad: int) -> None:
     if not _equal(own, plain, engine):
         log.warning(
             "  the model's own loss is %.4f where the objective is %.4f: %s (the objective is the likelihood of the "
-            "correction alone)", own, plain, _left_out(engine.model.config.get_text_config()),
-        )  # fmt: skip
+            "correction alone)",
+            own,
+            plain,
+            _left_out(engine.model.config.get_text_config()),
+        )
 
 
 def _left_out(text: object) -> str:
     """What a model's own loss has beside the likelihood, by its configuration's names."""
     names = [
-        name for name, value in vars(text).items()
-        if ("loss" in name or name.endswith("_coef")) and isinstance(value, int | float) and value and "type" not in name
-    ]  # fmt: skip
+        name
+        for name, value in vars(text).items()
+        if ("loss" in name or name.endswith("_coef"))
+        and isinstance(value, int | float)
+        and value
+        and "type" not in name
+    ]
     return f"what {' and '.join(sorted(names))} weighs is left out" if names else "its class computes another"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+LONGROPE = ("longrope", "su")  # the second is its older name, in models that bring their own code
+
 
 def rotation_border(config: Any) -> int | None:
     """The number of tokens from which a model turns its positions otherwise, all of a micro-batch at once; None without one.
@@ -15,7 +17,7 @@ def rotation_border(config: Any) -> int | None:
     borders = [
         int(original)
         for rope in _ropes(getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {})
-        if "longrope" in str(rope.get("rope_type") or rope.get("type"))
+        if (rope.get("rope_type") or rope.get("type")) in LONGROPE
         for original in [rope.get("original_max_position_embeddings") or _original(text)]
         if original
     ]

@@ -61,13 +61,16 @@ def layer_size(text: Any) -> int:
 
 
 def reduce_bucket(text: Any, rank: int | None = None) -> int:
-    """Numbers in DeepSpeed's gradient bucket: its default, or about all that is trained where that is smaller.
+    """Numbers in DeepSpeed's gradient bucket: its default, or about all that is trained where that is known to be smaller.
 
     rank: of LoRA adapters, where they alone are trained; a matrix has as many numbers as its two sides times the rank.
     """
+    layers = getattr(text, "num_hidden_layers", None)  # a model of several parts may count the layers of each
+    if not layers:
+        return BUCKET
     if rank:
-        return min(BUCKET, text.num_hidden_layers * rank * (11 * text.hidden_size + 3 * inner_size(text)))
-    return min(BUCKET, text.num_hidden_layers * layer_size(text) + 2 * text.hidden_size * text.vocab_size)
+        return min(BUCKET, layers * rank * (11 * text.hidden_size + 3 * inner_size(text)))
+    return min(BUCKET, layers * layer_size(text) + 2 * text.hidden_size * text.vocab_size)
 
 
 def zero3_limits(text: Any) -> dict[str, int]:
