@@ -53,18 +53,22 @@ def check_values(config: RunConfig) -> None:
 
 
 def check_lora(lora: LoraConfig, stage: int) -> None:
-    """UserError where LoRA's flags stand without a rank or at a ZeRO stage not for them, or its package is not installed."""
+    """UserError where LoRA's flags stand without a rank or at a ZeRO stage not for them."""
     if lora.lora_rank is None:
         if set_alone := [name for name, value in vars(lora).items() if value != getattr(LoraConfig, name)]:
             raise UserError(f"--{set_alone[0]} is for LoRA and needs --lora_rank N.")
-    elif find_spec("peft") is None:
-        raise UserError("--lora_rank needs the package peft: pip install 'peft>=0.21'.")
     elif lora.lora_4bit and stage == 3:
         raise UserError("--lora_4bit needs --zero_stage 0, 1 or 2: ZeRO-3 cannot split weights of 4 bits.")
     elif not all(lora.lora_target.split(",")):
         raise UserError(
             f"--lora_target '{lora.lora_target}' has an empty name: give all-linear, or names as q_proj,v_proj."
         )
+
+
+def check_packages(config: RunConfig) -> None:
+    """UserError where a package that the flags need is not installed here."""
+    if config.lora.lora_rank and find_spec("peft") is None:
+        raise UserError("--lora_rank needs the package peft: pip install 'peft>=0.21'.")
 
 
 def check_combinations(config: RunConfig) -> None:

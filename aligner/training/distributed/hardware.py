@@ -11,7 +11,7 @@ import torch
 
 from aligner.records import UserError
 from aligner.training.config import RunConfig
-from aligner.training.config_check import check
+from aligner.training.config_check import check, check_packages
 
 
 def gpus_here() -> int:
@@ -80,6 +80,7 @@ def resolved(config: RunConfig) -> RunConfig:
     if config.launch.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks for the first time; the ranks inherit it
     check_gpus_are_usable(config)
+    check_packages(config)
     gpu, remote = gpus_here() > 0, bool(config.launch.hostfile) and os.environ.get("DS_ACCELERATOR") != "cpu"
     o = config.optimization
     if remote and not gpu:

@@ -12,6 +12,7 @@ from aligner.models import load_tokenizer
 from aligner.quantised import check_unpacking
 from aligner.records import UserError
 from aligner.training.config import RunConfig
+from aligner.training.config_check import check_packages
 from aligner.training.datasets.mixture import identity_size
 from aligner.training.flags import parse
 from aligner.training.plan import Plan
@@ -63,6 +64,7 @@ def report(flags: Sequence[str], request: PlanRequest) -> tuple[list[str], bool]
     """`aligner plan`: its lines, and whether the run fits."""
     check_request(request)
     config = parse(flags, "aligner plan [--config FILE] [flags of training] [flags below]")
+    check_packages(config)
     name = config.model.model_name_or_path
     if not name:
         raise UserError("--model_name_or_path is missing. Name a model, or a --config that does.")
