@@ -280,6 +280,7 @@ def test_flags_of_lora_that_cannot_be_meant_are_refused(flags, said, monkeypatch
 
 
 def test_4_bits_are_refused_where_no_gpu_is(monkeypatch):
+    monkeypatch.setattr("aligner.training.config_check.find_spec", lambda name: name)
     config = parse(["--lora_rank", "8", "--lora_4bit", "--zero_stage", "1", "--device", "cpu"])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(UserError, match="--lora_4bit needs a GPU, and torch sees none here"):
