@@ -147,6 +147,9 @@ def test_what_a_family_does_not_train_is_the_bases_in_the_folder_and_in_an_expor
             name: t + 0.1 * torch.rand(t.shape, generator=draw) for name, t in tensors.items() if name.endswith(end)
         }
         assert frozen[kind], (kind, list(tensors))
+        if kind == "zaya":  # transformers sets the last one to this whenever it opens the family
+            for biases in frozen[kind].values():
+                biases[-1] = -1.0
         save_file({**tensors, **frozen[kind]}, tmp_path / kind / "model.safetensors", metadata={"format": "pt"})
     cells = [
         base_flags(
