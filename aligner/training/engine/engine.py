@@ -100,6 +100,16 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[s
     return [group for group in groups if group["params"]]
 
 
+def fetch_experts_together(model: torch.nn.Module) -> None:
+    """Let ZeRO-3 take fused experts for one module. How often their parts run (an activation, an expert that returns what it is
+    given) depends on a rank's rows, and DeepSpeed fetches parameters by an order of modules that all ranks must share.
+    Nothing more is fetched at once: the parts have no parameters."""
+    for module in model.modules():
+        own, parts = sum(1 for _ in module.parameters(recurse=False)), sum(1 for _ in module.children())
+        if own and parts and own == sum(1 for _ in module.parameters()):
+            deepspeed.utils.set_z3_leaf_module(module, True)
+
+
 class Engine:
     """A DeepSpeed engine for whole updates. Every method is called by all ranks together."""
 
@@ -118,6 +128,8 @@ class Engine:
             o.lr_scheduler_type, optimizer, num_warmup_steps=plan.warmup_updates, num_training_steps=plan.updates
         )
         self.ranks, self.model, self.flat, self.optimizer = ranks, model, flat, optimizer
+        if config["zero_optimization"]["stage"] == 3:
+            fetch_experts_together(model)
         objective = Objective(model, flat)
         self.deepspeed, _, _, self.schedule = deepspeed.initialize(
             model=objective, optimizer=optimizer, lr_scheduler=schedule, config=config, dist_init_required=False
