@@ -6,9 +6,9 @@ the correction would change. No correction: a text that did not end, or that wen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import regex
 
@@ -19,6 +19,19 @@ from aligner.records import UserError
 
 _FENCE = regex.compile(r"^([ \t]*)(`{3,}|~{3,})[^\n]*\n.*?(?:^[ \t]*\2[`~]*[ \t]*$|\Z)", regex.DOTALL | regex.MULTILINE)
 _MARKER = regex.compile(r"#+\s?\p{Lu}\w*:|\p{Lu}[\w ]*:")
+
+
+STRUCTURED = (  # fields of a request whose answer has a form that prose would break
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "structured_outputs",
+    "grammar",
+    "json_schema",
+    "ebnf",
+    "regex",
+)
 
 
 class KeepReason(NamedTuple):
@@ -95,6 +108,12 @@ def runs_on(text: str, given: str, markers: Sequence[str]) -> str | None:
 def code_blocks(text: str) -> list[str]:
     """The fenced code of a text, each block with its fences, byte for byte; an open one lasts to the end."""
     return [match[0] for match in _FENCE.finditer(text)]
+
+
+def wants_structure(chat: Mapping[str, Any]) -> bool:
+    """Whether a request asks for an answer of a form."""
+    form = chat.get("response_format")
+    return (isinstance(form, dict) and form.get("type", "text") != "text") or any(chat.get(name) for name in STRUCTURED)
 
 
 def is_structured(text: str) -> bool:

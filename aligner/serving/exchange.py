@@ -25,7 +25,7 @@ from aligner.chat_api.dialogue import CandidateQuestions, candidate_questions
 from aligner.chat_api.parameters import refused_in
 from aligner.chat_api.replies import is_whole
 from aligner.chat_api.thoughts import FIELDS, split_message, with_text
-from aligner.inference.guard import Guard, markers_of
+from aligner.inference.guard import Guard, markers_of, wants_structure
 from aligner.serving.behind import ShadowQueue
 from aligner.serving.metrics import LayerMetrics
 from aligner.serving.protocol import LAST, SERVER_FAILED, Refused, chunk, completion, error_body, event, usage_chunk
@@ -39,17 +39,6 @@ log = logging.getLogger("aligner")
 CHAT = "/chat/completions"
 GRACE = 1.0  # seconds in which a stream's error still has its status; then the headers are sent
 SILENCE = 5.0  # seconds between two comments of a stream that waits
-STRUCTURED = (  # fields of a request whose answer has a form that prose would break
-    "guided_json",
-    "guided_regex",
-    "guided_choice",
-    "guided_grammar",
-    "structured_outputs",
-    "grammar",
-    "json_schema",
-    "ebnf",
-    "regex",
-)
 Choice = dict[str, Any]
 
 
@@ -221,9 +210,9 @@ class Exchange:
 
     def _left_alone(self, chat: Mapping[str, Any], choice: Choice, original: str) -> str | None:
         """Why an answer is not to be corrected, known before it is decoded."""
-        guard, form, message = self.policy.guard, chat.get("response_format"), choice["message"]
+        guard, message = self.policy.guard, choice["message"]
         if not guard.correct_structured:
-            if (isinstance(form, dict) and form.get("type", "text") != "text") or any(chat.get(n) for n in STRUCTURED):
+            if wants_structure(chat):
                 return "structured output was asked for"
             if message.get("tool_calls") or message.get("function_call"):
                 return "it stands beside a tool call"
