@@ -50,7 +50,9 @@ def another_site() -> Iterator[str]:
 def test_a_name_that_was_made_to_point_here_gets_nothing(browser, corrector, told):
     with serving(exchange(corrector, told.url)) as address:
         rebound = f"http://rebound.elsewhere.test:{urlsplit(address).port}"
-        browser.get(f"{rebound}/health")  # the page's origin is now the layer's address under the other site's name
+        browser.get(
+            rebound
+        )  # an origin of the other site, which is now the layer's address; this page may fetch from itself
         status, text = browser.execute_async_script(ASK, rebound, "application/json", "cors")
         assert status == 403 and "answers to localhost alone" in text
         assert browser.execute_async_script(LOOK, rebound)[0] == 403
