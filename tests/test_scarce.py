@@ -30,9 +30,7 @@ WRITERS = {  # what writes, and whether it needs a model
 def words(trained, tiny_model, tmp_path):
     """A command line with this session's model, run, state and rows in it."""
     rows = tmp_path / "rows.jsonl"
-    rows.write_text(
-        "".join(json.dumps({**row, "corrected": row["correction"]}) + "\n" for row in read_rows(TEMPLATE, 24))
-    )
+    rows.write_text("".join(json.dumps(row) + "\n" for row in read_rows(TEMPLATE, 24)))
     [state] = (trained[0] / "checkpoints").iterdir()
     places = {"TEMPLATE": TEMPLATE, "MODEL": tiny_model, "RUN": trained[0], "STATE": state, "ROWS": rows}
 
