@@ -205,7 +205,16 @@ def main() -> int:
     upstream = Upstream(("127.0.0.1", 0), Answer)
     threading.Thread(target=upstream.serve_forever, daemon=True).start()
     seen, url = Seen(), f"http://127.0.0.1:{upstream.server_port}/v1"
-    settings = ["--upstream_timeout", "6", "--max_new_tokens", "64", "--prompt_template", "correction"]
+    settings = [
+        "--upstream_timeout",
+        "6",
+        "--aligner_timeout",
+        "40",
+        "--max_new_tokens",
+        "64",
+        "--prompt_template",
+        "correction",
+    ]
     with layer(args.aligner, url, *settings, *flags, OPENAI_API_KEY=KEY) as (address, process):
         threads = [threading.Thread(target=client, args=(address, n, seen), daemon=True) for n in range(args.clients)]
         for thread in threads:
