@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoTokenizer, GenerationConfig
 
 from aligner.file_systems import give_usual_mode
 from aligner.files import COMPLETED, cache_folder, is_completed, sha256_of, whole_folder, write_text
@@ -88,6 +88,7 @@ def convert(gguf: Path, folder: Path) -> None:
     """
     from tokenizers.pre_tokenizers import ByteLevel, Digits
     from tokenizers.pre_tokenizers import Sequence as InOrder
+    from transformers import AutoModelForCausalLM
 
     options = {"gguf_file": gguf.name}
     loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)

@@ -19,9 +19,17 @@ from aligner.records import UserError
 
 # What a file system answers to a call that it does not have.
 UNSUPPORTED = {
-    errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EXDEV, errno.EMFILE,
-    errno.ENOTTY, errno.EBADRQC,
-}  # fmt: skip
+    errno.EPERM,
+    errno.EACCES,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+    errno.ENOTSUP,
+    errno.EINVAL,
+    errno.EXDEV,
+    errno.EMFILE,
+    errno.ENOTTY,
+    errno.EBADRQC,
+}
 MARK = "COMPLETED"
 
 

@@ -6,17 +6,15 @@ import copy
 import hashlib
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from accelerate import init_empty_weights
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
@@ -24,15 +22,32 @@ from transformers.utils import logging as transformers_logging
 from aligner import network
 from aligner.readers.paths import home_expanded, nearest_folder
 from aligner.records import UserError
+
+if (
+    TYPE_CHECKING
+):  # with the code that loads weights, which takes seconds and which looking at a finished run does not need
+    from transformers import PreTrainedModel
 from aligner.terminal import print_errors
 
 END_OF_TEXT = "</s>"  # added only to a tokenizer that has no end-of-text token at all, as the original did
 FILLED = 0.75  # of a GPU's free memory that weights may take
 # What families call the number of positions that they have.
 POSITIONS = (
-    "max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "max_seq_length", "max_target_positions",
-    "seq_length", "n_ctx", "block_size", "model_max_length", "max_context_length", "context_length", "sequence_length", "seq_len",
-)  # fmt: skip
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "max_sequence_length",
+    "max_seq_length",
+    "max_target_positions",
+    "seq_length",
+    "n_ctx",
+    "block_size",
+    "model_max_length",
+    "max_context_length",
+    "context_length",
+    "sequence_length",
+    "seq_len",
+)
 SAMPLE = 1 << 20  # bytes read at either end of a weight file to tell two models apart
 
 
@@ -115,6 +130,8 @@ def load_model(name: str, dtype: torch.dtype, trust_remote_code: bool = False, *
     A pickle, which can run code, is opened only where the model's code is trusted too.
     """
     safe = None if trust_remote_code else True
+    from transformers import AutoModelForCausalLM
+
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             name,
@@ -135,8 +152,10 @@ def load_model(name: str, dtype: torch.dtype, trust_remote_code: bool = False, *
     model, info = loaded
     if wrong := sorted(info["mismatched_keys"]):
         key, there, wanted = wrong[0]
-        raise UserError(f"{name}: {len(wrong)} weights have another shape than its config.json says: {key} is "
-                        f"{list(there)} and should be {list(wanted)}.")  # fmt: skip
+        raise UserError(
+            f"{name}: {len(wrong)} weights have another shape than its config.json says: {key} is "
+            f"{list(there)} and should be {list(wanted)}."
+        )
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     if missing := sorted(set(info["missing_keys"]) - tied):
         raise UserError(
@@ -181,6 +200,8 @@ def device_map_options(name: str, dtype: torch.dtype, trust_remote_code: bool = 
 
 def weight_bytes(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> int:
     """Bytes of a model's weights in a type, counted without loading them."""
+    from transformers import AutoModelForCausalLM
+
     with init_empty_weights():
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     model.tie_weights()

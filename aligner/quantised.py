@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoHfQuantizer
 
 from aligner.models import load_config
 from aligner.records import UserError
 
 # What other programs call their settings: a file beside the model, or a key of config.json. transformers reads none of them.
-FILES = {"quantize_config.json": "GPTQ", "quant_config.json": "AWQ", "hf_quant_config.json": "ModelOpt",
-         "quant_model_description.json": "msModelSlim"}  # fmt: skip
+FILES = {
+    "quantize_config.json": "GPTQ",
+    "quant_config.json": "AWQ",
+    "hf_quant_config.json": "ModelOpt",
+    "quant_model_description.json": "msModelSlim",
+}
 KEYS = {"quantization": "MLX", "compression_config": "compressed-tensors"}
 # How tensors are stored that stand for others: a type, or a name with a type of whole numbers.
 PACKED_TYPES = ("F4", "F6", "F8")
@@ -71,6 +74,8 @@ def check_unpacking(name: str, config: Any) -> dict[str, Any]:
     method = str(getattr(values.get("quant_method"), "value", values.get("quant_method") or "an unnamed method"))
     if values.get("load_in_4bit") or values.get("load_in_8bit"):
         method = f"bitsandbytes_{'4' if values.get('load_in_4bit') else '8'}bit"
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoHfQuantizer  # seconds
+
     kind: Any = AUTO_QUANTIZATION_CONFIG_MAPPING.get(method)
     if kind is None or "dequantize" not in inspect.signature(kind.__init__).parameters:
         raise _cannot(name, method)
@@ -80,8 +85,10 @@ def check_unpacking(name: str, config: Any) -> dict[str, Any]:
         merged = AutoHfQuantizer.merge_quantization_configs(copy.deepcopy(settings), options["quantization_config"])
         AutoHfQuantizer.from_config(merged, pre_quantized=True).validate_environment(device_map=None, weights_only=True)
     except ImportError as error:
-        raise UserError(f"{name}: its weights are quantised ({method}), and unpacking them needs a package that is not here: "
-                        f"{' '.join(str(error).split())[:200]}") from None  # fmt: skip
+        raise UserError(
+            f"{name}: its weights are quantised ({method}), and unpacking them needs a package that is not here: "
+            f"{' '.join(str(error).split())[:200]}"
+        ) from None
     except (ValueError, RuntimeError, TypeError):
         return options  # what else this machine lacks, the one that trains may have
     return options

@@ -10,7 +10,7 @@ from aligner.chat_api.dialogue import candidate_questions
 from aligner.inference.items import read_items
 from aligner.records import Correction, DataError, Skipped, UserError
 from aligner.training.config import DataConfig
-from aligner.training.datasets.formats import FORMATS, format_of
+from aligner.training.datasets.formats import FORMATS, format_of_row
 from aligner.training.datasets.options import Options
 from aligner.training.datasets.registry import REGISTERED, parse_spec, records_of
 
@@ -105,7 +105,7 @@ def plain(tmp_path):
 @pytest.mark.parametrize("name", READ)
 def test_a_row_of_another_tool_is_read_by_its_fields(name, tmp_path, plain):
     format, row, expected = READ[name]
-    assert format_of(row) == format
+    assert format_of_row(row) == format
     [record] = read(tmp_path, row)
     if expected:
         assert (record.question, record.answer, record.correction) == expected

@@ -7,9 +7,21 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 WHOLE = {
-    "stop", "end_turn", "stop_sequence", "eos", "eos_token", "complete", "completed", "finished", "done",
-    "tool_calls", "tool_call", "tool_use", "function_call", "",
-}  # fmt: skip
+    "stop",
+    "end_turn",
+    "stop_sequence",
+    "eos",
+    "eos_token",
+    "complete",
+    "completed",
+    "finished",
+    "done",
+    "tool_calls",
+    "tool_call",
+    "tool_use",
+    "function_call",
+    "",
+}
 _STATUS = (  # words of an error -> the status that it should have had
     (r"context.?length|maximum context|too (?:long|many tokens)|prompt is too", 400),
     (r"rate.?limit|too many requests|quota|throttl|exhausted|requests per", 429),

@@ -16,13 +16,17 @@ PAIRS = (  # what opens a thought, and what closes it
     (rf"{_LT}\s*(?:{NAMES})(?:\s+[^<>\n]{{0,200}})?\s*{_GT}", rf"{_LT}\s*/\s*(?:{NAMES})\s*{_GT}"),
     (r"\[\s*think\s*\]", r"\[\s*/\s*think\s*\]"),
     (r"<details\b[^>]*\btype=[\"']?reasoning[^>]*>", r"</details>"),
-    (r"<\|(?:begin_of_thought|start_thinking|inner_prefix|think(?:_start)?)\|>",
-     r"<\|(?:end_of_thought|end_thinking|inner_suffix|/think|think_end)\|>"),
+    (
+        r"<\|(?:begin_of_thought|start_thinking|inner_prefix|think(?:_start)?)\|>",
+        r"<\|(?:end_of_thought|end_thinking|inner_suffix|/think|think_end)\|>",
+    ),
     (r"<unused94>(?:thought)?", r"<unused95>"),
-    (r"(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)[^<]*<\|message\|>",
-     r"<\|end\|>|(?=<\|start\|>|<\|channel\|>)"),
+    (
+        r"(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)[^<]*<\|message\|>",
+        r"<\|end\|>|(?=<\|start\|>|<\|channel\|>)",
+    ),
     (r"\AHere(?:'s| is) my thought process:", r"Here(?:'s| is) my response:"),
-)  # fmt: skip
+)
 _OPEN = re.compile("|".join(f"({start})" for start, _ in PAIRS), re.IGNORECASE)
 _CLOSE = [re.compile(end, re.IGNORECASE) for _, end in PAIRS]
 _STRAY = re.compile(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from aligner.console import setup_logging
 from aligner.file_systems import require_usable
+from aligner.files import is_completed
 from aligner.launch.command import count_ranks, environment, launch_command
 from aligner.launch.report import show_result
 from aligner.launch.watch import launch_and_watch
@@ -99,8 +100,11 @@ def run(config: RunConfig) -> int:
     """Train what is left of a run, and show the result."""
     quiet_libraries()
     ranks = count_ranks(config)
-    check_positions(config, stages(config)[0])
-    unpacking(stages(config)[0].start_from, config.model.trust_remote_code)
+    if config.launch.dry_run or not is_completed(
+        stages(config)[-1].folder
+    ):  # else nothing is trained, and this takes seconds
+        check_positions(config, stages(config)[0])
+        unpacking(stages(config)[0].start_from, config.model.trust_remote_code)
     if config.launch.dry_run:
         from aligner.launch.dry_run import dry_run
 

@@ -87,9 +87,15 @@ def devices() -> Iterator[Check]:
         names[what] = names.get(what, 0) + 1
     shown = ", ".join(f"{number} x {what}" for what, number in names.items())
     yield _check(
-        "GPUs", shown or "none", (not count, WARNING, "Training runs on the CPU: fine for a first look, too slow for more"),
-        (len(names) > 1, WARNING, "GPUs of several kinds wait for the slowest: name equal ones in CUDA_VISIBLE_DEVICES"),
-    )  # fmt: skip
+        "GPUs",
+        shown or "none",
+        (not count, WARNING, "Training runs on the CPU: fine for a first look, too slow for more"),
+        (
+            len(names) > 1,
+            WARNING,
+            "GPUs of several kinds wait for the slowest: name equal ones in CUDA_VISIBLE_DEVICES",
+        ),
+    )
 
 
 def _limit(*files: str) -> str:
@@ -191,9 +197,11 @@ def file_systems(output: Path, need: float) -> Iterator[Check]:
             f", refuses {', '.join(refused)}" if refused else ""
         )
         yield _check(
-            name, words, (bool(ends), BAD, f"It cannot {'; '.join(ends)}: set {variable} to another file system"),
+            name,
+            words,
+            (bool(ends), BAD, f"It cannot {'; '.join(ends)}: set {variable} to another file system"),
             (room < needed, BAD, f"Make room, or set {variable} to another file system"),
-        )  # fmt: skip
+        )
 
 
 def clock(output: Path) -> Iterator[Check]:

@@ -74,21 +74,44 @@ BINARIES = (  # what the bytes begin with, what they are, what to do
     (rb"\xff\xfe|\xfe\xff", "UTF-16 and not UTF-8", "Save the file as UTF-8"),
 )
 TEXTS = (
-    (r"version https?://(?:git-lfs|hawser|git-media)\.[a-z.]+/", "a Git LFS pointer and not the file",
-     "Fetch it with 'git lfs pull'"),
-    (r"(?:\.\./)*(?:\.git/annex/objects|/annex/objects)/", "a git-annex pointer and not the file",
-     "Fetch it with 'git annex get'"),
-    (r"(?:\w+: .*\n)*outs:\s*\n\s*- (?:md5|etag|hash|path|size):", "a DVC pointer and not the file", "Fetch it with 'dvc pull'"),
-    (r"[\w./~-]{1,200}\.(?:jsonl?|ndjson|parquet|pq|csv|tsv)(?:\.gz|\.zst|\.bz2|\.xz)?\s*\Z",
-     "the name of another file: a symbolic link, checked out as text", "Give the file that it names"),
-    (r"<{7} |(?:diff --git|Index:) ", "a merge conflict or a patch", "Give the file itself, with the conflict resolved"),
-    (r"<(?:!doctype\s+html|html|head|body|!--|a\s|title|script|meta|div|p)\b|<!--", "an HTML page and not data",
-     "Download the file itself (its raw address)"),
+    (
+        r"version https?://(?:git-lfs|hawser|git-media)\.[a-z.]+/",
+        "a Git LFS pointer and not the file",
+        "Fetch it with 'git lfs pull'",
+    ),
+    (
+        r"(?:\.\./)*(?:\.git/annex/objects|/annex/objects)/",
+        "a git-annex pointer and not the file",
+        "Fetch it with 'git annex get'",
+    ),
+    (
+        r"(?:\w+: .*\n)*outs:\s*\n\s*- (?:md5|etag|hash|path|size):",
+        "a DVC pointer and not the file",
+        "Fetch it with 'dvc pull'",
+    ),
+    (
+        r"[\w./~-]{1,200}\.(?:jsonl?|ndjson|parquet|pq|csv|tsv)(?:\.gz|\.zst|\.bz2|\.xz)?\s*\Z",
+        "the name of another file: a symbolic link, checked out as text",
+        "Give the file that it names",
+    ),
+    (
+        r"<{7} |(?:diff --git|Index:) ",
+        "a merge conflict or a patch",
+        "Give the file itself, with the conflict resolved",
+    ),
+    (
+        r"<(?:!doctype\s+html|html|head|body|!--|a\s|title|script|meta|div|p)\b|<!--",
+        "an HTML page and not data",
+        "Download the file itself (its raw address)",
+    ),
     (r"<[?!/]?[a-z]", "XML and not data", "A failed download often is: fetch it anew"),
-    (r"(?:error\W*)?(?:[45]\d\d\W+)?(?:(?:entry|file|page|repository|object)\s+)?(?:not found|forbidden|unauthorized|"
-     r"access denied|invalid username or password|access to (?:this )?\w+ \S+ is restricted|too many requests|bad gateway|"
-     r"internal server error|service unavailable|gateway time-?out)\b[^\n]*\s*\Z", "a server's refusal and not data",
-     "Fetch it anew: its address, or the token for it, is wrong"),
+    (
+        r"(?:error\W*)?(?:[45]\d\d\W+)?(?:(?:entry|file|page|repository|object)\s+)?(?:not found|forbidden|unauthorized|"
+        r"access denied|invalid username or password|access to (?:this )?\w+ \S+ is restricted|too many requests|bad gateway|"
+        r"internal server error|service unavailable|gateway time-?out)\b[^\n]*\s*\Z",
+        "a server's refusal and not data",
+        "Fetch it anew: its address, or the token for it, is wrong",
+    ),
     (r"\[InternetShortcut\]", "a link to a page and not the file", "Download what it points at"),
     (r"-----BEGIN PGP MESSAGE", "encrypted", "Decrypt it"),
     (r"-----BEGIN ", "a key or certificate", "Give data"),
@@ -97,7 +120,7 @@ TEXTS = (
     (r"--\s.*(?:SQL|dump)|(?:CREATE TABLE|INSERT INTO|BEGIN TRANSACTION|PRAGMA )\b", "a dump of a database", SAVE),
     (r"\[\[?[a-z_][\w.-]*\]?\]\s*\n\s*[\w-]+ *=", "TOML", SAVE),
     (r"%YAML|---\r?\n|- [\w-]+:(?:\s|\Z)", "YAML", SAVE),
-)  # fmt: skip
+)
 
 
 def blocks_of(file: Path) -> Iterator[bytes]:

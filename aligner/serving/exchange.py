@@ -40,9 +40,16 @@ CHAT = "/chat/completions"
 GRACE = 1.0  # seconds in which a stream's error still has its status; then the headers are sent
 SILENCE = 5.0  # seconds between two comments of a stream that waits
 STRUCTURED = (  # fields of a request whose answer has a form that prose would break
-    "guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "grammar", "json_schema",
-    "ebnf", "regex",
-)  # fmt: skip
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "structured_outputs",
+    "grammar",
+    "json_schema",
+    "ebnf",
+    "regex",
+)
 Choice = dict[str, Any]
 
 

@@ -15,13 +15,25 @@ from aligner.records import UserError
 
 # Of the registered sets, by their cards on the hub; a file's own licence is known to its owner alone.
 LICENCES = {
-    "aligner-20k": "cc-by-nc-4.0", "alignertails": "cc-by-nc-4.0", "pku-saferlhf": "cc-by-nc-4.0", "alpaca": "cc-by-nc-4.0",
-    "hh-rlhf": "mit", "ultrafeedback": "mit",
-}  # fmt: skip
+    "aligner-20k": "cc-by-nc-4.0",
+    "alignertails": "cc-by-nc-4.0",
+    "pku-saferlhf": "cc-by-nc-4.0",
+    "alpaca": "cc-by-nc-4.0",
+    "hh-rlhf": "mit",
+    "ultrafeedback": "mit",
+}
 BASES = {"embedded": "HuggingFaceTB/SmolLM2-135M-Instruct"}  # names of ours, as the hub has them
 RECIPE = (
-    "epochs", "lr", "lr_scheduler_type", "lr_warmup_ratio", "weight_decay", "seed", "loss_reduction", "identity_proportion", "bf16",
-)  # fmt: skip
+    "epochs",
+    "lr",
+    "lr_scheduler_type",
+    "lr_warmup_ratio",
+    "weight_decay",
+    "seed",
+    "loss_reduction",
+    "identity_proportion",
+    "bf16",
+)
 
 
 def model_card(card: Card, repo: str, evaluation: Path | None = None) -> str:
@@ -53,13 +65,25 @@ def _body(card: Card, repo: str) -> list[str]:
         else [f"transformers serve {repo}"]
     )
     return [
-        f"A causal language model that {about}: {base}, trained with question, answer and correction.", "",
-        "```bash", *use, "```", "",
+        f"A causal language model that {about}: {base}, trained with question, answer and correction.",
+        "",
+        "```bash",
+        *use,
+        "```",
+        "",
         f"Prompt (`{card.prompt.name}`; the correction follows it without a space, and the folder's chat template renders it",
-        "from a user's question and an assistant's answer):", "", "```json", prompt, "```", "",
-        "| data | rows | taken | licence |", "|---|---|---|---|", *map(_source, card.data.get("train", [])), "",
+        "from a user's question and an assistant's answer):",
+        "",
+        "```json",
+        prompt,
+        "```",
+        "",
+        "| data | rows | taken | licence |",
+        "|---|---|---|---|",
+        *map(_source, card.data.get("train", [])),
+        "",
         f"Recipe: {card.records_per_update:,} records an update, at most {card.max_length:,} tokens a record; {recipe}.",
-    ]  # fmt: skip
+    ]
 
 
 def _source(source: Mapping[str, Any]) -> str:

@@ -34,9 +34,13 @@ log = logging.getLogger("aligner")
 
 
 def name_of(
-    records: Sequence[Correction], prompts: RunPrompts, encoder: Encoder, max_length: int, overlength: str,
+    records: Sequence[Correction],
+    prompts: RunPrompts,
+    encoder: Encoder,
+    max_length: int,
+    overlength: str,
     unspellable: str = "keep",
-) -> str:  # fmt: skip
+) -> str:
     """An entry's name: a digest of everything that decides what `tokenise` gives."""
     digest = hashlib.sha256(CODE.encode())
     digest.update(json.dumps([encoder.fingerprint(), max_length, overlength, unspellable]).encode())

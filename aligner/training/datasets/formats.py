@@ -20,10 +20,12 @@ def format_of_file(path: str) -> str:
         rows = list(islice(read_rows_lazily(path), FIRST))
     except (UserError, OSError):  # named when all of it is read
         return QAC
-    return next((format_of(row.value) for row in rows if isinstance(row, Row) and isinstance(row.value, Mapping)), QAC)
+    return next(
+        (format_of_row(row.value) for row in rows if isinstance(row, Row) and isinstance(row.value, Mapping)), QAC
+    )
 
 
-def format_of(row: Mapping[str, Any]) -> str:
+def format_of_row(row: Mapping[str, Any]) -> str:
     """The format of a row, by its fields alone."""
     fields = set(row)
     if fields & {"question", "answer", "correction"}:

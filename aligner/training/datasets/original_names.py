@@ -32,8 +32,16 @@ INSTEAD = {
     "Baichuan3RM/test": ("", PRIVATE),
 }
 # Names of the original that are parts or aliases of the two of HH-RLHF.
-HH_PARTS = ("hh-dialogue", "hh-preference", "hh-rlhf-harmless-", "hh-rlhf-helpful-", "hh-harmless-", "hh-helpful-",
-            "hh-rlhf-dialogue/", "hh-rlhf-preference/")  # fmt: skip
+HH_PARTS = (
+    "hh-dialogue",
+    "hh-preference",
+    "hh-rlhf-harmless-",
+    "hh-rlhf-helpful-",
+    "hh-harmless-",
+    "hh-helpful-",
+    "hh-rlhf-dialogue/",
+    "hh-rlhf-preference/",
+)
 
 
 def instead_of(name: str) -> str | None:

@@ -29,7 +29,12 @@ TORCH = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 # What starters of ranks call (rank, number of ranks, rank on this host, ranks on this host). The first that is there counts.
 STARTERS = {
     "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
-    "Open MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    "Open MPI": (
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_SIZE",
+        "OMPI_COMM_WORLD_LOCAL_RANK",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
+    ),
     "MVAPICH": ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_SIZE"),
     "Intel MPI": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
     "MPICH": ("PMI_RANK", "PMI_SIZE", "PMI_LOCAL_RANK", "PMI_LOCAL_SIZE"),
@@ -37,7 +42,7 @@ STARTERS = {
     "jsrun": ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE", "JSM_NAMESPACE_LOCAL_RANK", "JSM_NAMESPACE_LOCAL_SIZE"),
     "Flux": ("FLUX_TASK_RANK", "FLUX_JOB_SIZE", "FLUX_TASK_LOCAL_ID", "FLUX_JOB_TASKS_PER_NODE"),
     "PMIx": ("PMIX_RANK", "PMIX_SIZE", "PMIX_LOCAL_RANK", "PMIX_LOCAL_SIZE"),
-}  # fmt: skip
+}
 NEVER_WITHOUT_SIZE = ("Open MPI", "MVAPICH", "jsrun")  # the others' names stand in single processes too
 # What names a job of theirs: ranks on one host make the same port of it.
 JOBS = (
@@ -193,8 +198,11 @@ def _slurm_tasks(there: Mapping[str, str]) -> int:
 def _slurm(there: Mapping[str, str], tasks: int) -> dict[str, str]:
     """torch's variables from those of a Slurm step. The port follows from the job and the step; MASTER_PORT overrides it."""
     first, local = first_of_job(there), _slurm_local_rank(there)
-    needed = {"SLURM_PROCID": there.get("SLURM_PROCID"), "SLURM_LOCALID": local,
-              "SLURM_STEP_NODELIST": there.get("MASTER_ADDR") or first}  # fmt: skip
+    needed = {
+        "SLURM_PROCID": there.get("SLURM_PROCID"),
+        "SLURM_LOCALID": local,
+        "SLURM_STEP_NODELIST": there.get("MASTER_ADDR") or first,
+    }
     if missing := [name for name, value in needed.items() if not value]:
         raise UserError(
             f"this looks like one of {tasks} tasks of a Slurm step, and {' and '.join(missing)} is not set. Hand the step's "

@@ -39,8 +39,13 @@ def check_objective(engine: Engine, tokens: Sequence[Tokens], rows: int, pad: in
             flat = _loss(engine, collate(few, [1.0] * len(few), Layout(True, rows, 0, pad)), flat=True)
             if not _equal(flat, own, engine, 0.005):  # padding costs time alone, so a doubt is enough
                 engine.pad_rows()
-                log.warning("  rows are padded: without padding the loss of %s tokens is %.4f, and by the model's own logits "
-                            "%.4f", sum(row.target_length for row in few), flat, own)  # fmt: skip
+                log.warning(
+                    "  rows are padded: without padding the loss of %s tokens is %.4f, and by the model's own logits "
+                    "%.4f",
+                    sum(row.target_length for row in few),
+                    flat,
+                    own,
+                )
         if not engine.flat:
             _check_padded(engine, few, rows, pad, own)
         _check_order(engine, few[0], pad)
@@ -142,16 +147,23 @@ def _tell_the_rest(engine: Engine, row: Tokens, pad: int) -> None:
     if not _equal(own, plain, engine):
         log.warning(
             "  the model's own loss is %.4f where the objective is %.4f: %s (the objective is the likelihood of the "
-            "correction alone)", own, plain, _left_out(engine.model.config.get_text_config()),
-        )  # fmt: skip
+            "correction alone)",
+            own,
+            plain,
+            _left_out(engine.model.config.get_text_config()),
+        )
 
 
 def _left_out(text: object) -> str:
     """What a model's own loss has beside the likelihood, by its configuration's names."""
     names = [
-        name for name, value in vars(text).items()
-        if ("loss" in name or name.endswith("_coef")) and isinstance(value, int | float) and value and "type" not in name
-    ]  # fmt: skip
+        name
+        for name, value in vars(text).items()
+        if ("loss" in name or name.endswith("_coef"))
+        and isinstance(value, int | float)
+        and value
+        and "type" not in name
+    ]
     return f"what {' and '.join(sorted(names))} weighs is left out" if names else "its class computes another"
 
 

@@ -193,8 +193,10 @@ def one_gpu_line(config: RunConfig, gpus: int) -> list[str]:
     """A word on ZeRO-3 where there is nothing to split. (Figures: tests/acceptance/README.md.)"""
     if gpus > 1 or config.launch.zero_stage < 3 or config.launch.offload != "none":
         return []
-    return ["on one GPU ZeRO-3 splits nothing and waits for the device at every layer: --zero_stage 1 takes the same memory and "
-            "was 1.9 times as fast (Gemma-2B on an H100); the updates are the same"]  # fmt: skip
+    return [
+        "on one GPU ZeRO-3 splits nothing and waits for the device at every layer: --zero_stage 1 takes the same memory and "
+        "was 1.9 times as fast (Gemma-2B on an H100); the updates are the same"
+    ]
 
 
 def fit_lines(config: RunConfig, shape: Shape, size: Size, hardware: Hardware, need: Need) -> list[str]:

@@ -32,8 +32,8 @@ def trl(row: Mapping[str, Any], *, multi_turn: bool = False) -> Correction | Ski
     if isinstance(prompt, list):
         return correction_of_chat([*prompt, *chosen], [*prompt, *rejected], multi_turn)
     if isinstance(prompt, str) and [m.get("role") for m in chosen] == ["assistant"]:
-        asked = [{"role": "user", "content": prompt}]
-        return correction_of_chat([*asked, *chosen], [*asked, *rejected], multi_turn)
+        turn = [{"role": "user", "content": prompt}]
+        return correction_of_chat([*turn, *chosen], [*turn, *rejected], multi_turn)
     return correction_of_chat(chosen, rejected, multi_turn)
 
 
