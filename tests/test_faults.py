@@ -77,19 +77,6 @@ def test_nothing_is_orphaned_when_the_launch_script_is_killed(tiny_model, whole,
     goes_on(run, whole)
 
 
-def test_nothing_is_orphaned_when_deepspeeds_launcher_is_killed(tiny_model, whole, tmp_path):
-    run = Run(tiny_model, tmp_path / "out", "--epochs", 2).start().until(6)
-    [runner] = [
-        p for p in processes_of(run.out) if b"deepspeed.launcher.runner" in Path(f"/proc/{p}/cmdline").read_bytes()
-    ]
-    os.kill(runner, signal.SIGKILL)
-    assert run.end() not in (0, 75)
-    line = run.line("^error: ")
-    assert f"DeepSpeed's launcher (process {runner}) was killed by SIGKILL" in line
-    TABLE.append(("kill -9 of DeepSpeed's launcher", line, run.process.returncode, "the last state, update 4"))
-    goes_on(run, whole)
-
-
 def test_a_run_stopped_on_two_ranks_goes_on_with_one(tiny_model, whole, tmp_path):
     run = Run(tiny_model, tmp_path / "out", "--epochs", 2).start().until(6)
     os.kill(run.process.pid, signal.SIGTERM)
