@@ -27,7 +27,7 @@ from aligner.commands import (
     train,
 )
 from aligner.records import UserError, system_error
-from aligner.surroundings import prepare_process
+from aligner.surroundings import prepare_process, shortage
 from aligner.terminal import prepare_streams, print_errors
 
 Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
@@ -124,6 +124,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print_errors("stopped")
         return 130
-    except Exception:
+    except Exception as error:
+        if finding := shortage(error):
+            print_errors(f"error: {finding}")
+            return 2
         print_errors(*traceback.format_exc().splitlines())
         return 70

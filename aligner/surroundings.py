@@ -47,6 +47,25 @@ def open_outputs() -> None:
         sys.stderr = os.fdopen(2, "w")
 
 
+# What libraries say where the system gives no more memory, threads or handles: none of them has an error of its own for it.
+_SHORTAGES = {
+    "failed to map segment": "memory (ulimit -v)",
+    "annot allocate memory": "memory (ulimit -v)",
+    "std::bad_alloc": "memory (ulimit -v)",
+    "can't start new thread": "threads (ulimit -u)",
+    "Too many open files": "open files (ulimit -n)",
+}
+
+
+def shortage(error: BaseException) -> str | None:
+    """One line for an error that says that a limit of this process is reached; None for another one."""
+    said = (str(error).splitlines() or [""])[0][:200]
+    lacking = "memory (ulimit -v)" if isinstance(error, MemoryError) else None
+    lacking = lacking or next((what for words, what in _SHORTAGES.items() if words in str(error)), None)
+    finding = f" ({said})" if said else ""
+    return lacking and f"this process gets no more {lacking}{finding}. Raise that limit, or the container's."
+
+
 def missing_home(arguments: Sequence[str]) -> Path | None:
     """Where a home is made for a user without one (a container's user id): beside the output; None where there is one."""
     try:

@@ -64,10 +64,10 @@ PARTS = {
     "exact": ("test_exact_updates",),
     "stops": ("test_faults::SIGTERM", "test_faults::dies", "test_faults::orphaned", "test_faults::second_run"),
     "faults": ("test_faults", "test_state_faults"),
-    "disks": ("test_faults_of_disks",),
+    "disks": ("test_faults_of_disks", "test_scarce"),
     "resume": ("test_resume",),
     "launchers": ("test_launchers",),
-    "browser": ("test_report_page", "test_real_layer::page"),
+    "browser": ("test_report_page", "test_real_layer::page", "test_rebinding"),
     "servers": ("test_real_servers", "test_real_layer"),
     "clients": ("test_real_clients",),
     "kinds": ("test_server_kinds",),
@@ -276,6 +276,7 @@ def browser() -> Iterator[Any]:
     options.binary_location = chromium
     for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
         options.add_argument(flag)
+    options.add_argument("--host-resolver-rules=MAP *.elsewhere.test 127.0.0.1")  # names of other sites that point here
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     chrome = webdriver.Chrome(options=options, service=Service(driver))
     yield chrome

@@ -150,6 +150,8 @@ SEEDS = {  # what was found, and what is alike
         "\x85",
         "correction-json:nan:x",
         "a:1e999:b",
+        "\ud800/[[A]]",
+        "a/\0/*",
     ],
     "bytes": [
         b"0",

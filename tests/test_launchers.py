@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shlex
@@ -17,6 +18,7 @@ from conftest import ROOT, TEMPLATE, launch_program
 from two_hosts import missing, two_hosts
 
 from aligner.launch.command import launch_command, placement
+from aligner.launch.watch import launch_and_watch
 from aligner.records import UserError
 from aligner.training.distributed.hosts import Host, forwarded_variables, launcher_words, read_hostfile, remote_words
 from aligner.training.distributed.job_hosts import HOST_FILES, first_host
@@ -27,6 +29,14 @@ SLURM = {
     "SLURM_JOB_ID": "1000", "SLURM_STEP_ID": "2", "SLURM_STEP_NUM_TASKS": "16", "SLURM_PROCID": "9", "SLURM_LOCALID": "1",
     "SLURM_STEP_NODELIST": "gpu[07-08]",
 }  # fmt: skip
+
+
+def test_a_launcher_that_is_killed_is_named_and_not_its_ranks(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("aligner"), "propagate", True)
+    dies = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    assert launch_and_watch(dies, {}, tmp_path, tmp_path) not in (0, 2, 75)
+    [said] = {record.message for record in caplog.records}
+    assert re.match(r"DeepSpeed's launcher \(process \d+\) was killed by SIGKILL \(for memory", said), said
 
 
 def flags(model: Path, folder: Path, *more: object) -> list[str]:

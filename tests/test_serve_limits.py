@@ -21,8 +21,9 @@ from test_serve_today import upstream
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from aligner.inference.text_stream import TextStream
+from aligner.records import UserError
 from aligner.serving.app import Limits, application
-from aligner.serving.connections import timed
+from aligner.serving.connections import BACKLOG, affordable, timed
 from aligner.serving.metrics import AccessLog
 from aligner.serving.worker import Ticket, Worker
 
@@ -54,6 +55,37 @@ def test_headers_that_do_not_come_end_their_connection(corrector, told):
         connection.close()
     server.should_exit = True
     thread.join()
+
+
+UNDER = (  # the limit of open files, the connections that --max_requests wishes for, and those there are
+    (64, 256, 8),
+    (256, 256, 56),
+    (1024, 256, 248),
+    (4096, 256, 256),
+    (4096, 8, 8),
+)
+
+
+@pytest.mark.parametrize(("files", "wished", "most"), UNDER)
+def test_connections_keep_within_the_limit_of_open_files(files, wished, most, monkeypatch):
+    monkeypatch.setattr("resource.getrlimit", lambda _: (files, files))
+    monkeypatch.setattr("resource.setrlimit", lambda *_: None)
+    connections, backlog = affordable(wished)
+    assert connections == most and 1 <= backlog <= BACKLOG
+
+
+def test_too_few_open_files_for_any_connection_are_said(monkeypatch):
+    monkeypatch.setattr("resource.getrlimit", lambda _: (32, 32))
+    with pytest.raises(UserError, match=r"only 32 files may be open .*ulimit -n 4096"):
+        affordable(8)
+
+
+def test_the_soft_limit_of_open_files_is_raised_as_far_as_it_is_needed(monkeypatch):
+    raised = []
+    monkeypatch.setattr("resource.getrlimit", lambda _: (256, 1 << 20))
+    monkeypatch.setattr("resource.setrlimit", lambda _, limits: raised.append(limits))
+    assert affordable(256) == (256, BACKLOG)
+    assert [soft for soft, _ in raised] == [32 + 2 * 256 + 4 * BACKLOG]
 
 
 def told_slowly(told, place) -> None:

@@ -33,6 +33,25 @@ def test_the_upstreams_errors_come_back_as_they_are(corrector, told):
             ask(address, "a forbidden thing", stream=True)
 
 
+def test_the_official_client_behind_a_key(corrector, told):
+    """Whole, streamed and the list of models with it; an error of the protocol without it, with another, or with half of it."""
+    mine = "the layer's own key"
+    with serving(exchange(corrector, told.url), key=mine) as address:
+        asked = {"model": "m", "messages": [{"role": "user", "content": QUESTION}]}
+        with_key = client(address, mine)
+        whole = with_key.chat.completions.create(**asked).choices[0].message.content
+        parts = [part.choices[0].delta.content or "" for part in with_key.chat.completions.create(**asked, stream=True)]
+        assert whole and "".join(parts) == whole and with_key.models.list().data is not None
+        for wrong in ("another", mine[:-1], mine.upper(), mine + "x", "x"):
+            for more in ({}, {"stream": True}):
+                with pytest.raises(openai.AuthenticationError) as caught:
+                    client(address, wrong).chat.completions.create(**asked, **more)
+                assert caught.value.code == "invalid_api_key" and mine not in caught.value.message
+            with pytest.raises(openai.AuthenticationError):
+                client(address, wrong).models.list()
+    assert told.asked and not any(mine in (key or "") for key in told.keys), "it stays here"
+
+
 def test_an_upstream_that_is_down_slow_or_no_such_server_is_said(corrector, told):
     with serving(exchange(corrector, "http://127.0.0.1:9/v1")) as address:
         with pytest.raises(openai.APIStatusError, match="cannot be reached: Connection refused") as caught:

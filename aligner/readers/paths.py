@@ -67,7 +67,10 @@ def matches(place: Path) -> list[Path]:
         return []
     folder = next((parent for parent in place.parents if parent.is_dir()), None)
     pattern = Path(glob.escape(str(folder))) / place.relative_to(folder) if folder else place
-    names = glob.glob(str(pattern), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+    try:
+        names = glob.glob(str(pattern), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+    except ValueError:  # half a surrogate pair or a null byte: no file is called so
+        return []
     return sorted(file for name in names if (file := Path(name)).is_file())
 
 

@@ -21,7 +21,7 @@ from aligner.plots import draw_gate
 from aligner.records import UserError
 from aligner.serving.app import Limits, application
 from aligner.serving.config import CalibrateConfig, ServeConfig
-from aligner.serving.connections import timed
+from aligner.serving.connections import affordable, timed
 from aligner.serving.exchange import Exchange, Policy
 from aligner.serving.gate import choose_threshold, confidence, curve, table
 from aligner.serving.metrics import AccessLog, LayerMetrics
@@ -37,6 +37,7 @@ FEWEST = 20  # answers that a threshold is chosen on
 
 def serve(config: ServeConfig) -> None:
     """Serve until stopped. UserError where the port is in use or the Aligner cannot be opened."""
+    connections, backlog = affordable(CONNECTIONS * config.max_requests)
     with listening(config.host, config.port) as place:  # before the model is loaded: a port in use is known at once
         limits = Limits(config.caller_key, config.max_request_bytes, config.max_requests, config.pass_through)
         access = AccessLog(config.access_log) if config.access_log else None
@@ -45,7 +46,8 @@ def serve(config: ServeConfig) -> None:
         patience = int(config.upstream_timeout + config.aligner_timeout) + 5
         settings = uvicorn.Config(
             app,
-            http=timed(H11Protocol, CONNECTIONS * config.max_requests),  # type: ignore[arg-type]
+            http=timed(H11Protocol, connections),  # type: ignore[arg-type]
+            backlog=backlog,
             log_level="warning",
             access_log=False,
             server_header=False,

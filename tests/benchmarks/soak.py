@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,6 +31,7 @@ import requests
 from tests.benchmarks.serving import layer
 
 TURN = 30.0  # seconds of a way to fail
+PAUSE = 0.4  # seconds of a client between an answer and its next question
 WAYS = ("well", "down", "well", "slow", "well", "garbage", "well", "echo", "well", "too much")
 KEY = "sk-soak-0123456789abcdef"
 FLAT = {
@@ -126,7 +128,7 @@ def client(address: str, number: int, seen: Seen) -> None:
         seen.answers[f"status {reply.status_code}"] += 1
         if fault := wrong(reply, bool(asked["stream"])):
             seen.faults.append(fault)
-        time.sleep(0.1)
+        time.sleep(PAUSE)
 
 
 def wrong(reply: requests.Response, stream: bool) -> str:
@@ -169,6 +171,12 @@ def rising(seen: Seen) -> list[str]:
     return found
 
 
+def by_quarter(values: list[float]) -> list[float]:
+    """The mean of each quarter of a curve."""
+    ends = [len(values) * part // 4 for part in range(5)]
+    return [sum(values[begin:end]) / (end - begin) for begin, end in pairwise(ends)]
+
+
 def draw(seen: Seen, file: str) -> None:
     """The picture: one curve below the other."""
     import matplotlib
@@ -197,7 +205,16 @@ def main() -> int:
     upstream = Upstream(("127.0.0.1", 0), Answer)
     threading.Thread(target=upstream.serve_forever, daemon=True).start()
     seen, url = Seen(), f"http://127.0.0.1:{upstream.server_port}/v1"
-    settings = ["--upstream_timeout", "6", "--max_new_tokens", "64", "--prompt_template", "correction"]
+    settings = [
+        "--upstream_timeout",
+        "6",
+        "--aligner_timeout",
+        "40",
+        "--max_new_tokens",
+        "64",
+        "--prompt_template",
+        "correction",
+    ]
     with layer(args.aligner, url, *settings, *flags, OPENAI_API_KEY=KEY) as (address, process):
         threads = [threading.Thread(target=client, args=(address, n, seen), daemon=True) for n in range(args.clients)]
         for thread in threads:
@@ -212,7 +229,10 @@ def main() -> int:
     print(*(f"{count:>7,} {name}" for name, count in seen.answers.most_common()), sep="\n")
     for name in FLAT:
         values = seen.curves[name]
-        print(f"{name}: {values[0]:.0f} at first, {max(values):.0f} at most, {values[-1]:.0f} at last")
+        quarters = " ".join(f"{quarter:.0f}" for quarter in by_quarter(values))
+        print(
+            f"{name}: {values[0]:.0f} at first, {max(values):.0f} at most, {values[-1]:.0f} at last; by quarter {quarters}"
+        )
     print(
         f"not flat: {high or 'nothing'}; wrong answers: {len(seen.faults):,} {Counter(seen.faults).most_common(3) or ''}"
     )
