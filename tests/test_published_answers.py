@@ -11,7 +11,7 @@ from test_correct_file import lines, write
 
 from aligner.cli import main
 from aligner.evaluation.pairs import read_pairs
-from aligner.readers.published_answers import read_answers
+from aligner.inference.published_answers import read_answers
 from aligner.records import DataError, UserError
 
 QUESTIONS = [{"question_id": 81, "category": "writing", "turns": ["Write.", "Again."]},

@@ -50,8 +50,8 @@ def test_a_misspelt_model_is_named_before_a_hub_is_asked(tmp_path, monkeypatch, 
 
 
 def test_a_name_that_nothing_registered_says_how_to_register_it():
-    with pytest.raises(UserError, match=r"'support-tickets': there is no such file.* needs --register FILE\.py\."):
-        parse_spec("support-tickets")
+    with pytest.raises(UserError, match=r"'no-such-set': there is no such file.* needs --register FILE\.py\."):
+        parse_spec("no-such-set")
 
 
 def test_a_typing_error_in_a_registered_function_is_not_laid_at_the_datas_door(tmp_path):

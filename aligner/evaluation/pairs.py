@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from aligner.readers.published_answers import read_answers
+from aligner.inference.published_answers import read_answers
 from aligner.records import DataError, Origin, UserError
 from aligner.texts import text_fault
 from aligner.training.datasets.options import Columns

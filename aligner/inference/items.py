@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aligner.readers.published_answers import read_answers
+from aligner.inference.published_answers import read_answers
 from aligner.readers.rows import read_rows
 from aligner.records import DataError, Origin, UserError
 from aligner.texts import kind_of, text_fault
