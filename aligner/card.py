@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
-import logging
 import platform
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -15,8 +13,8 @@ from aligner.files import read_json, write_json
 from aligner.prompts import CHAT, KNOWN, PromptTemplate, find_template
 from aligner.readers.paths import nearest_folder
 from aligner.records import UserError
+from aligner.terminal import warn_once
 
-log = logging.getLogger("aligner")
 FILE = "aligner.json"
 PACKAGES = ("qac-aligner", "torch", "transformers", "deepspeed", "datasets", "accelerate")
 
@@ -108,17 +106,12 @@ def prompt_of(folder: str, chosen: str | None) -> PromptTemplate:
         with suppress(UserError):  # a broken card is no reason to refuse a chosen prompt
             own = read_card(folder) if Path(folder).is_dir() else None
             if own and own.prompt.text != template.text:
-                _warn_once(f"{folder} was trained with the prompt '{own.prompt.name}', and '{template.name}' is used")
+                warn_once(f"{folder} was trained with the prompt '{own.prompt.name}', and '{template.name}' is used")
         return template
     card = read_card(folder) if Path(folder).is_dir() else _hub_card(folder)
     if card is None:
         raise _no_card(folder)
     return card.prompt
-
-
-@functools.cache
-def _warn_once(text: str) -> None:
-    log.warning(text)
 
 
 def _no_card(folder: str) -> UserError:

@@ -9,12 +9,10 @@ A special token in a template's own text is that token, as in a chat template; t
 
 from __future__ import annotations
 
-import logging
 import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import cache
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -22,12 +20,12 @@ from transformers import PreTrainedTokenizerBase
 from aligner.files import sha256_of
 from aligner.prompts import PromptTemplate
 from aligner.records import Correction, UserError
+from aligner.terminal import warn_once
 
 # A correction encoded on its own is encoded behind one of these, whose ids are then removed: behind nothing, a
 # SentencePiece tokenizer would add a space that the text does not have.
 ANCHORS = ("\n", "a", "1")
 MARK = "\0"  # on both sides of a special token in a rendered prompt: no text of a field has one
-log = logging.getLogger("aligner")
 
 
 class Encoder:
@@ -138,16 +136,11 @@ class Encoder:
         return any(special in text for special in self.special_strings for text in texts)
 
 
-@cache
-def _say_once(line: str) -> None:
-    log.warning(line)
-
-
 def warn_of_lost_newlines(encoder: Encoder) -> None:
     """Say, once in a process, that a tokenizer has no newlines: its model could never read nor write a second paragraph."""
     (lost,) = encoder.lost(encoder._encode(["a\nb"]), ["a\nb"])
     if lost and "\n" in lost:
         name = encoder.tokenizer.name_or_path
-        _say_once(
+        warn_once(
             f"the tokenizer of {name} loses newlines: its model reads and writes none. Choose another base model."
         )

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoHfQuantizer
 
 from aligner.models import load_config
 from aligner.records import UserError
@@ -78,6 +77,7 @@ def check_unpacking(name: str, config: Any) -> dict[str, Any]:
     method = str(getattr(values.get("quant_method"), "value", values.get("quant_method") or "an unnamed method"))
     if values.get("load_in_4bit") or values.get("load_in_8bit"):
         method = f"bitsandbytes_{'4' if values.get('load_in_4bit') else '8'}bit"
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoHfQuantizer  # takes seconds
 
     kind: Any = AUTO_QUANTIZATION_CONFIG_MAPPING.get(method)
     if kind is None or "dequantize" not in inspect.signature(kind.__init__).parameters:

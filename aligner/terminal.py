@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import re
 import sys
 from typing import IO, Any
 
 from aligner.keys import without_keys
+
+log = logging.getLogger("aligner")
 
 # What a terminal obeys or hides: C0 and C1 (of them the tab is harmless), DEL, line separators, marks and overrides of
 # direction, invisible tags; half a surrogate pair cannot be printed at all.
@@ -48,6 +52,12 @@ def print_lines(*lines: object, to: IO[Any] | None = None) -> None:
 def print_errors(*lines: object) -> None:
     """Print lines to standard error."""
     print_lines(*lines, to=sys.stderr)
+
+
+@functools.cache
+def warn_once(line: str) -> None:
+    """Log a warning, once in a process however often its cause is met."""
+    log.warning(line)
 
 
 def prepare_streams() -> None:

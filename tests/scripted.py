@@ -4,6 +4,9 @@ revision can be tried with them."""
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -58,6 +61,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         pass
+
+
+@contextmanager
+def scripted_upstream() -> Iterator[Scripted]:
+    """An upstream that runs while the block does."""
+    server = Scripted()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def writing_model(bpe_folder: Path, folder: Path, text: str, ends: bool = True, prompt: str = "") -> Path:

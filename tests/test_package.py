@@ -77,3 +77,13 @@ def test_no_folder_imports_from_one_that_imports_from_it():
         below[room] |= imported_rooms(file) - {room}
     order = list(graphlib.TopologicalSorter(below).static_order())  # CycleError names the circle
     assert order[0] == "(ground)" and order[-1] == TOP
+
+
+def test_starting_a_run_does_not_import_the_code_that_loads_weights():
+    """It takes seconds, and neither the launch script nor a look at a finished run loads any."""
+    names = "('transformers.modeling_utils', 'transformers.quantizers', 'deepspeed')"
+    program = f"import sys, aligner.launch.launch; print([name for name in {names} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
+    )
+    assert done.stdout.strip() == "[]"

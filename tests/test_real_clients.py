@@ -6,13 +6,12 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from layered import exchange, serving
-from scripted import TEXT, USUAL, Scripted
+from scripted import TEXT, USUAL, scripted_upstream
 from test_serve_today import writer
 
 from aligner.inference.guard import Guard
@@ -114,15 +113,13 @@ def installed(name: str, packages: list[str], folder: Path) -> Path:
 
 def run_in_modes(command: list[str], corrector: Any, tmp_path: Path) -> None:
     """Run a client's program against the layer in each mode, and compare what it got with what it should get."""
-    upstream = Scripted()
-    upstream.rule = rule
-    threading.Thread(target=upstream.serve_forever, daemon=True).start()
     modes: dict[str, dict[str, Any]] = {
         "always": {},
         "gate": {"mode": "gate", "threshold": 0.0},
         "shadow": {"mode": "shadow", "shadow": tmp_path / "rows.jsonl"},
     }
-    try:
+    with scripted_upstream() as upstream:
+        upstream.rule = rule
         for mode, policy in modes.items():
             with serving(exchange(corrector, upstream.url, guard=Guard(), **policy)) as address:
                 done = subprocess.run([*command, address], capture_output=True, text=True, timeout=200, check=False)
@@ -132,9 +129,6 @@ def run_in_modes(command: list[str], corrector: Any, tmp_path: Path) -> None:
             expected = "Me." if mode == "shadow" else TEXT
             for name, value in found.items():
                 assert value == (PERSON if "person" in name else expected), (mode, name)
-    finally:
-        upstream.shutdown()
-        upstream.server_close()
 
 
 @pytest.mark.slow

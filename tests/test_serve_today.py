@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 import requests
 from layered import ask, client, exchange, serving
 from protocol_tables import ROUTES
-from scripted import TEXT, USUAL, Scripted, writing_model
+from scripted import TEXT, USUAL, Scripted, scripted_upstream, writing_model
 from test_correct_file import lines, write
 
 from aligner.cli import main
@@ -26,11 +25,8 @@ from aligner.records import UserError
 
 @pytest.fixture
 def upstream():
-    server = Scripted()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with scripted_upstream() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 import pytest
 import requests
 from protocol_tables import ERRORS, REFUSALS, ROUTES, STREAMS, THOUGHTS, VERDICTS
-from scripted import TEXT, USUAL, Scripted, writing_model
+from scripted import TEXT, USUAL, Scripted, scripted_upstream, writing_model
 
 from aligner.cli import main
 
@@ -51,11 +50,8 @@ def members(kind: str, table: Any) -> Callable[[Any], Any]:
 
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[Scripted]:
-    server = Scripted()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with scripted_upstream() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

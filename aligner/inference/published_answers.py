@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import cycle, zip_longest
 from pathlib import Path
 from typing import Any
 
-from aligner.chat_api.dialogue import question_and_answer
+from aligner.chat_api.dialogue import candidate_questions, question_and_answer
 from aligner.readers.rows import read_rows
 from aligner.records import DataError, Row, UserError
 
@@ -114,10 +115,9 @@ def _answered(row: Row, questions: dict[Any, dict[str, Any]]) -> Iterator[Row | 
 
 def _dialogue(questions: list[str], answers: list[str]) -> str:
     """The question of a turn: the dialogue before its answer."""
-    if len(questions) == 1:
-        return questions[0]
-    lines = [f"Human: {question}\n\nAssistant: {answer}" for question, answer in zip(questions, answers, strict=False)]
-    return "\n\n".join([*lines, f"Human: {questions[-1]}"])
+    texts = [text for pair in zip_longest(questions, answers, fillvalue="") for text in pair]
+    roles = cycle(("user", "assistant"))
+    return candidate_questions([{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)])[0]
 
 
 def _aside(fields: dict[str, Any], name: str) -> dict[str, Any]:

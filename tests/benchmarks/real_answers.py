@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ import regex
 import requests
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from scripted import USUAL, Scripted
+from scripted import USUAL, scripted_upstream
 
 from aligner.files import read_json
 from aligner.inference.guard import code_blocks, is_structured
@@ -131,7 +130,7 @@ def choose(files: list[str], count: int, longest: int) -> list[Given]:
 @contextmanager
 def upstream(given: list[Given], delay: float = 0) -> Iterator[str]:
     """A server that gives these answers after so many seconds; its address."""
-    answers, server = {each.question: each.answer for each in given}, Scripted()
+    answers = {each.question: each.answer for each in given}
 
     def rule(_: str, body: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
         time.sleep(delay)
@@ -139,11 +138,9 @@ def upstream(given: list[Given], delay: float = 0) -> Iterator[str]:
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return 200, {}, json.dumps({**USUAL, "choices": [choice]}).encode()
 
-    server.rule = rule
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server.url
-    server.shutdown()
-    server.server_close()
+    with scripted_upstream() as server:
+        server.rule = rule
+        yield server.url
 
 
 def column_of(note: dict[str, Any]) -> str:
