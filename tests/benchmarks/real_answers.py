@@ -40,6 +40,7 @@ SHARES = {
     "Chinese": 0.04,
     "other languages": 0.05,
 }  # of all; the rest is prose
+REAL_SHARES = {"code": 0.2, "table": 0.05}  # with --real: none is written here
 CLIENTS = 8
 TABLE = regex.compile(r"^\s*\|?(?:\s*:?-{3,}:?\s*\|)+[\s:|-]*$", regex.MULTILINE)
 COUNTED = ("corrected", "unchanged", "left alone", "no end", "runs on", "no room", "other failure")
@@ -113,16 +114,16 @@ def kind_of(answer: str) -> str:
     return "other languages" if foreign or accents else "prose"
 
 
-def choose(files: list[str], count: int, longest: int) -> list[Given]:
-    """The answers: of each kind its share, every question once."""
+def choose(files: list[str], count: int, longest: int, real_alone: bool = False) -> list[Given]:
+    """The answers: of each kind its share, every question once. `real_alone`: none that is written here."""
     turns = zip_longest(*([(row["question"], row["answer"]) for row in read_json(file)] for file in files))
     real = dict(pair for pair in chain.from_iterable(turns) if pair and 0 < len(pair[1]) <= longest)
     by_kind: dict[str, list[Given]] = {}
     for question, answer in real.items():
         by_kind.setdefault(kind := kind_of(answer), []).append(Given(kind, question, answer))
     chosen = []
-    for kind, share in SHARES.items():
-        written = [Given(kind, *pair, written=True) for pair in WRITTEN.get(kind, ())]
+    for kind, share in (REAL_SHARES if real_alone else SHARES).items():
+        written = [] if real_alone else [Given(kind, *pair, written=True) for pair in WRITTEN.get(kind, ())]
         chosen += [*by_kind.get(kind, []), *written][: round(share * count)]
     return chosen + by_kind["prose"][: count - len(chosen)]
 
@@ -157,8 +158,9 @@ def main() -> int:
     parser.add_argument("data", nargs="+")
     parser.add_argument("--answers", type=int, default=200)
     parser.add_argument("--longest", type=int, default=800, help="characters of an answer")
+    parser.add_argument("--real", action="store_true", help="answers of the files alone: code and tables, and prose")
     args, flags = parser.parse_known_args()
-    given = choose(args.data, args.answers, args.longest)
+    given = choose(args.data, args.answers, args.longest, args.real)
     settings = ["--on_failure", "open", "--batch_size", "8", "--aligner_timeout", "900", *flags]
     with upstream(given) as url, layer(args.aligner, url, *settings) as (address, _):
 
