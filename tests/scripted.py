@@ -57,7 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(each)
             self.wfile.flush()
 
-    do_GET = do_DELETE = do_POST
+    do_GET = do_PUT = do_PATCH = do_DELETE = do_POST
 
     def log_message(self, *_: Any) -> None:
         pass
