@@ -628,7 +628,8 @@ def test_a_route_is_corrected_where_it_carries_one_text(member, upstream, layers
 PASSED = (
     ("POST", "embeddings"), ("POST", "moderations"), ("GET", "files"), ("GET", "files/3/content"),
     ("DELETE", "files/3"), ("GET", "models/m"), ("POST", "images/generations"), ("POST", "audio/speech"),
-    ("POST", "batches"), ("GET", "responses/r"), ("POST", "rerank"), ("GET", "models/a/b"), ("PUT", "files/3"), ("PATCH", "files/3"),
+    ("POST", "batches"), ("GET", "responses/r"), ("POST", "rerank"), ("GET", "models/a/b"),
+    ("PUT", "files/3"), ("PATCH", "files/3"),
 )  # fmt: skip
 
 
