@@ -76,6 +76,7 @@ def test_connections_keep_within_the_limit_of_open_files(files, wished, most, mo
 
 def test_too_few_open_files_for_any_connection_are_said(monkeypatch):
     monkeypatch.setattr("resource.getrlimit", lambda _: (32, 32))
+    monkeypatch.setattr("resource.setrlimit", lambda *_: None)
     with pytest.raises(UserError, match=r"only 32 files may be open .*ulimit -n 4096"):
         affordable(8)
 
