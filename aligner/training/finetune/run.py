@@ -20,6 +20,7 @@ from aligner.training.checkpoint import save_and_load
 from aligner.training.checkpoint.chat_template import set_chat_template
 from aligner.training.checkpoint.folder_writer import plan_folder
 from aligner.training.checkpoint.resume import RunState, begin_run, best_state, read_state
+from aligner.training.checkpoint.state_writer import StateWriter
 from aligner.training.config import RunConfig
 from aligner.training.distributed.ranks import Ranks
 from aligner.training.distributed.stop_signals import Stopped
@@ -92,9 +93,7 @@ def train_stage(
         config.data,
         *layouts(config, engine, tokenizer.pad_token_id, longest),
         metrics,
-        partial(save_state, engine, config, stage, card),
-        config.output.save_interval,
-        exports_best(config, stage),
+        state_writer(engine, config, stage, card),
         stop_requested,
     )
     with closing(metrics) if metrics else nullcontext():  # closed last: a tracker may take its time to send what it has
@@ -113,10 +112,10 @@ def load_state(engine: Engine, run_state: RunState) -> int:
     return done
 
 
-def save_state(engine: Engine, config: RunConfig, stage: Stage, card: Card, update: int) -> None:
-    """Save a resume state, with the card of its run."""
-    about = {"update": update, "ranks": engine.ranks.count, "zero_stage": engine.stage, "card": asdict(card)}
-    save_and_load.save(engine, stage.folder, about, config.output.save_total_limit, exports_best(config, stage))
+def state_writer(engine: Engine, config: RunConfig, stage: Stage, card: Card) -> StateWriter:
+    """What writes a stage's resume states, each with the card of its run."""
+    about = {"ranks": engine.ranks.count, "zero_stage": engine.stage, "card": asdict(card)}
+    return StateWriter(engine, stage.folder, about, config.output, exports_best(config, stage))
 
 
 def exports_best(config: RunConfig, stage: Stage) -> bool:
