@@ -50,6 +50,7 @@ SHARED_BY = {
     "ranks": (
         "test_exact_updates",
         "test_resume",
+        "test_state_writer",
         "test_launchers",
         "test_objective_check",
         "test_families",
@@ -63,7 +64,7 @@ SHARED_BY = {
 PARTS = {
     "exact": ("test_exact_updates",),
     "stops": ("test_faults::SIGTERM", "test_faults::dies", "test_faults::orphaned", "test_faults::second_run"),
-    "faults": ("test_faults", "test_state_faults"),
+    "faults": ("test_faults", "test_state_faults", "test_state_writer"),
     "disks": ("test_faults_of_disks", "test_scarce"),
     "resume": ("test_resume",),
     "launchers": ("test_launchers",),

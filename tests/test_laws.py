@@ -27,7 +27,8 @@ ORDER = [
     "training.datasets.options", "training.datasets.formats", "training.datasets.original_names", "training.datasets.registry",
     "training.datasets.preference", "training.datasets.raw", *RAW, "training.datasets", "training.datasets.run_prompts",
     "training.datasets.mixture",
-    "training.datasets.tally", "training.datasets.supervised", "training.datasets.cache", "training.plan", "training.stages",
+    "training.datasets.tally", "training.datasets.supervised", "training.datasets.token_table",
+    "training.datasets.cache", "training.plan", "training.stages",
     "training.distributed.hardware", "training.distributed.hosts", "training.distributed.job_hosts",
     "training.distributed.launcher_variables",
     "training.distributed.stop_signals", "training.distributed.heartbeat", "training.distributed.ranks",
@@ -94,6 +95,7 @@ ROOMS = {
 ALLOWED_BASES = {
     "Protocol",
     "Mapping[str, Any]",
+    "Sequence[Tokens]",
     "Enum",
     "NamedTuple",
     "Exception",

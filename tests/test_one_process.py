@@ -35,3 +35,7 @@ def test_a_run_that_is_to_stop_does_not_begin_another_stage_and_goes_on_with_it(
     assert process["text"] == "stopped after the identity stage, which is saved. The same command goes on from there."
     assert process["left"] == ["identity"]
     assert process["warm_up_untouched"] and process["updates"] == 2
+
+
+def test_training_holds_the_text_of_no_record(process):
+    assert process["held"] == [0, 0], "at each of the two updates: their ids are enough"

@@ -39,10 +39,10 @@ def examples(tokens: Sequence[Tokens], sources: Sequence[Source], count: int = 3
     """The first row of each source, and further ones up to `count`: each data set may have a prompt of its own."""
     places = [set(source.files) or {source.path} for source in sources]
     firsts = [next((row for row in tokens if row.origin.file in files), None) for files in places]
-    chosen: dict[int, Tokens] = {id(row): row for row in firsts if row}
+    chosen = {row.origin: row for row in firsts if row}
     for row in tokens[:count]:
         if len(chosen) < count:
-            chosen[id(row)] = row
+            chosen[row.origin] = row
     return list(chosen.values())
 
 

@@ -13,7 +13,7 @@ from conftest import TEMPLATE
 
 from aligner.files import is_completed
 from aligner.models import load_config, load_model, quiet_libraries
-from aligner.records import Origin
+from aligner.records import Correction, Origin
 from aligner.training.datasets.supervised import Tokens
 from aligner.training.distributed.hardware import resolved
 from aligner.training.distributed.launcher_variables import single_rank
@@ -33,6 +33,11 @@ def live_bytes() -> int:
     release_memory()
     tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+def records_held() -> int:
+    """Records that anything in this process still holds as text."""
+    return sum(type(thing) is Correction for thing in gc.get_objects())
 
 
 def one_update(folder: str, stage: int, ranks: Ranks) -> int:
@@ -79,9 +84,10 @@ def stop_between_stages(folder: str, out: Path, ranks: Ranks) -> dict[str, objec
     except Stopped as stopped:
         text = str(stopped)
     warm_up, left = read_log(out / "identity"), [path.name for path in out.iterdir()]
-    train_run(config, ranks)
+    held: list[int] = []  # at each update
+    train_run(config, ranks, lambda: bool(held.append(records_held())))
     same = read_log(out / "identity") == warm_up
-    return {"text": text, "left": left, "warm_up_untouched": same, "updates": len(read_log(out))}
+    return {"text": text, "left": left, "warm_up_untouched": same, "updates": len(read_log(out)), "held": held}
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from aligner.records import UserError
 from aligner.training.checkpoint.state_writer import StateWriter
 from aligner.training.config import DataConfig, OptimizationConfig
 from aligner.training.datasets.supervised import Tokens
+from aligner.training.datasets.token_table import lengths_of, target_lengths_of
 from aligner.training.distributed.stop_signals import Stopped
 from aligner.training.engine.batching import Layout, MicroBatch, micro_batches, prefetch, row_weights, rows_of_update
 from aligner.training.engine.engine import Engine, seed_dropout
@@ -148,9 +149,9 @@ def evaluate(state: TrainState, done: int) -> None:
     if not state.held_out:
         return
     ranks = state.engine.ranks
-    rows = np.argsort([len(row.ids) for row in state.held_out], kind="stable")  # neighbours in length together
+    rows = np.argsort(lengths_of(state.held_out), kind="stable")  # neighbours in length together
     weights = np.ones(len(rows))
     batches = micro_batches(state.held_out, rows, weights, state.evaluation_layout, ranks.count, ranks.rank)
-    loss = state.engine.evaluate(batches) / sum(row.target_length for row in state.held_out)
+    loss = state.engine.evaluate(batches) / int(target_lengths_of(state.held_out).sum())
     if state.metrics:
         state.metrics.record({"update": done, "eval_loss": loss})

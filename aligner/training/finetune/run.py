@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import chain
 from typing import Any
 
 from aligner.card import Card, write_card
@@ -22,6 +21,7 @@ from aligner.training.checkpoint.folder_writer import plan_folder
 from aligner.training.checkpoint.resume import RunState, begin_run, best_state, read_state
 from aligner.training.checkpoint.state_writer import StateWriter
 from aligner.training.config import RunConfig
+from aligner.training.datasets.token_table import lengths_of
 from aligner.training.distributed.ranks import Ranks
 from aligner.training.distributed.stop_signals import Stopped
 from aligner.training.engine.build import build_engine, layouts
@@ -75,12 +75,13 @@ def train_stage(
     if ranks.first:
         write_text(stage.folder / "command.sh", rerun_script(config))
         announce(stage, plan, data, tally, held_out_tally)
+    del data  # the text of all records, which nothing reads any more
     engine = build_engine(config, stage, plan, ranks, tokenizer)
     plan_folder(engine.model)  # what could not be written in the end is refused here
     rows = min(stage.optimization.per_device_train_batch_size, plan.records)
     check_objective(engine, train_tokens, rows, tokenizer.pad_token_id)
     start = load_state(engine, run_state)
-    longest = max(len(row.ids) for row in chain(train_tokens, held_out))
+    longest = max(int(lengths_of(side).max()) for side in (train_tokens, held_out) if side)
     metrics = (
         Metrics(config.output, stage.folder, stage.name, plan.updates, start, card.config) if ranks.first else None
     )

@@ -14,6 +14,7 @@ from aligner.records import UserError
 from aligner.training.config import RunConfig
 from aligner.training.config_check import check_packages
 from aligner.training.datasets.mixture import identity_size
+from aligner.training.datasets.token_table import lengths_of
 from aligner.training.flags import parse
 from aligner.training.plan import Plan
 from aligner.training.planning.memory import Size, size_of
@@ -110,7 +111,7 @@ def count_rows(config: RunConfig, request: PlanRequest) -> tuple[int, float]:
     base = locate(config.model.model_name_or_path or "")
     tokenizer = load_tokenizer(base, config.model.trust_remote_code)
     (tokens, _), _ = sides_as_tokens(config, stage_data(config, "correction"), tokenizer)
-    return len(tokens), sum(len(row.ids) for row in tokens) / len(tokens)
+    return len(tokens), float(lengths_of(tokens).mean())
 
 
 def plans_of(config: RunConfig, rows: int, gpus: int) -> dict[str, Plan]:
