@@ -62,7 +62,7 @@ SHARED_BY = {
 }
 # The parts of the slow suite: files, tests of a file by a word in their name. The first part that fits is a test's own.
 PARTS = {
-    "exact": ("test_exact_updates",),
+    "exact": ("test_exact_updates", "test_no_padding"),
     "stops": ("test_faults::SIGTERM", "test_faults::dies", "test_faults::orphaned", "test_faults::second_run"),
     "faults": ("test_faults", "test_state_faults", "test_state_writer"),
     "disks": ("test_faults_of_disks", "test_scarce"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -154,6 +155,16 @@ def test_too_little_cpu_memory_asks_for_more_gpus():
     shape = shape_of_model(config.model.model_name_or_path)
     size = size_of(shape)
     assert smallest_change(config, shape, size, Hardware(8, 8, int(80e9), int(1e12))) == {"gpus": 24}
+
+
+def test_a_plan_on_the_cpu_counts_the_process_and_what_malloc_keeps(capsys):
+    """The first command held 7.2 to 7.6 GB on one rank; a small model of the same recipe 2.4 to 2.5 (planning in README)."""
+    flags = ["--config", ROOT / "configs/embedded.yaml", "--model_name_or_path", "embedded", "--device", "cpu"]
+    said = plan(capsys, *flags)
+    [each, node] = re.findall(r"(?:on each rank \(CPU\)|CPU memory of each node) +([\d.]+) GB", said)
+    assert 7.0 <= float(each) <= 8.0 and node == each and "NCCL" not in said
+    assert aligner(["plan", *map(str, flags), "--gpus", "2", "--cpu_memory", "8"]) == 1
+    capsys.readouterr()
 
 
 def test_the_paper_s_resource_claim():

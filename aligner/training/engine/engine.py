@@ -173,6 +173,8 @@ class Engine:
             self.deepspeed.set_gradient_accumulation_boundary(index == len(batches) - 1)
             part = self.forward(batch.to(self.ranks.device))
             self.deepspeed.backward(part * self.ranks.count, scale_wrt_gas=False)
+            # Recomputing stops as soon as it has what it needs, and leaves its modules on this stack, two a layer.
+            parameter_offload.FWD_MODULE_STACK.clear()
             loss += part.detach()
         own = torch.tensor([float(signal) for signal in signals()], device=self.ranks.device)
         total, nonfinite, *counts = self.ranks.sum(torch.cat([torch.stack([loss, self._nonfinite]), own]))

@@ -72,11 +72,14 @@ def report(flags: Sequence[str], request: PlanRequest) -> tuple[list[str], bool]
     gpus = config.launch.gpus or 1
     cpu = int(request.cpu_memory * GB) if request.cpu_memory else None
     slots = request.gpus_per_node
-    hardware = Hardware(gpus, min(gpus, slots), int(request.gpu_memory * GB), cpu, slots)
+    on_cpu = config.launch.device == "cpu"
+    memory = None if on_cpu else int(request.gpu_memory * GB)
+    hardware = Hardware(gpus, min(gpus, slots), memory, cpu, slots, on_cpu)
     shape = shape_of_model(name, config.model.trust_remote_code)
     check_unpacking(name, shape.config)
     size = size_of(shape, config.lora)
-    where = f"{gpus} x {request.gpu_memory:g} GB" + (f" in {hardware.nodes} nodes" if hardware.nodes > 1 else "")
+    where = "on the CPU" if on_cpu else f"{gpus} x {request.gpu_memory:g} GB"
+    where += f" in {hardware.nodes} nodes" if hardware.nodes > 1 else ""
     kind = "16 bit" if is_half(config) else "32 bit"
     lines = [
         f"{name}: {size.parameters / 1e9:,.2f} billion parameters; {where}; ZeRO-{config.launch.zero_stage}, {kind}"
