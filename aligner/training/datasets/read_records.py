@@ -42,16 +42,20 @@ def records_of(spec: Spec, options: Options = NO_OPTIONS, prompt: str | None = N
 
 def _together(rows: Iterable[Row | DataError], field: str) -> Iterator[Row | DataError]:
     """Neighbouring rows with the same value of a field as one, whose value is their list and whose place the first one's."""
-    for key, group in groupby(rows, lambda row: row.value.get(field) if _is_object(row) else row):
+
+    def shared(row: Row | DataError) -> Any:
+        """The field's value; a row that has none stands alone."""
+        return row.value[field] if is_object(row) and field in row.value else row  # type: ignore[union-attr]
+
+    def is_object(row: Row | DataError) -> bool:
+        return isinstance(row, Row) and isinstance(row.value, Mapping)
+
+    for _, group in groupby(rows, shared):
         same = list(group)
-        if isinstance(key, DataError | Row):
-            yield from same
-        else:
+        if all(map(is_object, same)):
             yield Row(same[0].origin, [row.value for row in same])  # type: ignore[union-attr]
-
-
-def _is_object(row: Row | DataError) -> bool:
-    return isinstance(row, Row) and isinstance(row.value, Mapping)
+        else:
+            yield from same
 
 
 def _records(dataset: RawDataset, row: Row, chosen: dict[str, Any], slots: Set[str]) -> list[Read]:
