@@ -12,7 +12,8 @@ from aligner.records import Correction, DataError, Skipped, UserError
 from aligner.training.config import DataConfig
 from aligner.training.datasets.formats import FORMATS, format_of_row
 from aligner.training.datasets.options import Options
-from aligner.training.datasets.registry import REGISTERED, parse_spec, records_of
+from aligner.training.datasets.read_records import records_of
+from aligner.training.datasets.registry import REGISTERED, parse_spec
 
 DIALOGUES = Options(multi_turn=True)
 PLAIN = "plain.yaml"  # a prompt without {answer}
