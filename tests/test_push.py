@@ -133,7 +133,9 @@ def test_the_card_names_base_prompt_data_licence_and_figures(tmp_path):
 
 def test_the_card_of_a_prompt_without_an_answer_speaks_of_questions_alone_and_adapters_are_in_the_recipe():
     plain = replace(CARD, prompt=PromptTemplate("plain", "USER: {question} ASSISTANT:"))
-    text = model_card(replace(plain, settings={"lora_rank": 8, "lora_alpha": 16, "lora_target": "all-linear"}), "ada/upstream")
+    text = model_card(
+        replace(plain, settings={"lora_rank": 8, "lora_alpha": 16, "lora_target": "all-linear"}), "ada/upstream"
+    )
     assert "trained with question and correction." in text and "renders it\nfrom a user's question):" in text
     assert "epochs 3, lr 2e-05, lora_rank 8, lora_alpha 16, lora_target all-linear." in text
     assert "trained with question, answer and correction." in model_card(CARD, "ada/aligner")
