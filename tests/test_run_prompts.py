@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from conftest import ROOT
 from transformers import AutoTokenizer
 
 from aligner.demo import embedded_model
-from aligner.launch.report import examples, show_examples
-from aligner.prompts import CORRECTION, EMPATHY
+from aligner.launch.report import examples, next_command, show_examples
+from aligner.prompts import CORRECTION, EMPATHY, PromptTemplate
 from aligner.training.checkpoint.model_card import model_card
 from aligner.training.datasets.registry import REGISTERED
+from aligner.training.datasets.run_prompts import RunPrompts
 from aligner.training.flags import parse
 from aligner.training.stages import make_card, sides_as_tokens, stage_data, stages
 
@@ -77,3 +78,10 @@ def test_the_cards_name_every_prompt_and_the_one_that_corrects(run):
     assert json.dumps(EMPATHY.text) in others and json.dumps(TICKET) in others
     assert "| support-tickets: tickets.json | 1 | 1 |" in published
     assert json.loads(json.dumps(asdict(card))) == asdict(card)
+
+
+def test_what_is_next_is_to_correct_or_to_ask_a_model_that_saw_no_answers(run, tmp_path):
+    data = stage_data(run, "correction")
+    assert next_command(tmp_path, data)[1:5] == ["correct", "--model", str(tmp_path), "--input"]
+    plain = replace(data, prompts=RunPrompts(PromptTemplate("plain", "USER: {question} ASSISTANT:")))
+    assert next_command(tmp_path, plain) == ["transformers", "serve", str(tmp_path)]
