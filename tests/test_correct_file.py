@@ -293,8 +293,8 @@ def test_with_sampling_every_round_is_computed(tmp_path):
 
 def test_feedback_is_the_rows_own_or_the_one_for_all(tmp_path):
     rows = [ROWS[0], {**ROWS[1], "feedback": "shorter"}]
-    correct_file(work(tmp_path, rows, seen := Rewriter(str.upper), feedback="empathy"), QUIET)
-    assert [request.feedback[:19] for request in reversed(seen.asked)] == ["Be more empathetic:", "shorter"]
+    correct_file(work(tmp_path, rows, seen := Rewriter(str.upper), feedback="in verse"), QUIET)
+    assert [request.feedback for request in reversed(seen.asked)] == ["in verse", "shorter"]
 
 
 def test_feedback_that_no_prompt_takes_is_counted_and_not_read(tmp_path):

@@ -21,7 +21,8 @@ from aligner.serving.worker import Failed, Worker
 from aligner.training.config import DataConfig
 from aligner.training.datasets.formats import FORMATS, format_of_row
 from aligner.training.datasets.options import Options
-from aligner.training.datasets.registry import REGISTERED, parse_spec, records_of
+from aligner.training.datasets.read_records import records_of
+from aligner.training.datasets.registry import REGISTERED, parse_spec
 from aligner.training.datasets.run_prompts import RunPrompts
 from aligner.training.datasets.supervised import tokenise
 

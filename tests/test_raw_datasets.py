@@ -15,7 +15,8 @@ from aligner.hub import HubAddress, parse_address
 from aligner.records import Correction, DataError, Skipped, UserError
 from aligner.training.datasets.mixture import mix
 from aligner.training.datasets.options import Columns, Options, parse_columns
-from aligner.training.datasets.registry import REGISTERED, parse_spec, records_of
+from aligner.training.datasets.read_records import records_of
+from aligner.training.datasets.registry import REGISTERED, parse_spec
 from aligner.training.flags import parse
 from aligner.training.stages import options_of
 
@@ -202,7 +203,7 @@ def test_a_hub_address_and_what_it_takes_from_the_registered_one(text, address):
 def test_every_registered_hub_address_pins_a_commit_where_one_is_known():
     pinned = {name: parse_spec(name).path for name in REGISTERED if (REGISTERED[name].path or "").startswith("hub:")}
     commits = {name for name, path in pinned.items() if len(parse_address(path).revision) == 40}
-    assert commits == {"pku-saferlhf", "hh-rlhf", "ultrafeedback"}
+    assert commits == {"pku-saferlhf", "pku-saferlhf-rated", "hh-rlhf", "ultrafeedback"}
 
 
 def test_hub_ids_load_through_datasets_at_their_revision(tmp_path):

@@ -34,6 +34,7 @@ class CorrectConfig:
     columns: tuple[str, ...] = ()
     rounds: int = 1
     feedback: str | None = None
+    objectives: tuple[str, ...] = ()
     sample: bool = False
     keep_unfinished: bool = False
     keep: str = "code"

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from aligner.objectives import FILE as OBJECTIVES
+
 SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
 
 # What --gradient_checkpointing stands for: which decoder layers are recomputed.
@@ -74,10 +76,18 @@ class DataConfig:
         choices=("correction-json", "trl", "sharegpt", "alpaca", "messages"),
     )
     multi_turn: bool = flag(False, "take dialogues of several turns, which are left out otherwise")
+    pairs: str | None = flag(
+        None,
+        "of rated answers: a record in both directions, or in the one with more objectives (default: as the data set's authors)",
+        choices=("both", "majority"),
+    )
+    margin: float | None = flag(None, "of rated answers: the least difference of a rating that counts (default: any)")
+    pairs_per_question: int | None = flag(None, "of rated answers: most pairs of a question's (default: 6)")
     damage: str | None = flag(None, "kinds of damage of restoration, comma-separated (default: all)")
     hold_back: str | None = flag(
         None, "of restoration, kept out of training: 'phrases' (a quarter of every kind's) and whole kinds"
     )
+    objectives_file: str = flag(OBJECTIVES, "file with the sentence of each objective that rows name (NAME: SENTENCE)")
     overlength: str = flag(
         "cut", "a row longer than max_length: cut it, drop it, or stop", choices=("cut", "drop", "error")
     )

@@ -17,6 +17,7 @@ from aligner.console import progress
 from aligner.demo import locate
 from aligner.encoder import Encoder, warn_of_lost_newlines
 from aligner.models import fingerprint, load_config, load_tokenizer, positions_of
+from aligner.objectives import read_objectives
 from aligner.prompts import CHAT, PromptTemplate
 from aligner.records import Correction, Skipped, UserError
 from aligner.training.config import DataConfig, OptimizationConfig, RunConfig, fingerprint_fields
@@ -96,12 +97,13 @@ def stage_data(config: RunConfig, stage: str) -> StageData:
     d, seed = config.data, config.optimization.seed
     register_files(d.register)
     options = options_of(d)
-    mixture = mix(d.train_datasets, seed, options, config.model.prompt_template)
+    chosen = options, config.model.prompt_template, read_objectives(d.objectives_file)
+    mixture = mix(d.train_datasets, seed, *chosen)
     train, held_out = list(mixture.records), []
     held_out_skipped: Sequence[Skipped] = ()
     eval_sources: Sequence[Source] = ()
     if config.evaluates and d.eval_datasets:
-        evaluation = mix(d.eval_datasets, seed, options, config.model.prompt_template)
+        evaluation = mix(d.eval_datasets, seed, *chosen)
         held_out, held_out_skipped = list(evaluation.records), evaluation.skipped
         eval_sources = evaluation.sources
     elif config.evaluates and d.eval_split_ratio is not None:
@@ -114,6 +116,11 @@ def stage_data(config: RunConfig, stage: str) -> StageData:
     return StageData(train, held_out, mixture.skipped, held_out_skipped, prompts, mixture.sources, eval_sources)
 
 
+def names_objectives(data: StageData) -> bool:
+    """Whether any record names an objective, so that the card keeps their sentences."""
+    return any(record.objectives for side in (data.train, data.held_out) for record in side)
+
+
 def chosen_prompt(config: RunConfig) -> str | PromptTemplate | None:
     """What `--prompt_template` says; of `chat` the base's own chat template around it."""
     model = config.model
@@ -124,7 +131,8 @@ def chosen_prompt(config: RunConfig) -> str | PromptTemplate | None:
 
 def options_of(d: DataConfig) -> Options:
     """The flags that data sets read. UserError for one that none of them reads."""
-    options = Options(tuple(d.columns), d.prefer, d.multi_turn, d.damage, d.hold_back, d.format)
+    values = {name: getattr(d, name) for name in Options.__dataclass_fields__}
+    options = Options(**{**values, "columns": tuple(d.columns)})
     check_options([parse_spec(text, options) for text in (*d.train_datasets, *d.eval_datasets)], options)
     return options
 
@@ -197,6 +205,7 @@ def make_card(config: RunConfig, stage: Stage, data: StageData, records_per_upda
                 "eval_datasets": [[s.dataset, s.sha256, s.rows, s.taken] for s in data.eval_sources],
                 "eval_split_ratio": config.data.eval_split_ratio if config.evaluates else None,
                 **({"other prompts": others} if others else {}),
+                **({"objectives": read_objectives(config.data.objectives_file)} if names_objectives(data) else {}),
             },
         },
         settings=settings,
