@@ -125,6 +125,12 @@ OBJECTIVES = PromptTemplate(
     "BEGINNING OF CONVERSATION: USER: ##Question: {question}\n##Answer: {answer}\n##Objectives: {objectives}\n"
     "##Correction:  ASSISTANT:",
 )
+# The stage of equal preference: makes of an answer one that is as good in these objectives (MetaAligner, section 3.2).
+EQUAL = PromptTemplate(
+    "equal",
+    "BEGINNING OF CONVERSATION: USER: ##Question: {question}\n##Answer: {answer}\n##Equal in: {objectives}\n"
+    "##Correction:  ASSISTANT:",
+)
 # MetaAligner's, from its inference script. HH-RLHF's context is the dialogue in that data set's own form, which its models saw.
 METAALIGNER_HH_RLHF = PromptTemplate(
     "metaaligner-hh-rlhf",
@@ -143,7 +149,7 @@ METAALIGNER_IMHI = PromptTemplate(
     "Question: {question} | Answer: {answer} | Edit: ",
 )
 METAALIGNER = (METAALIGNER_HH_RLHF, METAALIGNER_ULTRAFEEDBACK, METAALIGNER_IMHI)
-OWN = (CORRECTION, EDIT_PAIR, PAPER, REVISION, EMPATHY, FEEDBACK, OBJECTIVES)
+OWN = (CORRECTION, EDIT_PAIR, PAPER, REVISION, EMPATHY, FEEDBACK, OBJECTIVES, EQUAL)
 KNOWN = {template.name: template for template in (*OWN, *METAALIGNER)}
 DEFAULT = CORRECTION
 CHAT = "chat"  # the text below as one user turn of the base's own chat template (chat_prompt.py)

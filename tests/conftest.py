@@ -77,6 +77,7 @@ PARTS = {
     "data": ("test_check", "test_malformed", "test_files_by_kind"),
     "fuzz": ("test_fuzz",),
     "lora": ("test_lora",),
+    "objectives": ("test_equal_preference",),
     "memory": ("test_plan",),
     "families": ("test_families", "test_odd_bases", "test_objective_check"),
     "readers": ("test_read_by_others",),

@@ -164,7 +164,7 @@ def test_an_option_that_no_data_set_reads_is_refused(flag, tmp_path):
     file = tmp_path / "pairs.jsonl"
     file.write_text(json.dumps(ULTRA))
     with pytest.raises(UserError, match=r"is read by none of the data sets here \(ultrafeedback\)"):
-        options_of(parse(["--train_datasets", f"ultrafeedback::{file}", *flag.split()]).data)
+        options_of(parse(["--train_datasets", f"ultrafeedback::{file}", *flag.split()]))
 
 
 def test_columns_for_a_data_set_that_is_not_there_are_refused(tmp_path):
@@ -173,7 +173,7 @@ def test_columns_for_a_data_set_that_is_not_there_are_refused(tmp_path):
     with pytest.raises(
         UserError, match="--columns other:question=q speaks of 'other', which is not among the data sets"
     ):
-        options_of(parse(["--train_datasets", str(file), "--columns", "other:question=q"]).data)
+        options_of(parse(["--train_datasets", str(file), "--columns", "other:question=q"]))
 
 
 def test_another_option_is_another_run(tmp_path):

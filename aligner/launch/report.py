@@ -69,8 +69,9 @@ def held_out_losses(stages: Sequence[Stage], export: str) -> list[tuple[str, flo
         values = [line["eval_loss"] for line in read_log(stage.folder) if "eval_loss" in line]
         if values:
             losses += [] if losses else [("before", values[0])]
-            if stage.name == "identity":
-                losses.append(("after the warm-up", values[-1]))
+            if stage.name != "correction":
+                after = {"identity": "the warm-up", "equal": "equal preference"}[stage.name]
+                losses.append((f"after {after}", values[-1]))
             else:
                 losses.append(("after the correction", min(values[1:]) if export == "best" else values[-1]))
     return losses

@@ -30,7 +30,7 @@ def check_data(config: CheckConfig) -> int:
     for output, other in ((config.dump, config.output), (config.output, config.dump)):
         if output:
             refuse_overwriting(output, *inputs, *([other] if other else []))
-    options = Options(**{name: getattr(config, name) for name in Options.__dataclass_fields__})
+    options = Options(**{name: getattr(config, name) for name in Options.__dataclass_fields__ if hasattr(config, name)})
     encoder = _encoder(config.model_name_or_path) if config.model_name_or_path else None
     bar = partial(progress, desc="reading", unit=" rows", delay=2)
     kept, prompt = _rows_to_keep(config), config.prompt_template

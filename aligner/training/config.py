@@ -156,6 +156,10 @@ class OptimizationConfig:
     )
     identity_epochs: int | None = flag(None, "epochs of the warm-up (default: epochs)")
     identity_learning_rate: float | None = flag(None, "peak learning rate of the warm-up (default: lr)")
+    equal_proportion: float = flag(
+        0.0,
+        "of rated answers: share of the pairs rated the same for a stage of equal preference before the correction, 0 to 1",
+    )
 
 
 @dataclass(frozen=True)
@@ -230,7 +234,9 @@ class LaunchConfig:
     )
     gpus: int | None = flag(None, "ranks on this machine (default: all GPUs; one process where there is none)")
     local_rank: int = flag(-1, "set by the launcher")
-    stage: str | None = flag(None, "train this stage alone (default: all in order)", choices=("identity", "correction"))
+    stage: str | None = flag(
+        None, "train this stage alone (default: all in order)", choices=("identity", "equal", "correction")
+    )
     config: str | None = flag(None, "YAML file of flags; a flag on the command line wins")
     dry_run: bool = flag(False, "print the launch command, the arithmetic, the tally and examples, and stop")
 
@@ -269,6 +275,7 @@ NOT_IN_FINGERPRINT = {
     "identity_proportion",
     "identity_epochs",
     "identity_learning_rate",
+    "equal_proportion",
     "gradient_accumulation_steps",
     "records_per_update",
     "gradient_checkpointing",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from aligner.objectives import sentences, shuffled
+from aligner.prompts import EQUAL
 from aligner.questions import question_key
 from aligner.records import Correction, DataError, Skipped, UserError
 from aligner.training.datasets.options import NO_OPTIONS, Options
@@ -134,6 +135,19 @@ def identity(records: Sequence[Correction], proportion: float, seed: int) -> lis
     return [
         replace(r, correction=r.answer, feedback="", objectives=()) for r in sample(records, size, f"{seed}:identity")
     ]
+
+
+def part_equal(records: Sequence[Correction]) -> tuple[list[Correction], list[Correction]]:
+    """The pairs for the stage of equal preference, and all other records."""
+    equal = [record for record in records if record.prompt == EQUAL.name]
+    return equal, [record for record in records if record.prompt != EQUAL.name]
+
+
+def equal_preference(pairs: Sequence[Correction], proportion: float, seed: int) -> list[Correction]:
+    """A seeded share of the pairs that are rated the same in an objective (MetaAligner, section 3.2). UserError without any."""
+    if not pairs:
+        raise UserError("--equal_proportion: no two answers are rated the same in an objective. Leave the stage out.")
+    return sample(pairs, max(1, round(len(pairs) * proportion)), f"{seed}:equal")
 
 
 def identity_size(records: int, proportion: float) -> int:

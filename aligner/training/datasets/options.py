@@ -61,9 +61,9 @@ class Options:
     """The flags that formatters read: each gets those that it has as keyword arguments.
 
     columns: `[NAME:]question=...,answer=...,correction=...,feedback=...`. prefer: better or safer. multi_turn: take dialogues.
-    pairs, margin, pairs_per_question: of rated answers (rated.py). damage, hold_back: kinds of damage of `restoration`,
-    comma-separated, and what of it is kept for measuring. format: the data set that a bare path means (by default found out from
-    its first rows).
+    pairs, margin, pairs_per_question, equal_proportion: of rated answers (rated.py). damage, hold_back: kinds of damage of
+    `restoration`, comma-separated, and what of it is kept for measuring. format: the data set that a bare path means (by default
+    found out from its first rows).
     """
 
     columns: tuple[str, ...] = ()
@@ -72,6 +72,7 @@ class Options:
     pairs: str | None = None
     margin: float | None = None
     pairs_per_question: int | None = None
+    equal_proportion: float = 0.0
     damage: str | None = None
     hold_back: str | None = None
     format: str | None = None

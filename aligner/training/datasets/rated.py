@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from aligner.prompts import EQUAL
 from aligner.records import Correction, Skipped
 
 SOURCES = (Path(__file__),)  # what decides the records besides a formatter
@@ -29,6 +30,21 @@ NAMES = {  # what published ratings call an objective, and its name here
     "complexity": "complex",
     "verbosity": "verbose",
 }
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Which pairs of a question's answers become records.
+
+    pairs: both (a record in each direction, with its own objectives) or majority (in that with more of them alone). margin: the
+    least difference of a rating that counts. most: pairs of a question. equal: also those that are rated the same in some
+    objectives, under the prompt of the stage of equal preference.
+    """
+
+    pairs: str
+    margin: float = 0.0
+    most: int = 6
+    equal: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,33 +71,38 @@ def read_ratings(ratings: Mapping[str, Any]) -> tuple[dict[str, float], list[Ski
     return values, unreadable
 
 
-def records_of_ratings(
-    question: str, answers: Sequence[RatedAnswer], pairs: str, margin: float, most: int
-) -> list[Correction | Skipped]:
-    """The records of a question, at most so many pairs of answers, those that are rated furthest apart first.
-
-    pairs: a record in both directions, each with its own objectives, or (majority) in that with more of them alone. margin: the
-    least difference of a rating that counts.
-    """
+def records_of_ratings(question: str, answers: Sequence[RatedAnswer], pairing: Pairing) -> list[Correction | Skipped]:
+    """The records of a question: of its pairs of answers, those that are rated furthest apart first."""
     found: list[tuple[float, list[Correction | Skipped]]] = []
     for one, other in combinations(answers, 2):
-        better, worse = _better_in(one, other, margin), _better_in(other, one, margin)
+        better, worse = _better_in(one, other, pairing.margin), _better_in(other, one, pairing.margin)
         apart = sum(abs(one.ratings[name] - other.ratings[name]) for name in (*better, *worse))
         directions = [(other, one, better), (one, other, worse)]
         if one.text.strip() == other.text.strip():
             found.append((apart, [Skipped("two answers are the same text")]))
         elif not better and not worse:
             found.append((apart, [Skipped("two answers are rated the same")]))
-        elif pairs == "majority" and len(better) == len(worse):
+        elif pairing.pairs == "majority" and len(better) == len(worse):
             found.append((apart, [Skipped("each of two answers is better in as many objectives")]))
         else:
-            if pairs == "majority":
+            if pairing.pairs == "majority":
                 directions = [max(directions, key=lambda each: len(each[2]))]
             chosen = [_record(question, *each) for each in directions if each[2]]
             found.append((apart, [*chosen]))
     found.sort(key=lambda each: -each[0])
-    kept = [record for _, records in found[:most] for record in records]
-    return kept + [Skipped("a question has more pairs than --pairs_per_question")] * (len(found) - most)
+    kept = [record for _, records in found[: pairing.most] for record in records]
+    kept += [Skipped("a question has more pairs than --pairs_per_question")] * (len(found) - pairing.most)
+    return kept + _equal_pairs(question, answers, pairing.most) if pairing.equal else kept
+
+
+def _equal_pairs(question: str, answers: Sequence[RatedAnswer], most: int) -> list[Correction | Skipped]:
+    """The earlier answer made of the later one, where both are rated the same in some objectives."""
+    pairs: list[Correction | Skipped] = []
+    for one, other in combinations(answers, 2):
+        same = tuple(name for name, rating in one.ratings.items() if other.ratings.get(name) == rating)
+        if same and one.text.strip() != other.text.strip():
+            pairs.append(Correction(question, other.text, one.text, objectives=same, prompt=EQUAL.name))
+    return pairs[:most]
 
 
 def length_ratios(records: Iterable[Correction]) -> dict[str, tuple[int, float]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from aligner.records import Correction, Skipped
 from aligner.training.datasets.preference import SEVERAL_TURNS, text_of
-from aligner.training.datasets.rated import SOURCES, RatedAnswer, read_ratings, records_of_ratings
+from aligner.training.datasets.rated import SOURCES, Pairing, RatedAnswer, read_ratings, records_of_ratings
 from aligner.training.datasets.registry import register
 
 RATED = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
@@ -20,7 +20,12 @@ TURN = "<extra_id_1>"
 
 @register("helpsteer2", path="hub:nvidia/HelpSteer2", template="objectives", sources=SOURCES, together="prompt")
 def helpsteer2(
-    rows: Sequence[Mapping[str, Any]], *, pairs: str = "both", margin: float = 0.0, pairs_per_question: int = 6
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    pairs: str = "both",
+    margin: float = 0.0,
+    pairs_per_question: int = 6,
+    equal_proportion: float = 0.0,
 ) -> list[Correction | Skipped] | Skipped:
     """Pairs of a prompt's answers; `rows` are those of one prompt."""
     if TURN in (question := text_of(rows[0], "prompt")):
@@ -32,4 +37,5 @@ def helpsteer2(
         ratings, unreadable = read_ratings({name: row[name] for name in RATED})
         answers.append(RatedAnswer(text_of(row, "response"), ratings))
         left_out += unreadable
-    return left_out + records_of_ratings(question, answers, pairs, margin, pairs_per_question)
+    pairing = Pairing(pairs, margin, pairs_per_question, equal_proportion > 0)
+    return left_out + records_of_ratings(question, answers, pairing)

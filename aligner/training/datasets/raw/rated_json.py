@@ -10,13 +10,18 @@ from typing import Any
 
 from aligner.records import Correction, Skipped
 from aligner.training.datasets.preference import text_of
-from aligner.training.datasets.rated import SOURCES, RatedAnswer, read_ratings, records_of_ratings
+from aligner.training.datasets.rated import SOURCES, Pairing, RatedAnswer, read_ratings, records_of_ratings
 from aligner.training.datasets.registry import register
 
 
 @register("rated-json", template="objectives", sources=SOURCES)
 def rated_json(
-    row: Mapping[str, Any], *, pairs: str = "both", margin: float = 0.0, pairs_per_question: int = 6
+    row: Mapping[str, Any],
+    *,
+    pairs: str = "both",
+    margin: float = 0.0,
+    pairs_per_question: int = 6,
+    equal_proportion: float = 0.0,
 ) -> list[Correction | Skipped]:
     """Pairs of the answers, each with the objectives in which the target is the better one."""
     given, answers, left_out = row["answers"], [], list[Skipped]()
@@ -28,4 +33,5 @@ def rated_json(
         ratings, unreadable = read_ratings(each["ratings"])
         answers.append(RatedAnswer(text_of(each, "text"), ratings))
         left_out += unreadable
-    return left_out + records_of_ratings(text_of(row, "question"), answers, pairs, margin, pairs_per_question)
+    pairing = Pairing(pairs, margin, pairs_per_question, equal_proportion > 0)
+    return left_out + records_of_ratings(text_of(row, "question"), answers, pairing)

@@ -11,7 +11,7 @@ from typing import Any
 
 from aligner.records import Correction, Skipped
 from aligner.training.datasets.preference import text_of
-from aligner.training.datasets.rated import SOURCES, RatedAnswer, read_ratings, records_of_ratings
+from aligner.training.datasets.rated import SOURCES, Pairing, RatedAnswer, read_ratings, records_of_ratings
 from aligner.training.datasets.raw.ultrafeedback import EVALUATION_SETS
 from aligner.training.datasets.registry import register
 
@@ -20,7 +20,12 @@ RATED = ("instruction_following", "honesty", "truthfulness", "helpfulness")
 
 @register("ultrafeedback-rated", path="hub:openbmb/UltraFeedback", template="objectives", sources=SOURCES)
 def ultrafeedback_rated(
-    row: Mapping[str, Any], *, pairs: str = "majority", margin: float = 0.0, pairs_per_question: int = 6
+    row: Mapping[str, Any],
+    *,
+    pairs: str = "majority",
+    margin: float = 0.0,
+    pairs_per_question: int = 6,
+    equal_proportion: float = 0.0,
 ) -> list[Correction | Skipped] | Skipped:
     """Pairs of a question's answers."""
     if row.get("source") in EVALUATION_SETS:
@@ -30,4 +35,5 @@ def ultrafeedback_rated(
         ratings, unreadable = read_ratings({name: each["annotations"][name]["Rating"] for name in RATED})
         answers.append(RatedAnswer(text_of(each, "response"), ratings))
         left_out += unreadable
-    return left_out + records_of_ratings(text_of(row, "instruction"), answers, pairs, margin, pairs_per_question)
+    pairing = Pairing(pairs, margin, pairs_per_question, equal_proportion > 0)
+    return left_out + records_of_ratings(text_of(row, "instruction"), answers, pairing)
