@@ -98,9 +98,8 @@ def show_result(stages: Sequence[Stage], data: StageData, config: RunConfig) -> 
         except UserError as error:  # the run is complete all the same
             screen.print(printable(f"what it learned cannot be shown: {error}"))
     screen.print(printable(f"\ncheckpoint  {folder}\npicture     {folder / 'loss.png'}", lines=True))
-    next_command = [*command_line(), "correct", "--model", str(folder), *example_flags(data)]
     screen.print("next:", style="bold")
-    print_lines(f"  {shlex.join(next_command)}")
+    print_lines(f"  {shlex.join(next_command(folder, data))}")
 
 
 def open_corrector(folder: Path, trust_remote_code: bool) -> Corrector:
@@ -121,6 +120,13 @@ def show_help(screen: Console, corrector: Corrector, held_out: Sequence[Correcti
     screen.print("Does it help?", style="bold")
     for line in help_lines(figures):
         screen.print(f"  {line}", soft_wrap=True)
+
+
+def next_command(folder: Path, data: StageData) -> list[str]:
+    """What to do with the new model: correct with it; one whose prompt shows no answer is asked, as any other model is."""
+    if "answer" not in data.prompts.correcting.slots:
+        return ["transformers", "serve", str(folder)]
+    return [*command_line(), "correct", "--model", str(folder), *example_flags(data)]
 
 
 def example_flags(data: StageData) -> list[str]:
