@@ -176,6 +176,23 @@ def test_corrections_come_in_order_with_their_figures(corrector):
     assert together[0].edits.length_ratio == pytest.approx(len(together[0].text) / len(pairs[0][1]))
 
 
+def test_a_finished_correction_is_weighed_against_its_answer(corrector):
+    """By the sums of log-probabilities over plain forward passes; a copy is worth its answer, what did not end has none."""
+    weighed = replace(corrector, settings=replace(corrector.settings, weighed=True))
+    eos, prompt, answer = corrector.encoder.eos, [5, 6, 7, 8], [9, 10, 11]
+
+    def total(tokens: list[int]) -> float:
+        logits = corrector.model(torch.tensor([prompt + tokens])).logits[0].log_softmax(-1)
+        return sum(logits[3 + place, token].item() for place, token in enumerate(tokens))
+
+    def ahead(output: list[int]) -> float | None:
+        return weighed.corrected(DecoderRow(prompt, [*answer, eos], 9, output=output), "x").nats_ahead
+
+    assert ahead([20, 21, eos]) == pytest.approx(total([20, 21, eos]) - total([*answer, eos]), abs=1e-4)
+    assert ahead([*answer, eos]) == 0.0 and ahead([20, 21, 22]) is None
+    assert corrector.corrected(DecoderRow(prompt, [*answer, eos], 9, output=[20, eos]), "x").nats_ahead is None
+
+
 def test_sampling_is_transformers_own_and_seeded(tiny_model):
     pairs = [(row["question"], row["answer"]) for row in read_rows(TEMPLATE, 4)]
 

@@ -61,6 +61,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--sample", action="store_true", help="draw tokens as the paper did (temperature 0.3, top-k 10, top-p 0.95)")
     add("--seed", type=int, default=42, metavar="N", help="of --sample (42)")
     add_guard_flags(parser)
+    add(
+        "--margin",
+        type=float,
+        metavar="NATS",
+        help="leave an answer alone unless its correction is so much likelier under the Aligner, in nats ('nats_ahead' of each row "
+        "says how much; not weighed)",
+    )
     add_served_flags(parser)
     add_server_flags(parser)
     add_model_flags(parser)
@@ -114,10 +121,11 @@ def run_one(args: argparse.Namespace) -> int:
         "upstream_url",
         "keep_unfinished",
         "scripts",
+        "margin",
         "questions",
         "retry_failed",
     ):
-        if getattr(args, name):
+        if getattr(args, name) not in (None, False):
             raise UserError(f"--{name} is for files of answers: leave it out, or --question and --answer.")
     options = args.prompt_template, args.max_new_tokens, args.dtype, args.trust_remote_code
     wanted = args.feedback, args.objectives

@@ -47,7 +47,8 @@ def correct(config: CorrectConfig) -> int:
 def job_of(config: CorrectConfig) -> CorrectionJob:
     """The job that the settings describe. UserError where a model cannot be used as they say."""
     options, sampling = config.options, Sampling(seed=config.seed) if config.sample else None
-    settings = Settings(options.batch_size, options.max_new_tokens, sampling, whole_only=not config.keep_unfinished)
+    whole, weighed = not config.keep_unfinished, config.margin is not None
+    settings = Settings(options.batch_size, options.max_new_tokens, sampling, whole_only=whole, weighed=weighed)
     folders = [locate(folder) for folder in config.models]
     for folder in folders:
         check_place(folder)
@@ -87,7 +88,13 @@ def job_of(config: CorrectConfig) -> CorrectionJob:
         parse_columns(config.columns, "") or QAC,
         "answer" in templates[0].slots,
         about,
-        Guard(config.keep_unfinished, config.keep == "code", config.correct_structured, config.scripts or ()),
+        Guard(
+            config.keep_unfinished,
+            config.keep == "code",
+            config.correct_structured,
+            config.scripts or (),
+            config.margin,
+        ),
         config.questions,
         config.retry_failed,
         config.objectives,
@@ -136,7 +143,7 @@ def summary_lines(summary: CorrectionSummary, config: CorrectConfig) -> Iterator
         share = f"{summary.unfinished / max(1, summary.corrected):.0%}"
         yield f"{summary.unfinished:,} of them ({share}) did not end within {limit}: {action}"
     if summary.left_alone:
-        yield f"{summary.left_alone:,} answers were left alone (structured, fenced code, script): 'guard_reason' says why"
+        yield f"{summary.left_alone:,} answers were left alone (structured, fenced code, script, margin): 'guard_reason' says why"
     if summary.unread:
         yield f"{summary.unread:,} rows have feedback, which the Aligner's prompt has no slot for: it was ignored"
 

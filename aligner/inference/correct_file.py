@@ -246,6 +246,8 @@ def _output(item: Item, row: int, journal: Journal, passes: int) -> dict[str, An
     more: dict[str, Any] = {"passes": [each["text"] for each in corrections]} if passes > 1 else {}
     if "kept" in corrections[-1]:
         more |= {"guard": KEPT, "guard_reason": corrections[-1]["kept"], "cut_off": corrections[-1]["cut_off"]}
+    if corrections[-1].get("nats_ahead") is not None:
+        more["nats_ahead"] = round(corrections[-1]["nats_ahead"], 3)
     rounded = {name: value if isinstance(value, bool) else round(value, 4) for name, value in figures.items()}
     return {**item.fields, "corrected": corrected, "finished": corrections[-1]["finished"], "edits": rounded, **more}
 

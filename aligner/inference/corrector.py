@@ -14,6 +14,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from aligner.card import objectives_of, prompt_of
 from aligner.encoder import Encoder
 from aligner.inference.greedy import Decoder, DecoderRow, supports_drafts
+from aligner.inference.likelihood import log_likelihood
 from aligner.inference.sampling import Sampling, generate
 from aligner.models import device_map_options, load_model, load_tokenizer, positions_of
 from aligner.objectives import sentences
@@ -37,11 +38,13 @@ class CorrectionRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class Corrected:
-    """A corrected answer. `finished`: the Aligner ended it by itself and was not cut off."""
+    """A corrected answer. `finished`: the Aligner ended it by itself and was not cut off. `nats_ahead`: by how much it is likelier
+    under the Aligner than the answer left alone, where the settings ask for that."""
 
     text: str
     finished: bool
     edits: Edits
+    nats_ahead: float | None = None
 
     @classmethod
     def unchanged(cls, answer: str) -> Corrected:
@@ -70,13 +73,15 @@ MODEL_ERRORS = (IndexError, ValueError, TypeError, RuntimeError)  # what a model
 class Settings:
     """How corrections are decoded: rows at once, tokens of a correction at most, and how tokens are drawn (greedily without
     `sampling`). `max_prompt_tokens`: the longest prompt, where that is less than the model's positions. `whole_only`: an answer
-    that a correction has no room for is refused (NoRoom) before it is decoded."""
+    that a correction has no room for is refused (NoRoom) before it is decoded. `weighed`: each correction is compared with its
+    answer left alone, by their likelihoods."""
 
     batch_size: int = 8
     max_new_tokens: int = 2048
     sampling: Sampling | None = None
     max_prompt_tokens: int | None = None
     whole_only: bool = False
+    weighed: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,7 +185,16 @@ class Corrector:
         """The text of a decoded row, compared with the answer."""
         finished = row.output[-1] == self.encoder.eos
         text = self.text(row.output[: len(row.output) - finished])
-        return Corrected(text, finished, edits(answer, text))
+        ahead = self._ahead(row) if finished and self.settings.weighed else None
+        return Corrected(text, finished, edits(answer, text), ahead)
+
+    def _ahead(self, row: DecoderRow) -> float:
+        """By how many nats a decoded correction is likelier than its answer. Greedy decoding may end in one that is less likely:
+        after a slip in a copy there is no way back."""
+        if row.output == row.answer:
+            return 0.0
+        correction, answer = (log_likelihood(self.model, row.prompt, tokens) for tokens in (row.output, row.answer))
+        return correction - answer
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of tokens of a correction."""

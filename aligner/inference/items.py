@@ -14,7 +14,18 @@ from aligner.records import DataError, Origin, UserError
 from aligner.texts import kind_of, text_fault
 from aligner.training.datasets.options import QAC, Columns
 
-ADDED = ("corrected", "finished", "edits", "passes", "error", "answer_finished", "guard", "guard_reason", "cut_off")
+ADDED = (
+    "corrected",
+    "finished",
+    "edits",
+    "passes",
+    "error",
+    "answer_finished",
+    "guard",
+    "guard_reason",
+    "cut_off",
+    "nats_ahead",
+)
 
 
 @dataclass
