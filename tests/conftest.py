@@ -71,7 +71,7 @@ PARTS = {
     "servers": ("test_real_servers", "test_real_layer"),
     "clients": ("test_real_clients",),
     "kinds": ("test_server_kinds",),
-    "evaluation": ("test_real_judge", "test_campaign"),
+    "evaluation": ("test_real_judge", "test_campaign", "test_measures"),
     "environment": ("test_environment_script",),
     "surroundings": ("test_surroundings", "test_doctor"),
     "data": ("test_check", "test_malformed", "test_files_by_kind"),

@@ -243,7 +243,7 @@ def test_copying_cancels_over_both_contexts_and_a_smaller_preference_shows():
     assert together({0: -4.0, 2: 3.0, 3: -2.0}) == {2: 1.0}, "a pair that lacks a context is left out"
 
 
-@pytest.mark.parametrize("measure", ["restoration", "preference"])
+@pytest.mark.parametrize("measure", [pytest.param("restoration", marks=pytest.mark.slow), "preference"])
 def test_the_command_writes_one_json_and_out_of_it_the_page_and_the_table(
     measure, good_rows, tiny_model, tmp_path, capsys
 ):

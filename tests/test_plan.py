@@ -101,7 +101,7 @@ LARGE = {"vocab_size": 32000, "hidden_size": 1024, "intermediate_size": 2816, "n
 @pytest.mark.parametrize(
     ("sizes", "rows", "length", "recomputed", "dtype", "tolerance"),
     [
-        (SMALL, 4, 512, "all", "float32", 0.1),
+        pytest.param(SMALL, 4, 512, "all", "float32", 0.1, marks=pytest.mark.slow),
         pytest.param(SMALL, 4, 512, "none", "float32", 0.1, marks=pytest.mark.slow),
         pytest.param(LARGE, 4, 512, "all", "bfloat16", 0.2, marks=pytest.mark.slow),
         pytest.param(LARGE, 4, 512, "none", "float32", 0.2, marks=pytest.mark.slow),
