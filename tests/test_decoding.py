@@ -11,7 +11,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 
 from aligner import models
 from aligner.demo import embedded_model
-from aligner.feedbacks import FEEDBACKS
 from aligner.inference.corrector import CorrectionRequest, Corrector, Settings
 from aligner.inference.greedy import Cost, Decoder, DecoderRow, forward, supports_drafts
 from aligner.inference.row_cache import RowCache
@@ -177,6 +176,23 @@ def test_corrections_come_in_order_with_their_figures(corrector):
     assert together[0].edits.length_ratio == pytest.approx(len(together[0].text) / len(pairs[0][1]))
 
 
+def test_a_finished_correction_is_weighed_against_its_answer(corrector):
+    """By the sums of log-probabilities over plain forward passes; a copy is worth its answer, what did not end has none."""
+    weighed = replace(corrector, settings=replace(corrector.settings, weighed=True))
+    eos, prompt, answer = corrector.encoder.eos, [5, 6, 7, 8], [9, 10, 11]
+
+    def total(tokens: list[int]) -> float:
+        logits = corrector.model(torch.tensor([prompt + tokens])).logits[0].log_softmax(-1)
+        return sum(logits[3 + place, token].item() for place, token in enumerate(tokens))
+
+    def ahead(output: list[int]) -> float | None:
+        return weighed.corrected(DecoderRow(prompt, [*answer, eos], 9, output=output), "x").nats_ahead
+
+    assert ahead([20, 21, eos]) == pytest.approx(total([20, 21, eos]) - total([*answer, eos]), abs=1e-4)
+    assert ahead([*answer, eos]) == 0.0 and ahead([20, 21, 22]) is None
+    assert corrector.corrected(DecoderRow(prompt, [*answer, eos], 9, output=[20, eos]), "x").nats_ahead is None
+
+
 def test_sampling_is_transformers_own_and_seeded(tiny_model):
     pairs = [(row["question"], row["answer"]) for row in read_rows(TEMPLATE, 4)]
 
@@ -223,9 +239,9 @@ def test_feedback_needs_a_slot_and_reaches_the_prompt(tiny_model, corrector, mon
         return decode(decoder, rows, batch_size)
 
     monkeypatch.setattr(Decoder, "decode", reading)
-    for feedback in ("harmlessness", "in rhymes"):
+    for feedback in ("harmless", "in rhymes"):
         with_slot.correct([pair], feedback=feedback)
-    assert f"##Feedback: {FEEDBACKS['harmlessness']}\n" in read[0] and "##Feedback: in rhymes\n" in read[1]
+    assert "##Feedback: harmless\n" in read[0] and "##Feedback: in rhymes\n" in read[1]
 
 
 def test_a_prompt_that_is_too_long_is_refused_and_the_others_go_on(corrector):

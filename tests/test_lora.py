@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import ROOT, launch_program, save_llama
+from disturbed import Run, goes_on
 from plain_loop import plain_trajectory
 from safetensors.torch import load_file
 from test_exact_updates import base_flags, trajectory
@@ -146,6 +148,23 @@ def test_a_killed_run_goes_on_bit_for_bit_from_adapters_alone_and_the_warm_up_s_
 
 def tensor_numbers(file: Path) -> int:
     return sum(tensor.numel() for tensor in load_file(file).values())
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_in_the_middle_costs_nothing_but_time(peft, tiny_model, tmp_path):
+    """SIGKILL of one of two ranks under the real launcher, behind a warm-up; the same command goes on from the last state."""
+    flags = [word for name, value in {**LORA, "lr": LR, "epochs": 1, "identity_proportion": 0.3}.items()
+             for word in (f"--{name}", value)]  # fmt: skip
+    whole = Run(tiny_model, tmp_path / "whole", *flags).start()
+    assert whole.end() == 0 and whole.made() == 15, whole.said
+    run = Run(tiny_model, tmp_path / "killed", *flags).start().until(6)
+    os.kill(run.rank(1), signal.SIGKILL)
+    assert run.end() not in (0, 75) and "error: rank 1 " in run.said, run.said
+    assert 6 <= run.made() < 15 and not (run.out / "model.safetensors").exists()
+    [state] = run.states()
+    goes_on(run, whole.out)
+    run.line(f"going on after {state.replace('-', ' ')}")
+    assert files(run.out) == files(whole.out) and files(run.out / "identity") == files(whole.out / "identity")
 
 
 @pytest.mark.slow

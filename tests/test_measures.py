@@ -235,7 +235,15 @@ def test_a_row_without_what_the_measure_needs_is_named(tmp_path):
         read_restoration(str(file), None, None, None)
 
 
-@pytest.mark.parametrize("measure", ["restoration", "preference"])
+def test_copying_cancels_over_both_contexts_and_a_smaller_preference_shows():
+    """Two pairs; a copier prefers what it was given by 5 nats, and in the first pair the better answer by one of them."""
+    from aligner.evaluation.measures.preference import together
+
+    assert together({0: -5 + 1, 1: 5 + 1, 2: -5 - 1, 3: 5 - 1}) == {0: 1.0, 2: 0.0}
+    assert together({0: -4.0, 2: 3.0, 3: -2.0}) == {2: 1.0}, "a pair that lacks a context is left out"
+
+
+@pytest.mark.parametrize("measure", [pytest.param("restoration", marks=pytest.mark.slow), "preference"])
 def test_the_command_writes_one_json_and_out_of_it_the_page_and_the_table(
     measure, good_rows, tiny_model, tmp_path, capsys
 ):
@@ -264,6 +272,8 @@ def test_a_measure_without_rows_or_with_two_aligners_is_one_line(capsys):
     command = ["evaluate", "--measure", "truth", "--output", "x", "--models", "a", "b"]
     assert main(command) == 2 and "--measure truth needs --rows." in capsys.readouterr().err
     assert main([*command, "--rows", "r.json"]) == 2 and "needs one Aligner" in capsys.readouterr().err
+    one = ["evaluate", "--measure", "preference", "--output", "x", "--models", "a", "--rows", "r.json", "--margin", "0"]
+    assert main(one) == 2 and "--margin is for measures of corrected texts" in capsys.readouterr().err
 
 
 def test_a_run_on_damaged_answers_ends_with_its_figure_and_the_strongest_control(good_rows, tiny_model):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,12 +14,12 @@ from dataclasses import replace
 import pytest
 from conftest import ROOT
 
-from aligner.cli import main
+from aligner.cli import command_parser, main
 from aligner.evaluation.subprocess_step import StepFailed
 from aligner.records import UserError
 from aligner.reproduce.experiment import experiment_names, read_experiment, rows_by_side
 from aligner.reproduce.run import choose_recipe, paper_lines
-from aligner.reproduce.steps import Step, run_step, steps_of, write_rows
+from aligner.reproduce.steps import Step, measuring_steps, run_step, steps_of, write_rows
 from aligner.training.flags import parse
 
 SIDES = ("train", "choose", "report")
@@ -42,19 +43,61 @@ def data(tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("name", experiment_names())
+SMALL = [name for name in experiment_names() if "small" in read_experiment(name).scales]
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_every_shipped_experiment_is_one_that_training_understands(name, tmp_path):
     experiment = read_experiment(name)
-    counts = {side: experiment.questions[side] for side in SIDES} | dict.fromkeys(experiment.scales["small"].runs, 100)
+    runs = experiment.scales["small"].runs
+    rows = 1.4 * experiment.questions["train"]  # as the files of the damaged answers have them
+    counts = dict(experiment.answers) | {name: round(rows * run.get("share", 1)) for name, run in runs.items()}
     steps = steps_of(experiment, tmp_path, counts)
     trained = [step for step in steps if step.name.startswith("train ")]
-    assert len(trained) == len(experiment.scales["small"].runs) and trained[0].name == "train shuffled"
+    assert len(trained) == len(runs) and trained[0].name == "train shuffled"
     for step in trained:
         assert parse(step.words[1:]).output.output_dir
-    assert sum(step.seconds for step in steps) < 2 * 3600 * 2, "about two hours an experiment"
-    commands = [line for line in paper_lines(experiment) if line.startswith("bash scripts/sft-correction.sh")]
-    for line in commands:
-        assert parse(line.split()[2:]).data.train_datasets
+    steps += measuring_steps(experiment, tmp_path, list(runs)[1], "report", counts["report"], 1)
+    assert sum(step.seconds for step in steps) < 2 * 3600, "two hours an experiment at most"
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_every_command_of_the_papers_size_is_one_that_the_program_understands(name):
+    experiment = read_experiment(name)
+    lines = paper_lines(experiment)
+    headings = [line for line in lines[1:] if line.startswith("# ")]
+    assert len(headings) == len(experiment.scales["paper"].runs) and all(line.endswith(" hours") for line in headings)
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        if words[:2] == ["bash", "scripts/sft-correction.sh"]:
+            assert parse(words[2:]).data.train_datasets
+        elif words:
+            args, rest = command_parser(words[1:]).parse_known_args(words[1:])
+            assert words[0] == "aligner" and (args.command == "plan" or not rest)
+    assert len(lines) > 2
+
+
+def test_what_is_at_the_papers_size_alone_says_so(capsys):
+    assert main(["reproduce", "mt_bench", "--data", "none"]) == 0
+    assert "at the paper's size alone, with --scale paper" in capsys.readouterr().out
+
+
+def test_recipes_are_compared_without_models_among_the_controls_and_the_chosen_one_is_reported_beside_them(tmp_path):
+    experiment = read_experiment("preference")
+    for side, controls in (("choose", False), ("report", True)):
+        [step] = [
+            s for s in measuring_steps(experiment, tmp_path, "pairs", side, 9, 1) if s.name.startswith("preference")
+        ]
+        assert ("--shuffled" in step.words, "none" in step.words) == (controls, not controls)
+
+
+def test_no_more_answers_are_measured_than_the_file_says_and_all_are_trained_on(data, tmp_path):
+    experiment = replace(read_experiment("warmup"), answers={"choose": 3, "report": 5})
+    counts = write_rows(experiment, data, tmp_path / "rows")
+    assert (counts["choose"], counts["report"]) == (3, 5) and counts["train"] > 20
+    rows = [json.loads(line) for line in (tmp_path / "rows" / "report.jsonl").read_text().splitlines()]
+    whole = rows_by_side(experiment, data, experiment.rows)["report"]
+    assert len(rows) == 5 and rows != whole[:5] and all(row in whole for row in rows), "of all files, not of the first"
 
 
 def test_no_question_is_on_two_sides_and_none_changes_sides_between_files(data):
@@ -141,7 +184,7 @@ def test_the_recipe_is_chosen_by_the_first_measure_and_the_control_is_none(tmp_p
 def test_an_estimate_comes_first_and_a_dry_run_ends_there(data, tmp_path, capsys):
     assert main(["reproduce", "warmup", "--data", str(data), "--output", str(tmp_path / "out"), "--dry_run"]) == 0
     printed = capsys.readouterr().out
-    assert "hours on two quiet cores" in printed and "25 of 25 steps left" in printed
+    assert "hours on two quiet cores" in printed and "25 of 25 steps left, and the report: about " in printed
     assert not (tmp_path / "out" / "warmup" / "runs").exists()
 
 

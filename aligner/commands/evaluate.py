@@ -83,6 +83,12 @@ def add_measure_flags(parser: argparse.ArgumentParser) -> None:
         help="answers of a part for models among the controls (60)",
     )
     add("--dtype", choices=("float32", "bfloat16"), help="of all models (bfloat16 on a GPU that has it, else float32)")
+    add(
+        "--margin",
+        type=float,
+        metavar="NATS",
+        help="as of 'aligner correct': leave an answer alone unless its correction is so much likelier under the model",
+    )
     add("--tried", type=int, default=1, metavar="N", help="recipes tried before this one was chosen: stands beside (1)")
 
 

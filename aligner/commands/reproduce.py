@@ -43,6 +43,9 @@ def run(args: argparse.Namespace) -> int:
     if args.scale == "paper":
         print_lines(*paper_lines(experiment))
         return 0
+    if "small" not in experiment.scales:
+        print_lines(f"{experiment.name}: {experiment.about}: at the paper's size alone, with --scale paper")
+        return 0
     if not args.data:
         raise UserError(f"--data is missing: the folder with {', '.join(experiment.rows)}.")
     require_at_least_one(questions=args.questions)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from aligner.card import prompt_of
+from aligner.card import objectives_of, prompt_of
 from aligner.encoder import Encoder
-from aligner.feedbacks import FEEDBACKS
 from aligner.inference.greedy import Decoder, DecoderRow, supports_drafts
+from aligner.inference.likelihood import log_likelihood
 from aligner.inference.sampling import Sampling, generate
 from aligner.models import device_map_options, load_model, load_tokenizer, positions_of
+from aligner.objectives import sentences
 from aligner.prompts import PromptTemplate
 from aligner.quality.edits import Edits, edits
 from aligner.records import UserError
@@ -37,11 +38,13 @@ class CorrectionRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class Corrected:
-    """A corrected answer. `finished`: the Aligner ended it by itself and was not cut off."""
+    """A corrected answer. `finished`: the Aligner ended it by itself and was not cut off. `nats_ahead`: by how much it is likelier
+    under the Aligner than the answer left alone, where the settings ask for that."""
 
     text: str
     finished: bool
     edits: Edits
+    nats_ahead: float | None = None
 
     @classmethod
     def unchanged(cls, answer: str) -> Corrected:
@@ -70,13 +73,15 @@ MODEL_ERRORS = (IndexError, ValueError, TypeError, RuntimeError)  # what a model
 class Settings:
     """How corrections are decoded: rows at once, tokens of a correction at most, and how tokens are drawn (greedily without
     `sampling`). `max_prompt_tokens`: the longest prompt, where that is less than the model's positions. `whole_only`: an answer
-    that a correction has no room for is refused (NoRoom) before it is decoded."""
+    that a correction has no room for is refused (NoRoom) before it is decoded. `weighed`: each correction is compared with its
+    answer left alone, by their likelihoods."""
 
     batch_size: int = 8
     max_new_tokens: int = 2048
     sampling: Sampling | None = None
     max_prompt_tokens: int | None = None
     whole_only: bool = False
+    weighed: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,7 @@ class Corrector:
     template: PromptTemplate
     decoder: Decoder | None  # None: for this model only transformers' own generation is right
     settings: Settings = Settings()
+    objectives: Mapping[str, str] = field(default_factory=dict)  # those that it can be asked for by name
 
     @classmethod
     def load(
@@ -120,18 +126,21 @@ class Corrector:
                 "%s is decoded by transformers, token by token: its cache holds something other than keys and values",
                 folder,
             )
-        return cls(model, encoder, template, decoder, settings)
+        return cls(model, encoder, template, decoder, settings, objectives_of(folder, template))
 
     def correct(
-        self, pairs: Iterable[tuple[str, str] | CorrectionRequest], feedback: str | None = None
+        self,
+        pairs: Iterable[tuple[str, str] | CorrectionRequest],
+        feedback: str | None = None,
+        objectives: Sequence[str] = (),
     ) -> list[Corrected]:
-        """The correction of each (question, answer), in order. `feedback` holds for all: a text, or a preset's name.
+        """The correction of each (question, answer), in order. `feedback` holds for all, or `objectives`: names and texts.
 
         UserError where one cannot be corrected: its prompt is longer than the model's positions.
         """
         requests = [CorrectionRequest(*pair) for pair in pairs]
-        if feedback:
-            requests = [request._replace(feedback=FEEDBACKS.get(feedback, feedback)) for request in requests]
+        if wanted := feedback or sentences(objectives, self.objectives):
+            requests = [request._replace(feedback=wanted) for request in requests]
         outcomes = dict(self.stream(requests))
         for index in range(len(requests)):
             outcome = outcomes[index]
@@ -176,7 +185,16 @@ class Corrector:
         """The text of a decoded row, compared with the answer."""
         finished = row.output[-1] == self.encoder.eos
         text = self.text(row.output[: len(row.output) - finished])
-        return Corrected(text, finished, edits(answer, text))
+        ahead = self._ahead(row) if finished and self.settings.weighed else None
+        return Corrected(text, finished, edits(answer, text), ahead)
+
+    def _ahead(self, row: DecoderRow) -> float:
+        """By how many nats a decoded correction is likelier than its answer. Greedy decoding may end in one that is less likely:
+        after a slip in a copy there is no way back."""
+        if row.output == row.answer:
+            return 0.0
+        correction, answer = (log_likelihood(self.model, row.prompt, tokens) for tokens in (row.output, row.answer))
+        return correction - answer
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of tokens of a correction."""

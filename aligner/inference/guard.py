@@ -1,11 +1,13 @@
 """What must not be rewritten, and what is no correction: one rule for `aligner serve` and `aligner correct`.
 
 Left alone: an answer that is JSON, or in a script that the Aligner was not trained on (where that is said), or whose fenced code
-the correction would change. No correction: a text that did not end, or that went on past its end with the prompt's own markers.
+the correction would change, or whose correction is hardly likelier than it (where that is weighed). No correction: a text that
+did not end, or that went on past its end with the prompt's own markers.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -47,15 +49,19 @@ class Guard:
 
     keep_unfinished: a correction that did not end is taken all the same. keep_code: fenced code comes back byte for byte or not
     at all. correct_structured: JSON and the text beside tool calls are corrected like prose. scripts: of Unicode, in which at
-    least half of an answer's letters are; none: any. UserError where a script has no such name.
+    least half of an answer's letters are; none: any. margin: nats by which a correction is likelier under the Aligner than the
+    answer left alone, at least. UserError where a script has no such name, or the margin is no number.
     """
 
     keep_unfinished: bool = False
     keep_code: bool = True
     correct_structured: bool = False
     scripts: tuple[str, ...] = ()
+    margin: float | None = None
 
     def __post_init__(self) -> None:
+        if self.margin is not None and not math.isfinite(self.margin):
+            raise UserError(f"--margin is {self.margin}: it is a number of nats, such as 0 or 2.5.")
         for name in self.scripts:
             try:
                 regex.compile(rf"\p{{Script={name}}}")
@@ -79,6 +85,8 @@ class Guard:
                 return KeepReason("the correction did not end", True)
             if marker := runs_on(corrected.text, question + "\n" + answer, markers):
                 return KeepReason(f"the correction runs on with the prompt's own '{marker}'", True)
+        if self.margin is not None and corrected.nats_ahead is not None and self.margin > corrected.nats_ahead:
+            return KeepReason(f"the correction is not {self.margin:g} nats likelier than the answer", False)
         if self.keep_code and (blocks := code_blocks(answer)) and code_blocks(corrected.text) != blocks:
             return KeepReason("the correction would change fenced code", False)
         return None

@@ -25,20 +25,25 @@ from aligner.training.flags import SPELLINGS
 
 FOLDER = shipped("configs/reproduce")
 SIDES = ("train", "choose", "report")
-RUN_KEYS = {"rows", "upstream", "shuffled", "share"}  # of a run, besides flags of training
+RUN_KEYS = {"rows", "upstream", "shuffled", "share", "records"}  # of a run, besides flags of training
 Fields = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Scale:
     """One size of an experiment. train: flags that all runs share. runs: what each changes, by its name. seconds: of a record
-    trained on once and of an answer corrected, on two quiet cores, for the estimate. gpus, gpu_memory: for the plan."""
+    trained on once, of an answer corrected (correction), of a pair whose likelihoods are compared (pair), on two quiet cores, for
+    the estimate. gpus, gpu_memory, records, tokens_per_row, tflops (of a GPU): for the plan. commands: further ones, as typed."""
 
-    train: Fields
-    runs: Mapping[str, Fields]
+    train: Fields = field(default_factory=dict)
+    runs: Mapping[str, Fields] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     gpus: int = 8
     gpu_memory: int = 80
+    records: int = 20_000
+    tokens_per_row: float = 760
+    tflops: float = 125
+    commands: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,18 +51,19 @@ class Experiment:
     """The contents of a YAML file.
 
     rows: files in the data folder. longest: characters of an answer or correction at most. questions: how many for each side.
-    limit: on each side so many at most, for a trial; None: as the file says.
+    limit: on each side so many at most, for a trial; None: as the file says. answers: of a side to measure at most.
     damage: what `--hold_back` keeps for measuring, where the records are restorations; else None. passes: corrections of
-    corrections, to see whether they settle.
+    corrections, to see whether they settle. Where there is no scale `small`, the paper's commands are all there is.
     """
 
     name: str
     about: str
-    rows: tuple[str, ...]
-    longest: int
-    questions: Mapping[str, int]
-    measures: tuple[str, ...]
     scales: Mapping[str, Scale]
+    rows: tuple[str, ...] = ()
+    longest: int = 0
+    questions: Mapping[str, int] = field(default_factory=dict)
+    measures: tuple[str, ...] = ()
+    answers: Mapping[str, int] = field(default_factory=dict)
     damage: str | None = None
     passes: int = 1
     limit: int | None = None
@@ -81,12 +87,14 @@ def read_experiment(name: str) -> Experiment:
         )
     value = read_yaml(file)
     needed = {"about", "rows", "longest", "questions", "measures", "small", "paper"}
+    if isinstance(value, dict) and value.keys() == {"about", "paper"}:
+        return Experiment(file.stem, str(value["about"]), {"paper": _scale(f"{file}: paper", value["paper"])})
     if not isinstance(value, dict) or needed - value.keys():
         missing = min(needed - value.keys()) if isinstance(value, dict) else "keys"
         raise UserError(f"{file}: has no {missing}. It needs {', '.join(sorted(needed))}.")
-    if unknown := value.keys() - needed - {"damage", "passes"}:
+    if unknown := value.keys() - needed - {"damage", "passes", "answers"}:
         raise UserError(
-            f"{file}: '{min(unknown)}' is not known. There are {', '.join(sorted(needed))}, damage, passes."
+            f"{file}: '{min(unknown)}' is not known. There are {', '.join(sorted(needed))}, answers, damage, passes."
         )
     if wrong := [each for each in value["measures"] if each not in MEASURES]:
         raise UserError(f"{file}: there is no measure '{wrong[0]}'. There are {', '.join(MEASURES)}.")
@@ -101,25 +109,26 @@ def read_experiment(name: str) -> Experiment:
         questions=value["questions"],
         measures=tuple(value["measures"]),
         scales={scale: _scale(f"{file}: {scale}", value[scale]) for scale in ("small", "paper")},
+        answers=value.get("answers", {}),
         damage=value.get("damage"),
         passes=int(value.get("passes", 1)),
     )
 
 
 def _scale(place: str, value: Any) -> Scale:
-    if not isinstance(value, dict) or not {"train", "runs"} <= value.keys():
-        raise UserError(f"{place}: holds {kind_of(value)}; it needs train and runs.")
+    if not isinstance(value, dict) or not ({"train", "runs"} <= value.keys() or "commands" in value):
+        raise UserError(f"{place}: holds {kind_of(value)}; it needs train and runs, or commands.")
     if unknown := value.keys() - set(Scale.__dataclass_fields__):
         raise UserError(f"{place}: '{min(unknown)}' is not known. There are {', '.join(Scale.__dataclass_fields__)}.")
-    for name, flags in {"train": value["train"], **value["runs"]}.items():
+    for name, flags in {"train": value.get("train"), **value.get("runs", {})}.items():
         for flag in flags or {}:
             if flag not in SPELLINGS and flag not in RUN_KEYS:
                 near = difflib.get_close_matches(flag, [*SPELLINGS, *RUN_KEYS], n=1)
                 raise UserError(
                     f"{place}: {name}: there is no flag '{flag}'.{f' Did you mean {near[0]!r}?' if near else ''}"
                 )
-    runs = {name: dict(flags or {}) for name, flags in value["runs"].items()}
-    return Scale(**{**value, "runs": runs})
+    runs = {name: dict(flags or {}) for name, flags in value.get("runs", {}).items()}
+    return Scale(**{**value, "runs": runs, "commands": tuple(value.get("commands", ()))})
 
 
 def rows_by_side(experiment: Experiment, data: Path, files: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
@@ -138,14 +147,14 @@ def rows_by_side(experiment: Experiment, data: Path, files: tuple[str, ...]) -> 
             if isinstance(row, DataError):
                 raise row
             rows += [row.value] if _fits(row, experiment.longest) else []
-    order = sorted({_key(row["question"]) for row in rows})
+    order = sorted({digest_of(row["question"]) for row in rows})
     total, sides, start = sum(experiment.questions.values()), {}, 0.0
     for side in ("report", "choose", "train"):
         # By shares of all keys, so that a question keeps its side in a file that has other questions beside it.
         end = start + experiment.questions[side] / total
         keys = [key for key in order if start <= int(key[:12], 16) / 16**12 < end][: experiment.most(side)]
         sides[side], start = set(keys), end
-    return {side: [row for row in rows if _key(row["question"]) in sides[side]] for side in SIDES}
+    return {side: [row for row in rows if digest_of(row["question"]) in sides[side]] for side in SIDES}
 
 
 def _fits(row: Row, longest: int) -> bool:
@@ -154,6 +163,6 @@ def _fits(row: Row, longest: int) -> bool:
     return all(isinstance(text, str) and 20 <= len(text.strip()) <= longest for text in texts)
 
 
-def _key(question: str) -> str:
+def digest_of(question: str) -> str:
     """A digest of a question without case, punctuation and spacing."""
     return hashlib.sha256(question_key(question).encode()).hexdigest()

@@ -12,7 +12,7 @@ from aligner.evaluation.measures.table import markdown_lines, measure_lines
 from aligner.files import read_json, write_json, write_text
 from aligner.locks import take
 from aligner.plots import draw_sweep
-from aligner.reproduce.experiment import Experiment, Scale
+from aligner.reproduce.experiment import RUN_KEYS, Experiment, Scale
 from aligner.reproduce.steps import Step, measuring_steps, run_step, steps_of, words_of, write_rows
 from aligner.terminal import print_lines
 
@@ -23,7 +23,10 @@ def run_small(experiment: Experiment, data: Path, folder: Path, dry_run: bool) -
     try:
         counts = write_rows(experiment, data, folder / "rows")
         steps = steps_of(experiment, folder, counts)
-        print_lines(*estimate_lines(experiment, steps, counts))
+        reported = measuring_steps(
+            experiment, folder, _recipes(experiment)[0], "report", counts["report"], 1
+        )  # as any other's
+        print_lines(*estimate_lines(experiment, steps, counts, sum(step.seconds for step in reported)))
         if dry_run:
             return 0
         for step in progress(steps, desc=experiment.name, unit=" steps"):
@@ -38,15 +41,15 @@ def run_small(experiment: Experiment, data: Path, folder: Path, dry_run: bool) -
         release()
 
 
-def estimate_lines(experiment: Experiment, steps: Sequence[Step], counts: dict[str, int]) -> list[str]:
-    """What the experiment is, its rows by side, and the hours that are left."""
+def estimate_lines(experiment: Experiment, steps: Sequence[Step], counts: dict[str, int], reported: float) -> list[str]:
+    """What the experiment is, its rows by side, and the hours that are left, with the seconds that the report takes."""
     left = [step for step in steps if not step.product.exists()]
-    hours = sum(step.seconds for step in left) / 3600
+    hours = (sum(step.seconds for step in left) + reported) / 3600
     sides = ", ".join(f"{counts[side]:,} to {side}" for side in ("train", "choose", "report"))
     return [
         f"{experiment.name}: {experiment.about}",
         f"rows: {sides} (no question is on two sides)",
-        f"{len(left):,} of {len(steps):,} steps left, about {hours:.1f} hours on two quiet cores",
+        f"{len(left):,} of {len(steps):,} steps left, and the report: about {hours:.1f} hours on two quiet cores",
     ]
 
 
@@ -127,17 +130,33 @@ def _recipe_table(recipes: dict[str, dict[str, Any]], chosen: str) -> list[str]:
 
 
 def paper_lines(experiment: Experiment) -> list[str]:
-    """The paper's size: for each run the command, and the one that says what it needs. Nothing is run."""
+    """The paper's size: for each run its hours by the plan, the command that says what it needs, and the one that trains; then the
+    commands that are no training. Nothing is run."""
     scale = experiment.scales["paper"]
     lines = [f"# {experiment.name}: {experiment.about}"]
     for name in scale.runs:
-        flags = words_of(_paper_flags(experiment, scale, name))
-        hardware = ["--gpus", str(scale.gpus), "--gpu_memory", str(scale.gpu_memory)]
-        lines += [f"# {name}", shlex.join(["aligner", "plan", *hardware, *flags])]
-        lines.append(shlex.join(["bash", "scripts/sft-correction.sh", *flags]))
-    return lines
+        flags = _paper_flags(experiment, scale, name)
+        request = {"rows": scale.runs[name].get("records", scale.records)}
+        request |= {key: getattr(scale, key) for key in ("gpu_memory", "tokens_per_row", "tflops")}
+        recipe = words_of({"gpus": scale.gpus, **{key: flags[key] for key in flags if key != "train_datasets"}})
+        lines.append(f"# {name}, {request['rows']:,} rows: {_hours(recipe, request)}")
+        lines.append(shlex.join(["aligner", "plan", *words_of(request), *recipe]))
+        lines.append(shlex.join(["bash", "scripts/sft-correction.sh", *words_of(flags)]))
+    return [*lines, *scale.commands]
+
+
+def _hours(recipe: Sequence[str], request: dict[str, Any]) -> str:
+    """The plan's last line, which is of time."""
+    from aligner.training.planning.report import (
+        PlanRequest,
+        report,
+    )  # with torch, which the small scale starts elsewhere
+
+    lines, _ = report([*recipe, "--gradient_checkpointing", "True"], PlanRequest(**request))
+    return lines[-1]
 
 
 def _paper_flags(experiment: Experiment, scale: Scale, name: str) -> dict[str, Any]:
     output = f"output/reproduce/{experiment.name}/{name}"
-    return {**scale.train, **scale.runs[name], "output_dir": output}
+    run = {key: value for key, value in scale.runs[name].items() if key not in RUN_KEYS}
+    return {**scale.train, **run, "output_dir": output}

@@ -16,7 +16,7 @@ from typing import Any
 from aligner.evaluation.subprocess_step import StepFailed, the_same
 from aligner.files import COMPLETED, sha256_of, write_lines
 from aligner.records import UserError
-from aligner.reproduce.experiment import RUN_KEYS, Experiment, Fields, Scale, rows_by_side
+from aligner.reproduce.experiment import RUN_KEYS, Experiment, Fields, Scale, digest_of, rows_by_side
 from aligner.training.datasets.mixture import mix
 from aligner.training.datasets.options import Options
 
@@ -66,8 +66,9 @@ def write_rows(experiment: Experiment, data: Path, folder: Path) -> dict[str, in
     counts, scale = {}, experiment.scales["small"]
     sides = rows_by_side(experiment, data, experiment.rows)
     for side, rows in sides.items():
-        write_lines(folder / f"{side}.jsonl", rows)
-        counts[side] = len(rows)
+        counts[side] = min(len(rows), experiment.answers.get(side, len(rows)))
+        mixed = rows if side == "train" else sorted(rows, key=lambda row: digest_of(row["question"]))  # of all files
+        write_lines(folder / f"{side}.jsonl", mixed[: counts[side]])
     for name, run in scale.runs.items():
         files = tuple(run.get("rows", experiment.rows))
         own = sides if files == experiment.rows else rows_by_side(experiment, data, files)
@@ -139,26 +140,30 @@ def steps_of(experiment: Experiment, folder: Path, counts: dict[str, int]) -> li
 
 
 def measuring_steps(experiment: Experiment, folder: Path, name: str, side: str, answers: int, tried: int) -> list[Step]:
-    """Measure a run on the questions of a side: every measure, the losses on copied and edited tokens, and several passes."""
+    """Measure a run on the questions of a side. Where recipes are compared (`choose`): each measure's gain, the losses on copied
+    and edited tokens, and several passes; where the chosen one is reported: each measure beside the controls that are models."""
     scale, rows = experiment.scales["small"], folder / "rows" / f"{side}.jsonl"
     output, steps = folder / "measures" / name / side, []
     control = next((other for other, run in scale.runs.items() if run.get("shuffled")), None)
     each = scale.seconds.get("correction", 1)
+    reported = {"shuffled": folder / "runs" / control} if control else {}
     for measure in experiment.measures:
         flags = {"measure": measure, "rows": rows, "models": folder / "runs" / name, "output": output / measure}
-        flags |= {"shuffled": folder / "runs" / control} if control else {}
+        flags |= {
+            "dtype": "bfloat16",
+            **(reported if side == "report" else {"base": "none"}),
+        }  # the type: as it was trained
         flags |= {"hold_back": experiment.damage} if experiment.damage and measure == "restoration" else {}
         words = ("aligner", "evaluate", *words_of({**flags, "tried": tried, "control_limit": 20}))
-        parts = 4.5 if measure == "restoration" else 1
-        product, seconds = output / measure / "measure.json", answers * parts * each
+        seconds = 3.5 * each * answers  # damaged in three ways, and every second one left alone
+        if measure == "preference":
+            seconds = (3 if side == "report" else 1) * scale.seconds.get("pair", 1) * answers
+        product = output / measure / "measure.json"
         steps.append(Step(f"{measure} of {name}, {side}", words, product, seconds, rows))
-    losses = {
-        "after": rows,
-        "models": f"{name}={folder / 'runs' / name}",
-        "output": output / "losses",
-        "max_new_tokens": 256,
-    }
-    words = ("aligner", "evaluate", *words_of(losses))
+    if side == "report":
+        return steps
+    losses = {"after": rows, "models": f"{name}={folder / 'runs' / name}", "output": output / "losses"}
+    words = ("aligner", "evaluate", *words_of({**losses, "max_new_tokens": 256}))
     steps.append(Step(f"losses of {name}, {side}", words, output / "losses" / "report.json", answers * each, rows))
     if experiment.passes > 1:
         file = output / "passes.jsonl"

@@ -7,26 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from transformers import PreTrainedModel
 
-PIECE = 256  # tokens whose logits are turned into probabilities at once
+from aligner.inference.likelihood import log_likelihood
 
 
-@torch.inference_mode()
 def confidence(model: PreTrainedModel, prompt: Sequence[int], answer: Sequence[int]) -> float:
     """The mean log-probability, in nats a token, of the answer as its own correction, end-of-text with it."""
-    ids = torch.tensor([[*prompt, *answer]], device=model.device)
-    logits_LV = model(input_ids=ids[:, :-1], logits_to_keep=len(answer)).logits[0, -len(answer) :]
-    targets = ids[0, -len(answer) :].to(logits_LV.device)
-    pieces = range(0, len(answer), PIECE)
-    total = sum(
-        torch.nn.functional.cross_entropy(
-            logits_LV[i : i + PIECE].float(), targets[i : i + PIECE], reduction="sum"
-        ).item()
-        for i in pieces
-    )
-    return -total / len(answer)
+    return log_likelihood(model, prompt, answer) / len(answer)
 
 
 @dataclass(frozen=True)

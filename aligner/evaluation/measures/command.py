@@ -90,6 +90,7 @@ def _about(config: MeasureConfig, systems: dict[str, str]) -> dict[str, Any]:
         "hold_back": config.hold_back,
         "max_new_tokens": config.max_new_tokens,
         "dtype": config.dtype,
+        "margin": config.margin,
         "recipes_tried": config.tried,
     }
 
@@ -148,6 +149,7 @@ def _correct(
     prompt = _prompt(config, name, folder)
     flags: dict[str, Any] = {"max_new_tokens": config.max_new_tokens, "trust_remote_code": config.trust_remote_code}
     flags |= {"dtype": config.dtype} if config.dtype else {}
+    flags |= {} if config.margin is None else {"margin": config.margin}
     rows = [{"question": question, "answer": answer} for question, answer in pairs]
     parts = [
         *map(json_line, rows),

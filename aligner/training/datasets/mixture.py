@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
+from aligner.objectives import sentences, shuffled
+from aligner.prompts import EQUAL
 from aligner.questions import question_key
 from aligner.records import Correction, DataError, Skipped, UserError
 from aligner.training.datasets.options import NO_OPTIONS, Options
-from aligner.training.datasets.registry import Read, Spec, parse_spec, records_of
+from aligner.training.datasets.read_records import Read, records_of
+from aligner.training.datasets.registry import Spec, parse_spec
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,14 @@ class Mixture:
     sources: tuple[Source, ...]
 
 
-def mix(specs: Sequence[str], seed: int, options: Options = NO_OPTIONS, prompt: str | None = None) -> Mixture:
-    """Read all specs. `prompt`: the one that is chosen for all, if one is.
+def mix(
+    specs: Sequence[str],
+    seed: int,
+    options: Options = NO_OPTIONS,
+    prompt: str | None = None,
+    objectives: Mapping[str, str] = MappingProxyType({}),
+) -> Mixture:
+    """Read all specs. `prompt`: the one that is chosen for all, if one is. `objectives`: the sentence of each name.
 
     Raises DataError for the first unusable row, with the number of all such rows of its file.
     """
@@ -54,13 +64,24 @@ def mix(specs: Sequence[str], seed: int, options: Options = NO_OPTIONS, prompt: 
         if not sampled:
             reason = f", {len(left_out)} left out (the first: {left_out[0].reason})" if left_out else ""
             raise UserError(f"'{spec.text}' gives no records: it has {len(rows) + len(left_out)} rows{reason}.")
-        records += sampled
+        records += [with_sentences(record, seed, objectives) for record in sampled]
         skipped += left_out
         count, version = len(rows) + len(left_out), spec.dataset.version(options)
         files = spec.files()
         sha256 = spec.sha256(files)
         sources.append(Source(spec.text, version, spec.path, sha256, count, len(left_out), len(sampled), files))
     return Mixture(tuple(records), tuple(skipped), tuple(sources))
+
+
+def with_sentences(record: Correction, seed: int, objectives: Mapping[str, str]) -> Correction:
+    """The record with its objectives as text, in an order of its own. DataError for a name without a sentence."""
+    if not record.objectives:
+        return record
+    try:
+        text = sentences(shuffled(record.objectives, f"{seed}:{record.origin}"), objectives)
+    except UserError as error:
+        raise DataError(*record.origin, str(error).rstrip("."), "Add a line of it to the --objectives_file") from None
+    return replace(record, feedback=text)
 
 
 def usable(rows: Iterable[Read], spec: Spec) -> tuple[list[Correction], list[Skipped]]:
@@ -111,7 +132,22 @@ def identity(records: Sequence[Correction], proportion: float, seed: int) -> lis
     Without their feedback: to copy an answer whatever was asked for would teach not to listen.
     """
     size = identity_size(len(records), proportion)
-    return [replace(r, correction=r.answer, feedback="") for r in sample(records, size, f"{seed}:identity")]
+    return [
+        replace(r, correction=r.answer, feedback="", objectives=()) for r in sample(records, size, f"{seed}:identity")
+    ]
+
+
+def part_equal(records: Sequence[Correction]) -> tuple[list[Correction], list[Correction]]:
+    """The pairs for the stage of equal preference, and all other records."""
+    equal = [record for record in records if record.prompt == EQUAL.name]
+    return equal, [record for record in records if record.prompt != EQUAL.name]
+
+
+def equal_preference(pairs: Sequence[Correction], proportion: float, seed: int) -> list[Correction]:
+    """A seeded share of the pairs that are rated the same in an objective (MetaAligner, section 3.2). UserError without any."""
+    if not pairs:
+        raise UserError("--equal_proportion: no two answers are rated the same in an objective. Leave the stage out.")
+    return sample(pairs, max(1, round(len(pairs) * proportion)), f"{seed}:equal")
 
 
 def identity_size(records: int, proportion: float) -> int:

@@ -1,0 +1,37 @@
+"""`rated-json`: a question with several answers, each rated in objectives of one's own.
+
+Fields: question, answers (a list of objects with text and ratings, which are numbers by objective). Source: this project.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aligner.records import Correction, Skipped
+from aligner.training.datasets.preference import text_of
+from aligner.training.datasets.rated import SOURCES, Pairing, RatedAnswer, read_ratings, records_of_ratings
+from aligner.training.datasets.registry import register
+
+
+@register("rated-json", template="objectives", sources=SOURCES)
+def rated_json(
+    row: Mapping[str, Any],
+    *,
+    pairs: str = "both",
+    margin: float = 0.0,
+    pairs_per_question: int = 6,
+    equal_proportion: float = 0.0,
+) -> list[Correction | Skipped]:
+    """Pairs of the answers, each with the objectives in which the target is the better one."""
+    given, answers, left_out = row["answers"], [], list[Skipped]()
+    if not isinstance(given, list) or not all(isinstance(each, Mapping) for each in given):
+        raise ValueError("'answers' is not a list of objects with text and ratings")
+    for each in given:
+        if not isinstance(each["ratings"], Mapping):
+            raise ValueError("'ratings' of an answer is not an object with a number by objective")
+        ratings, unreadable = read_ratings(each["ratings"])
+        answers.append(RatedAnswer(text_of(each, "text"), ratings))
+        left_out += unreadable
+    pairing = Pairing(pairs, margin, pairs_per_question, equal_proportion > 0)
+    return left_out + records_of_ratings(text_of(row, "question"), answers, pairing)
