@@ -241,7 +241,7 @@ def test_feedback_needs_a_slot_and_reaches_the_prompt(tiny_model, corrector, mon
     monkeypatch.setattr(Decoder, "decode", reading)
     for feedback in ("harmless", "in rhymes"):
         with_slot.correct([pair], feedback=feedback)
-    assert "##Feedback: harmless\n" in read[0] and "##Feedback: in rhymes\n" in read[1]
+    assert f"##Feedback: {with_slot.objectives['harmless']}\n" in read[0] and "##Feedback: in rhymes\n" in read[1]
 
 
 def test_a_prompt_that_is_too_long_is_refused_and_the_others_go_on(corrector):

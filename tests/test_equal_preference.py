@@ -82,6 +82,14 @@ def test_without_pairs_that_are_rated_the_same_there_is_no_such_stage(tmp_path):
         stage_data(run_of(file, tmp_path / "out", "--equal_proportion", "1"), "equal")
 
 
+def test_pairs_that_are_rated_the_same_in_all_objectives_leave_nothing_to_correct(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    pair = [{"text": "a", "ratings": {"honest": 1}}, {"text": "b", "ratings": {"honest": 1}}]
+    file.write_text(json.dumps({"question": "Q", "answers": pair}) + "\n")
+    with pytest.raises(UserError, match="every pair is rated the same in all its objectives"):
+        stage_data(run_of(file, tmp_path / "out", "--equal_proportion", "1"), "correction")
+
+
 def test_data_without_ratings_are_named(tiny_model, tmp_path):
     config = parse([*flags(tiny_model, tmp_path / "out"), "--equal_proportion", "1"])
     with pytest.raises(UserError, match="--equal_proportion is read by none of the data sets here"):

@@ -258,6 +258,18 @@ def test_new_adapters_change_nothing_and_the_folder_is_the_plain_model_s(peft, t
     assert all(torch.equal(p, again[name]) for name, p in model.named_parameters())
 
 
+def test_merged_weights_compute_what_the_adapters_do(peft, tiny_model):
+    from aligner.training.engine.adapters import adapter_parameters, merging, plain_names
+
+    model, plain = adapted(tiny_model, lora_alpha=12), opened(tiny_model)
+    for _, parameter in adapter_parameters(model).values():
+        torch.nn.init.normal_(parameter, std=0.1)
+    fetch = merging(model, lambda name: model.state_dict()[name])
+    plain.load_state_dict({name: fetch(name) for name in plain_names(model)})
+    beside, base = logits(model), logits(opened(tiny_model))
+    assert float((logits(plain) - beside).abs().max()) < 1e-5 < 1e-2 < float((beside - base).abs().max())
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

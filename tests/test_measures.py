@@ -272,8 +272,20 @@ def test_a_measure_without_rows_or_with_two_aligners_is_one_line(capsys):
     command = ["evaluate", "--measure", "truth", "--output", "x", "--models", "a", "b"]
     assert main(command) == 2 and "--measure truth needs --rows." in capsys.readouterr().err
     assert main([*command, "--rows", "r.json"]) == 2 and "needs one Aligner" in capsys.readouterr().err
-    one = ["evaluate", "--measure", "preference", "--output", "x", "--models", "a", "--rows", "r.json", "--margin", "0"]
-    assert main(one) == 2 and "--margin is for measures of corrected texts" in capsys.readouterr().err
+    one = [
+        "evaluate",
+        "--measure",
+        "preference",
+        "--output",
+        "x",
+        "--models",
+        "a",
+        "--rows",
+        "r.json",
+        "--nats_ahead",
+        "0",
+    ]
+    assert main(one) == 2 and "--nats_ahead is for measures of corrected texts" in capsys.readouterr().err
 
 
 def test_a_run_on_damaged_answers_ends_with_its_figure_and_the_strongest_control(good_rows, tiny_model):

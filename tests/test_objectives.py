@@ -76,25 +76,42 @@ ASKED = [{**QAC, "question": f"Q{n}", "objectives": ["concise", "harmless", "pol
 def test_rows_learn_their_objectives_sentences_in_an_order_that_seed_and_row_decide(tmp_path):
     file = tmp_path / "rows.json"
     file.write_text(json.dumps(ASKED))
-    texts = [record.feedback for record in mix([str(file)], 1, objectives=SENTENCES).records]
+    texts = [record.feedback for record in mix([str(file)], 1, prompt="objectives", objectives=SENTENCES).records]
     whole = {SENTENCES["concise"], SENTENCES["harmless"], SENTENCES["polite"], "in verse"}
     assert all(set(text.split("; ")) == whole for text in texts) and len(set(texts)) > 1
     code = (
         "import json,sys; from aligner.training.datasets.mixture import mix; from aligner.objectives import read_objectives;"
-        "print(json.dumps([r.feedback for r in mix([sys.argv[1]], 1, objectives=read_objectives()).records]))"
+        "print(json.dumps([r.feedback for r in mix([sys.argv[1]], 1, prompt='objectives', objectives=read_objectives()).records]))"
     )
     other = subprocess.run(
         [sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert json.loads(other.stdout) == texts, "another process"
-    assert [record.feedback for record in mix([str(file)], 2, objectives=SENTENCES).records] != texts, "another seed"
+    assert [
+        record.feedback for record in mix([str(file)], 2, prompt="objectives", objectives=SENTENCES).records
+    ] != texts, "another seed"
 
 
 def test_a_name_that_no_file_knows_is_a_fault_of_its_row(tmp_path):
     file = tmp_path / "rows.json"
     file.write_text(json.dumps([QAC, {**QAC, "objectives": "concis"}]))
     with pytest.raises(DataError, match=r"row 2: there is no objective 'concis' here. Did you mean concise"):
-        mix([str(file)], 1, objectives=SENTENCES)
+        mix([str(file)], 1, prompt="objectives", objectives=SENTENCES)
+
+
+def test_where_no_prompt_asks_for_objectives_a_field_of_that_name_is_no_fault_and_names_are_counted_as_not_read(
+    tmp_path,
+):
+    file, known = tmp_path / "rows.json", {**SENTENCES}
+    file.write_text(
+        json.dumps([{**QAC, "objectives": {"of": "another kind"}}, {**QAC, "objectives": "nobody-knows-it"}])
+    )
+    first, second = mix([str(file)], 1, objectives=known).records
+    assert (first.objectives, first.feedback) == ((), "") and second.feedback == "nobody-knows-it", (
+        "for the tally of what is unread"
+    )
+    with pytest.raises(DataError, match=r"row 1: correction-json: 'objectives' is neither text nor a list of texts"):
+        mix([str(file)], 1, prompt="objectives", objectives=known)
 
 
 def test_the_card_keeps_the_sentences_of_the_runs_file(tiny_model, tmp_path):
@@ -160,6 +177,26 @@ def test_a_file_is_corrected_with_the_objectives_of_its_rows_or_else_of_the_comm
     assert "there is no objective 'harmless' here. Did you mean kind, short?" in capsys.readouterr().err
 
 
+def test_rows_objectives_that_no_prompt_takes_are_counted_and_those_of_another_kind_are_not(
+    tiny_model, tmp_path, capsys
+):
+    rows = [{"question": "Q", "answer": "A", "objectives": each} for each in ("concise", {"of": "another kind"}, 5)]
+    source, out = write(tmp_path / "in.jsonl", rows), str(tmp_path / "out.jsonl")
+    command = [
+        "correct",
+        "--model",
+        str(tiny_model),
+        "--prompt_template",
+        "correction",
+        "--input",
+        source,
+        "--output",
+        out,
+    ]
+    assert main([*command, "--max_new_tokens", "4"]) == 0
+    assert "1 rows have feedback, which the Aligner's prompt has no slot for" in capsys.readouterr().out
+
+
 def test_a_prompt_without_the_slot_refuses_objectives(tiny_model, tmp_path, capsys):
     source = write(tmp_path / "in.jsonl", [{"question": "Q", "answer": "A"}])
     command = ["correct", "--model", str(tiny_model), "--prompt_template", "correction", "--input", source]
@@ -183,6 +220,7 @@ def test_a_request_asks_by_the_models_name_or_by_a_header(aligner_on_request, pr
         assert listed == ["llama:7b", "aligner:kind", "aligner:short"]
         for model, header, sent, objectives in (
             ("llama:7b", None, "llama:7b", ""),
+            ("aligner", None, "aligner", ""),
             ("aligner:kind+short", None, "llama:7b", "Be kind; Be short"),
             ("mine:short", None, "mine", "Be short"),
             ("mine", "kind", "mine", "Be kind"),
@@ -204,6 +242,9 @@ def test_an_aligner_without_the_slot_lists_nothing_and_refuses_a_request_for_obj
         upstream.replies({"object": "list", "data": [{"id": "m"}]})
         assert requests.get(f"{address}/v1/models").json() == {"object": "list", "data": [{"id": "m"}]}
         upstream.says({"content": "A"})
+        messages = [{"role": "user", "content": "Q"}]
+        client(address).chat.completions.create(model="aligner:latest", messages=messages)
+        assert upstream.asked[-1][1]["model"] == "aligner:latest", "a name that an upstream may have"
         assert ask(address).choices[0].message.content == TEXT
         with pytest.raises(openai.BadRequestError, match="no slot for them"):
             ask(address, extra_headers={"x-aligner-objectives": "kind"})

@@ -48,8 +48,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--retry_failed", action="store_true", help="correct again the rows of --output that failed, and no others")
     add("--rounds", type=int, default=1, metavar="N", help="feed corrections back in, so many times in all (1)")
-    asked = parser.add_mutually_exclusive_group()
-    asked.add_argument(
+    instruction = parser.add_mutually_exclusive_group()
+    instruction.add_argument(
         "--objectives",
         type=split_objectives,
         default=(),
@@ -57,12 +57,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="what corrections are to mind, for rows that say nothing: names of the Aligner's card (configs/objectives.yaml), "
         "or a sentence",
     )
-    asked.add_argument("--feedback", metavar="TEXT", help="the same as a text of your own")
+    instruction.add_argument("--feedback", metavar="TEXT", help="the same as a text of your own")
     add("--sample", action="store_true", help="draw tokens as the paper did (temperature 0.3, top-k 10, top-p 0.95)")
     add("--seed", type=int, default=42, metavar="N", help="of --sample (42)")
     add_guard_flags(parser)
     add(
-        "--margin",
+        "--nats_ahead",
         type=float,
         metavar="NATS",
         help="leave an answer alone unless its correction is so much likelier under the Aligner, in nats ('nats_ahead' of each row "
@@ -121,7 +121,7 @@ def run_one(args: argparse.Namespace) -> int:
         "upstream_url",
         "keep_unfinished",
         "scripts",
-        "margin",
+        "nats_ahead",
         "questions",
         "retry_failed",
     ):

@@ -47,7 +47,7 @@ def correct(config: CorrectConfig) -> int:
 def job_of(config: CorrectConfig) -> CorrectionJob:
     """The job that the settings describe. UserError where a model cannot be used as they say."""
     options, sampling = config.options, Sampling(seed=config.seed) if config.sample else None
-    whole, weighed = not config.keep_unfinished, config.margin is not None
+    whole, weighed = not config.keep_unfinished, config.nats_ahead is not None
     settings = Settings(options.batch_size, options.max_new_tokens, sampling, whole_only=whole, weighed=weighed)
     folders = [locate(folder) for folder in config.models]
     for folder in folders:
@@ -93,7 +93,7 @@ def job_of(config: CorrectConfig) -> CorrectionJob:
             config.keep == "code",
             config.correct_structured,
             config.scripts or (),
-            config.margin,
+            config.nats_ahead,
         ),
         config.questions,
         config.retry_failed,
@@ -143,7 +143,8 @@ def summary_lines(summary: CorrectionSummary, config: CorrectConfig) -> Iterator
         share = f"{summary.unfinished / max(1, summary.corrected):.0%}"
         yield f"{summary.unfinished:,} of them ({share}) did not end within {limit}: {action}"
     if summary.left_alone:
-        yield f"{summary.left_alone:,} answers were left alone (structured, fenced code, script, margin): 'guard_reason' says why"
+        reasons = "structured, fenced code, script, likelihood"
+        yield f"{summary.left_alone:,} answers were left alone ({reasons}): 'guard_reason' says why"
     if summary.unread:
         yield f"{summary.unread:,} rows have feedback, which the Aligner's prompt has no slot for: it was ignored"
 

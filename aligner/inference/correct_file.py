@@ -109,7 +109,8 @@ def correct_file(job: CorrectionJob, progress: Progress) -> CorrectionSummary:
     about = {"input": sha256_of(job.input), "rounds": job.rounds, "feedback": job.feedback, **job.about}
     if job.retry_failed:
         about["output"] = sha256_of(job.output)
-    about["guard"] = {**asdict(job.guard), "scripts": list(job.guard.scripts)}
+    guard = {**asdict(job.guard), "scripts": list(job.guard.scripts)}
+    about["guard"] = {name: value for name, value in guard.items() if value is not None}
     about |= {"objectives": list(job.objectives)} if job.objectives else {}
     about |= {"columns": asdict(job.columns)} if job.columns != QAC else {}
     journal = Journal(journal_file, about)
@@ -211,6 +212,11 @@ def _feedback(job: CorrectionJob, member: StackedAligner, item: Item) -> str:
     return member.objectives.get(text, text)
 
 
+def _asks(item: Item) -> bool:
+    """Whether a row says what its correction is to mind. A field `objectives` of another kind has another meaning."""
+    return bool(item.text("feedback") or (isinstance(item.fields.get("objectives"), str | list) and item.objectives()))
+
+
 def _unknown_objective(job: CorrectionJob, item: Item) -> DataError | None:
     """What is wrong with the objectives of a row, for the Aligners that are asked for them."""
     try:
@@ -267,7 +273,7 @@ def _summary(
     last = [journal.done[_kind(passes - 1), row] for row in good]
     faults = [item.fault for item in items if item.fault]
     deaf = not any(member.takes_feedback for member in job.stack)
-    unread = sum(bool(items[row].text("feedback") or items[row].objectives()) for row in good) if deaf else 0
+    unread = sum(_asks(items[row]) for row in good) if deaf else 0
     cut = sum("answer_finished" in items[row].fields for row in good)
     empty = sum(not correction["text"].strip() for correction in last)
     unfinished = sum(not correction["finished"] for correction in last)

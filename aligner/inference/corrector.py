@@ -134,12 +134,14 @@ class Corrector:
         feedback: str | None = None,
         objectives: Sequence[str] = (),
     ) -> list[Corrected]:
-        """The correction of each (question, answer), in order. `feedback` holds for all, or `objectives`: names and texts.
+        """The correction of each (question, answer), in order. `feedback` (a text, or an objective's name) holds for all, or
+        `objectives` (names and texts).
 
         UserError where one cannot be corrected: its prompt is longer than the model's positions.
         """
         requests = [CorrectionRequest(*pair) for pair in pairs]
-        if wanted := feedback or sentences(objectives, self.objectives):
+        known = self.objectives
+        if wanted := known.get(feedback, feedback) if feedback else sentences(objectives, known):
             requests = [request._replace(feedback=wanted) for request in requests]
         outcomes = dict(self.stream(requests))
         for index in range(len(requests)):

@@ -20,7 +20,7 @@ from aligner.training.config import RunConfig
 from aligner.training.datasets.damage import DamagePlan, damage_plan
 from aligner.training.datasets.mixture import Source
 from aligner.training.datasets.supervised import Tokens
-from aligner.training.stages import Stage, StageData
+from aligner.training.stages import BEFORE, Stage, StageData
 from aligner.training.train_log import read_log
 
 if TYPE_CHECKING:
@@ -70,8 +70,7 @@ def held_out_losses(stages: Sequence[Stage], export: str) -> list[tuple[str, flo
         if values:
             losses += [] if losses else [("before", values[0])]
             if stage.name != "correction":
-                after = {"identity": "the warm-up", "equal": "equal preference"}[stage.name]
-                losses.append((f"after {after}", values[-1]))
+                losses.append((f"after the {BEFORE[stage.name]}", values[-1]))
             else:
                 losses.append(("after the correction", min(values[1:]) if export == "best" else values[-1]))
     return losses
@@ -83,7 +82,7 @@ def show_result(stages: Sequence[Stage], data: StageData, config: RunConfig) -> 
     if losses := held_out_losses(stages, config.output.export):
         screen.print(f"\nLoss on {len(held_out)} held-out corrections (nats per token)")
         for name, loss in losses:
-            screen.print(f"  {name:<22}{loss:.4f}")
+            screen.print(f"  {name:<34}{loss:.4f}")
     corrections = config.output.show_corrections
     restores = any(source.dataset.split()[0] == "restoration" for source in data.train_sources)
     if held_out and (corrections or restores):

@@ -122,11 +122,11 @@ def examine(
                 suspicions.look(row)
                 if write:
                     fields = {"question": row.question, "answer": row.answer, "correction": row.correction}
-                    write({**fields, **_asked(row)})
+                    write({**fields, **_instruction(row)})
     return report
 
 
-def _asked(row: Correction) -> dict[str, Any]:
+def _instruction(row: Correction) -> dict[str, Any]:
     """What a record's correction is to mind, as a row holds it."""
     if row.objectives:
         return {"objectives": list(row.objectives)}

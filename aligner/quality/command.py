@@ -14,12 +14,12 @@ from aligner.quality.check import DataReport, examine, examine_tokens
 from aligner.quality.config import COUNTED, CheckConfig
 from aligner.records import UserError
 from aligner.terminal import print_lines
+from aligner.training.config import OptimizationConfig
 from aligner.training.datasets.mixture import with_sentences
-from aligner.training.datasets.options import Options
+from aligner.training.datasets.options import options_from
 from aligner.training.datasets.registry import parse_spec, register_files
 from aligner.training.datasets.tally import Tally
 
-SEED = 42  # as a run's by default
 SAMPLE = 20_000  # rows that are tokenised where there are more
 
 
@@ -30,7 +30,7 @@ def check_data(config: CheckConfig) -> int:
     for output, other in ((config.dump, config.output), (config.output, config.dump)):
         if output:
             refuse_overwriting(output, *inputs, *([other] if other else []))
-    options = Options(**{name: getattr(config, name) for name in Options.__dataclass_fields__ if hasattr(config, name)})
+    options = options_from(config)
     encoder = _encoder(config.model_name_or_path) if config.model_name_or_path else None
     bar = partial(progress, desc="reading", unit=" rows", delay=2)
     kept, prompt = _rows_to_keep(config), config.prompt_template
@@ -82,8 +82,8 @@ def _tokens(config: CheckConfig, encoder: Encoder, report: DataReport) -> tuple[
     prompts = prompts_of(chosen, report.records)
     bar = partial(progress, desc="tokenising", delay=2)
     try:
-        known = read_objectives(config.objectives_file)
-        records = [with_sentences(each, SEED, known) for each in report.records]
+        known, seed = read_objectives(config.objectives_file), OptimizationConfig.seed  # a run's by default
+        records = [with_sentences(each, prompts.of(each), seed, known) for each in report.records]
         lines, tally = examine_tokens(records, prompts, encoder, config.max_length, config.dump, bar)
     except UserError as error:  # no row has room for a target
         return [str(error)], None

@@ -28,24 +28,23 @@ async def requested(
 
     Refused (400) for an objective that is not known, or that the Aligner's prompt has no slot for.
     """
-    corrector = exchange.worker.corrector
-    model, names = _split(body.get("model"), corrector.objectives)
-    wanted = split_objectives(caller.get(HEADER)) + names
-    if model == ANY and (names or body.get("model") == ANY):
-        model = await _first_model(exchange, caller)
-    if model != body.get("model"):
-        body = {**body, "model": model}
+    corrector, wanted = exchange.worker.corrector, split_objectives(caller.get(HEADER))
+    if wanted and not corrector.template.takes_feedback:
+        raise Refused(400, f"Objectives: the prompt '{corrector.template.name}' of this Aligner has no slot for them.")
+    if corrector.template.takes_feedback:
+        model, names = _split(body.get("model"), corrector.objectives)
+        if names:
+            body = {**body, "model": await _first_model(exchange, caller) if model == ANY else model}
+            wanted += names
     if not wanted:
         return exchange, body
-    if not corrector.template.takes_feedback:
-        raise Refused(400, f"Objectives: the prompt '{corrector.template.name}' of this Aligner has no slot for them.")
     try:
         text = sentences(wanted, corrector.objectives)
     except UserError as error:
         raise Refused(400, str(error)[0].upper() + str(error)[1:]) from None
-    asked = copy.copy(exchange)
-    asked.policy = replace(exchange.policy, feedback=text)
-    return asked, body
+    own = copy.copy(exchange)
+    own.policy = replace(exchange.policy, feedback=text)
+    return own, body
 
 
 def listed(exchange: Exchange, content: bytes) -> bytes:

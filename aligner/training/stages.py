@@ -24,12 +24,13 @@ from aligner.training.config import OptimizationConfig, RunConfig, fingerprint_f
 from aligner.training.datasets import cache
 from aligner.training.datasets.cache import Tokenised
 from aligner.training.datasets.mixture import Source, equal_preference, identity, mix, part_equal, split
-from aligner.training.datasets.options import Options
+from aligner.training.datasets.options import Options, options_from
 from aligner.training.datasets.registry import check_options, parse_spec, register_files
 from aligner.training.datasets.run_prompts import RunPrompts, check_identity, prompts_of
 from aligner.training.datasets.supervised import Tally, tokenise
 from aligner.training.plan import Plan
 
+BEFORE = {"identity": "warm-up", "equal": "equal-preference stage"}  # the stages before the correction, for a reader
 ADAPTER = "adapter"  # in an output folder: its LoRA adapters by themselves
 
 
@@ -72,10 +73,9 @@ def stages(config: RunConfig) -> list[Stage]:
         raise UserError(f"--output_dir {folder} is a file. Give a folder.")
     chain: list[Stage] = []
     for name, recipe in recipes(o).items():
-        place, before = folder if name == "correction" else folder / name, chain[-1].folder if chain else None
-        if (
-            before and config.lora.lora_rank
-        ):  # one pair of adapters for all: together they are all that differs from the base
+        place = folder if name == "correction" else folder / name
+        before = chain[-1].folder if chain else None
+        if before and config.lora.lora_rank:  # one set of adapters for all: they are all that differs from the base
             chain.append(Stage(name, place, base, recipe, before / ADAPTER))
         else:
             chain.append(Stage(name, place, str(before or base), recipe))
@@ -111,6 +111,8 @@ def stage_data(config: RunConfig, stage: str) -> StageData:
     elif config.evaluates and d.eval_split_ratio is not None:
         train, held_out = split(train, d.eval_split_ratio, seed)
     (equal, train), (_, held_out) = part_equal(train), part_equal(held_out)
+    if not train:
+        raise UserError("every pair is rated the same in all its objectives: there is nothing to correct.")
     prompts = prompts_of(chosen_prompt(config), train, held_out)
     if config.optimization.identity_proportion:
         check_identity(prompts)
@@ -137,9 +139,7 @@ def chosen_prompt(config: RunConfig) -> str | PromptTemplate | None:
 
 def options_of(config: RunConfig) -> Options:
     """The flags that data sets read. UserError for one that none of them reads."""
-    d = config.data
-    values = {**vars(d), **vars(config.optimization), "columns": tuple(d.columns)}
-    options = Options(**{name: values[name] for name in Options.__dataclass_fields__})
+    d, options = config.data, options_from(config.data, config.optimization)
     check_options([parse_spec(text, options) for text in (*d.train_datasets, *d.eval_datasets)], options)
     return options
 

@@ -22,11 +22,10 @@ from aligner.files import COMPLETED, is_completed, read_json, remove_folder, sha
 from aligner.locks import take
 from aligner.records import UserError
 from aligner.training.config import RunConfig
-from aligner.training.stages import Stage, make_card, records_per_update, stage_data, stages, stages_to_train
+from aligner.training.stages import BEFORE, Stage, make_card, records_per_update, stage_data, stages, stages_to_train
 from aligner.training.train_log import read_log
 
 log = logging.getLogger("aligner")
-NAMES = {"identity": "warm-up", "equal": "stage of equal preference"}  # for a reader
 STATE_NAME = re.compile(r"update-(\d+)")
 
 
@@ -76,7 +75,7 @@ def begin_run(config: RunConfig, ranks: int) -> dict[str, RunState]:
         for stage in reversed(stages_to_train(config)):
             discard(stage.folder)
         names = {stage.name for stage in stages(config)}
-        for name in {"identity", "equal"} - names:  # an earlier run's stages, which this one does not have
+        for name in BEFORE.keys() - names:  # an earlier run's stages, which this one does not have
             remove_folder(stages(config)[-1].folder / name)
         return remaining
     for stage in stages_to_train(config):
@@ -84,7 +83,7 @@ def begin_run(config: RunConfig, ranks: int) -> dict[str, RunState]:
             log_complete(stage)
         elif changed := remaining[stage.name].changed:
             log.info(
-                "the %s in %s differs in %s: training it anew", NAMES[stage.name], stage.folder, ", ".join(changed)
+                "the %s in %s differs in %s: training it anew", BEFORE[stage.name], stage.folder, ", ".join(changed)
             )
             remove_folder(stage.folder)
             remaining[stage.name] = RunState(False, None, records_per_update(config, ranks))
@@ -132,7 +131,7 @@ def check_warm_up(config: RunConfig, stage: Stage) -> None:
     changed = differences(old, replace(card, records_per_update=old.records_per_update)) if old else ["not complete"]
     if changed:
         raise UserError(
-            f"the {NAMES[first.name]} in {first.folder} cannot be started from ({', '.join(changed)}). "
+            f"the {BEFORE[first.name]} in {first.folder} cannot be started from ({', '.join(changed)}). "
             "Leave --stage out to train it."
         )
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from aligner.objectives import sentences, shuffled
-from aligner.prompts import EQUAL
+from aligner.objectives import BETWEEN, sentences, shuffled
+from aligner.prompts import DEFAULT, EQUAL, PromptTemplate, find_template
 from aligner.questions import question_key
 from aligner.records import Correction, DataError, Skipped, UserError
 from aligner.training.datasets.options import NO_OPTIONS, Options
@@ -64,7 +64,8 @@ def mix(
         if not sampled:
             reason = f", {len(left_out)} left out (the first: {left_out[0].reason})" if left_out else ""
             raise UserError(f"'{spec.text}' gives no records: it has {len(rows) + len(left_out)} rows{reason}.")
-        records += [with_sentences(record, seed, objectives) for record in sampled]
+        template = find_template(prompt or spec.dataset.template or DEFAULT.name)
+        records += [with_sentences(record, template, seed, objectives) for record in sampled]
         skipped += left_out
         count, version = len(rows) + len(left_out), spec.dataset.version(options)
         files = spec.files()
@@ -73,10 +74,17 @@ def mix(
     return Mixture(tuple(records), tuple(skipped), tuple(sources))
 
 
-def with_sentences(record: Correction, seed: int, objectives: Mapping[str, str]) -> Correction:
-    """The record with its objectives as text, in an order of its own. DataError for a name without a sentence."""
+def with_sentences(
+    record: Correction, template: PromptTemplate, seed: int, objectives: Mapping[str, str]
+) -> Correction:
+    """The record with its objectives as text, in an order of its own; as they are where its prompt has no slot for them.
+
+    DataError for a name without a sentence.
+    """
     if not record.objectives:
         return record
+    if not template.takes_feedback and record.prompt != EQUAL.name:
+        return replace(record, feedback=BETWEEN.join(record.objectives))
     try:
         text = sentences(shuffled(record.objectives, f"{seed}:{record.origin}"), objectives)
     except UserError as error:

@@ -94,6 +94,13 @@ class Options:
 NO_OPTIONS = Options()
 
 
+def options_from(*settings: Any) -> Options:
+    """The options among the fields of a command's settings."""
+    values = {name: value for each in settings for name, value in vars(each).items()}
+    values["columns"] = tuple(values["columns"])
+    return Options(**{name: values[name] for name in Options.__dataclass_fields__ if name in values})
+
+
 def split_columns(text: str) -> tuple[str, str]:
     """The data set that a `--columns` value names ('' for all that read it), and its pairs."""
     before, colon, pairs = text.partition(":")

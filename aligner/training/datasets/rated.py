@@ -55,6 +55,25 @@ class RatedAnswer:
     ratings: Mapping[str, float]
 
 
+Direction = tuple[
+    RatedAnswer, RatedAnswer, list[str]
+]  # the worse answer, the better one, and the objectives in which it is
+
+
+def records_of_ratings(
+    question: str, rated: Iterable[tuple[str, Mapping[str, Any]]], pairing: Pairing
+) -> list[Correction | Skipped]:
+    """The records of a question, whose answers and ratings are as a row holds them: of its pairs of answers those that are rated
+    furthest apart first, after the ratings that cannot be read."""
+    answers, unreadable = [], list[Skipped]()
+    for text, values in rated:
+        ratings, others = read_ratings(values)
+        answers.append(RatedAnswer(text, ratings))
+        unreadable += others
+    equal = _equal_pairs(question, answers, pairing.most) if pairing.equal else []
+    return [*unreadable, *_better_pairs(question, answers, pairing), *equal]
+
+
 def read_ratings(ratings: Mapping[str, Any]) -> tuple[dict[str, float], list[Skipped]]:
     """The ratings that are numbers (or the digits of one), by objective, and the others."""
     values: dict[str, float] = {}
@@ -71,28 +90,35 @@ def read_ratings(ratings: Mapping[str, Any]) -> tuple[dict[str, float], list[Ski
     return values, unreadable
 
 
-def records_of_ratings(question: str, answers: Sequence[RatedAnswer], pairing: Pairing) -> list[Correction | Skipped]:
-    """The records of a question: of its pairs of answers, those that are rated furthest apart first."""
-    found: list[tuple[float, list[Correction | Skipped]]] = []
+def _better_pairs(question: str, answers: Sequence[RatedAnswer], pairing: Pairing) -> list[Correction | Skipped]:
+    """Pairs of which one is better in some objectives, and why the others are left out."""
+    ranked = []  # how far a pair is apart, and its records
     for one, other in combinations(answers, 2):
         better, worse = _better_in(one, other, pairing.margin), _better_in(other, one, pairing.margin)
         apart = sum(abs(one.ratings[name] - other.ratings[name]) for name in (*better, *worse))
-        directions = [(other, one, better), (one, other, worse)]
-        if one.text.strip() == other.text.strip():
-            found.append((apart, [Skipped("two answers are the same text")]))
-        elif not better and not worse:
-            found.append((apart, [Skipped("two answers are rated the same")]))
-        elif pairing.pairs == "majority" and len(better) == len(worse):
-            found.append((apart, [Skipped("each of two answers is better in as many objectives")]))
-        else:
-            if pairing.pairs == "majority":
-                directions = [max(directions, key=lambda each: len(each[2]))]
-            chosen = [_record(question, *each) for each in directions if each[2]]
-            found.append((apart, [*chosen]))
-    found.sort(key=lambda each: -each[0])
-    kept = [record for _, records in found[: pairing.most] for record in records]
-    kept += [Skipped("a question has more pairs than --pairs_per_question")] * (len(found) - pairing.most)
-    return kept + _equal_pairs(question, answers, pairing.most) if pairing.equal else kept
+        ranked.append((apart, _records_of_pair(question, (other, one, better), (one, other, worse), pairing)))
+    ranked.sort(key=lambda each: -each[0])
+    kept = [record for _, records in ranked[: pairing.most] for record in records]
+    return kept + [Skipped("a question has more pairs than --pairs_per_question")] * (len(ranked) - pairing.most)
+
+
+def _records_of_pair(
+    question: str, forth: Direction, back: Direction, pairing: Pairing
+) -> list[Correction] | list[Skipped]:
+    if forth[0].text.strip() == forth[1].text.strip():
+        return [Skipped("two answers are the same text")]
+    if not forth[2] and not back[2]:
+        return [Skipped("two answers are rated the same")]
+    directions = [forth, back]
+    if pairing.pairs == "majority":
+        if len(forth[2]) == len(back[2]):
+            return [Skipped("each of two answers is better in as many objectives")]
+        directions = [max(directions, key=lambda each: len(each[2]))]
+    return [
+        Correction(question, worse.text, better.text, objectives=tuple(objectives))
+        for worse, better, objectives in directions
+        if objectives
+    ]
 
 
 def _equal_pairs(question: str, answers: Sequence[RatedAnswer], most: int) -> list[Correction | Skipped]:
@@ -117,7 +143,3 @@ def length_ratios(records: Iterable[Correction]) -> dict[str, tuple[int, float]]
 def _better_in(one: RatedAnswer, other: RatedAnswer, margin: float) -> list[str]:
     both = [name for name in one.ratings if name in other.ratings]
     return [name for name in both if (apart := one.ratings[name] - other.ratings[name]) > 0 and apart >= margin]
-
-
-def _record(question: str, worse: RatedAnswer, better: RatedAnswer, objectives: list[str]) -> Correction:
-    return Correction(question, worse.text, better.text, objectives=tuple(objectives))

@@ -17,7 +17,7 @@ from aligner.readers.rows import read_rows_lazily
 from aligner.records import Correction, DataError, Origin, Row, Skipped
 from aligner.texts import kind_of, text_fault
 from aligner.training.datasets.formats import FORMATS
-from aligner.training.datasets.options import NO_OPTIONS, QAC, Options
+from aligner.training.datasets.options import NO_OPTIONS, QAC, Columns, Options
 from aligner.training.datasets.registry import RawDataset, Spec
 
 ONE_ANSWER_SETS = {*FORMATS[1:], "firefly"}  # whose rows may have an answer and no better one
@@ -64,15 +64,14 @@ def _records(dataset: RawDataset, row: Row, chosen: dict[str, Any], slots: Set[s
     if not isinstance(value, list if dataset.together else Mapping):
         fault = f"holds {kind_of(value)} where an object should be"
         return [_fault(origin, fault, "Write an object with the fields")]
-    made = _formatted(dataset, origin, value, chosen, slots)
-    return [_checked(dataset, origin, each, slots) for each in (made if isinstance(made, list) else [made])]
+    records = _formatted(dataset, origin, value, chosen, slots)
+    return [_checked(dataset, origin, each, slots) for each in (records if isinstance(records, list) else [records])]
 
 
 def _formatted(dataset: RawDataset, origin: Origin, value: Any, chosen: dict[str, Any], slots: Set[str]) -> Any:
     """What the formatter returns, or what is wrong with the row."""
-    unseen = _unseen(slots)
-    if unseen and isinstance(value, Mapping):
-        value = ChainMap(value, {getattr(chosen.get("columns", QAC), role): "" for role in unseen})  # type: ignore[arg-type]
+    if isinstance(value, Mapping):
+        value = _shown(value, chosen.get("columns", QAC), slots, "columns" in dataset.choices())
     try:
         return dataset.formatter(value, **chosen)
     except DataError:  # a column that cannot be decoded: the file's fault
@@ -90,6 +89,15 @@ def _formatted(dataset: RawDataset, origin: Origin, value: Any, chosen: dict[str
             f"{dataset.name} fails with {type(error).__name__}: {error} ({where})",
             "Mend the row or the function",
         )
+
+
+def _shown(value: Mapping[str, Any], columns: Columns, slots: Set[str], by_columns: bool) -> Mapping[str, Any]:
+    """A row as its formatter sees it: what no model sees is empty where it is missing, and where no prompt asks for objectives a
+    field of that name that holds something else is no fault."""
+    if by_columns and "feedback" not in slots and not isinstance(value.get("objectives"), str | list | None):
+        value = ChainMap({"objectives": None}, value)  # type: ignore[arg-type]
+    empty = {getattr(columns, role): "" for role in _unseen(slots)}
+    return ChainMap(value, empty) if empty else value  # type: ignore[arg-type]
 
 
 def _unseen(slots: Set[str]) -> Set[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from aligner.records import Correction, Skipped
 from aligner.training.datasets.preference import SEVERAL_TURNS, text_of
-from aligner.training.datasets.rated import SOURCES, Pairing, RatedAnswer, read_ratings, records_of_ratings
+from aligner.training.datasets.rated import SOURCES, Pairing, records_of_ratings
 from aligner.training.datasets.registry import register
 
 RATED = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
@@ -32,10 +32,6 @@ def helpsteer2(
         return Skipped(SEVERAL_TURNS)
     if len(rows) < 2:
         return Skipped("a question has one answer alone")
-    answers, left_out = [], list[Skipped]()
-    for row in rows:
-        ratings, unreadable = read_ratings({name: row[name] for name in RATED})
-        answers.append(RatedAnswer(text_of(row, "response"), ratings))
-        left_out += unreadable
     pairing = Pairing(pairs, margin, pairs_per_question, equal_proportion > 0)
-    return left_out + records_of_ratings(question, answers, pairing)
+    rated = [(text_of(row, "response"), {name: row[name] for name in RATED}) for row in rows]
+    return records_of_ratings(question, rated, pairing)

@@ -11,7 +11,7 @@ from typing import Any
 
 from aligner.records import Correction, Skipped
 from aligner.training.datasets.preference import text_of
-from aligner.training.datasets.rated import SOURCES, Pairing, RatedAnswer, records_of_ratings
+from aligner.training.datasets.rated import SOURCES, Pairing, records_of_ratings
 from aligner.training.datasets.registry import REGISTERED, register
 
 VERDICTS = {"helpful": "better_response_id", "harmless": "safer_response_id"}
@@ -26,8 +26,8 @@ def pku_saferlhf_rated(
     for name, value in chosen.items():
         if value not in (0, 1) or not isinstance(value, int) or isinstance(value, bool):
             raise ValueError(f"'{VERDICTS[name]}' is {value!r} and neither 0 nor 1")
-    answers = [
-        RatedAnswer(text_of(row, f"response_{number}"), {name: float(chosen[name] == number) for name in chosen})
+    rated = [
+        (text_of(row, f"response_{number}"), {name: float(chosen[name] == number) for name in chosen})
         for number in (0, 1)
     ]
-    return records_of_ratings(text_of(row, "prompt"), answers, Pairing(pairs, 0.0, 1, equal_proportion > 0))
+    return records_of_ratings(text_of(row, "prompt"), rated, Pairing(pairs, 0.0, 1, equal_proportion > 0))

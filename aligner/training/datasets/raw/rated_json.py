@@ -10,7 +10,7 @@ from typing import Any
 
 from aligner.records import Correction, Skipped
 from aligner.training.datasets.preference import text_of
-from aligner.training.datasets.rated import SOURCES, Pairing, RatedAnswer, read_ratings, records_of_ratings
+from aligner.training.datasets.rated import SOURCES, Pairing, records_of_ratings
 from aligner.training.datasets.registry import register
 
 
@@ -24,14 +24,11 @@ def rated_json(
     equal_proportion: float = 0.0,
 ) -> list[Correction | Skipped]:
     """Pairs of the answers, each with the objectives in which the target is the better one."""
-    given, answers, left_out = row["answers"], [], list[Skipped]()
-    if not isinstance(given, list) or not all(isinstance(each, Mapping) for each in given):
+    answers = row["answers"]
+    if not isinstance(answers, list) or not all(isinstance(each, Mapping) for each in answers):
         raise ValueError("'answers' is not a list of objects with text and ratings")
-    for each in given:
-        if not isinstance(each["ratings"], Mapping):
-            raise ValueError("'ratings' of an answer is not an object with a number by objective")
-        ratings, unreadable = read_ratings(each["ratings"])
-        answers.append(RatedAnswer(text_of(each, "text"), ratings))
-        left_out += unreadable
+    if not all(isinstance(each["ratings"], Mapping) for each in answers):
+        raise ValueError("'ratings' of an answer is not an object with a number by objective")
     pairing = Pairing(pairs, margin, pairs_per_question, equal_proportion > 0)
-    return left_out + records_of_ratings(text_of(row, "question"), answers, pairing)
+    rated = [(text_of(each, "text"), each["ratings"]) for each in answers]
+    return records_of_ratings(text_of(row, "question"), rated, pairing)

@@ -11,7 +11,7 @@ from typing import Any
 
 from aligner.records import Correction, Skipped
 from aligner.training.datasets.preference import text_of
-from aligner.training.datasets.rated import SOURCES, Pairing, RatedAnswer, read_ratings, records_of_ratings
+from aligner.training.datasets.rated import SOURCES, Pairing, records_of_ratings
 from aligner.training.datasets.raw.ultrafeedback import EVALUATION_SETS
 from aligner.training.datasets.registry import register
 
@@ -30,10 +30,9 @@ def ultrafeedback_rated(
     """Pairs of a question's answers."""
     if row.get("source") in EVALUATION_SETS:
         return Skipped(f"its question is one of an evaluation set ({row['source']})")
-    answers, left_out = [], list[Skipped]()
-    for each in row["completions"]:
-        ratings, unreadable = read_ratings({name: each["annotations"][name]["Rating"] for name in RATED})
-        answers.append(RatedAnswer(text_of(each, "response"), ratings))
-        left_out += unreadable
     pairing = Pairing(pairs, margin, pairs_per_question, equal_proportion > 0)
-    return left_out + records_of_ratings(text_of(row, "instruction"), answers, pairing)
+    rated = [
+        (text_of(each, "response"), {name: each["annotations"][name]["Rating"] for name in RATED})
+        for each in row["completions"]
+    ]
+    return records_of_ratings(text_of(row, "instruction"), rated, pairing)
