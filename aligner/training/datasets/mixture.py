@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from aligner.questions import question_key
 from aligner.records import Correction, DataError, Skipped, UserError
@@ -50,7 +51,8 @@ def mix(specs: Sequence[str], seed: int, options: Options = NO_OPTIONS, prompt: 
     parsed = [parse_spec(text, options) for text in specs]
     for index, spec in enumerate(parsed):
         rows, left_out = usable(records_of(spec, options, prompt), spec)
-        sampled = sample(rows, spec.size(len(rows)), f"{seed}:{index}:{spec.dataset.name}")
+        copies = partial(_copy, spec, options, prompt) if spec.dataset.anew else None
+        sampled = sample(rows, spec.size(len(rows)), f"{seed}:{index}:{spec.dataset.name}", copies)
         if not sampled:
             reason = f", {len(left_out)} left out (the first: {left_out[0].reason})" if left_out else ""
             raise UserError(f"'{spec.text}' gives no records: it has {len(rows) + len(left_out)} rows{reason}.")
@@ -77,18 +79,27 @@ def usable(rows: Iterable[Read], spec: Spec) -> tuple[list[Correction], list[Ski
     return records, skipped
 
 
-def sample(records: Sequence[Correction], size: int, key: str) -> list[Correction]:
-    """`size` records in their order: all of them as often as they fit, and a seeded choice for the rest."""
+def _copy(spec: Spec, options: Options, prompt: str | None, number: int) -> list[Correction]:
+    """The records of a data set that gives others each time that its rows are taken."""
+    return usable(records_of(spec, options, prompt, number), spec)[0]
+
+
+def sample(
+    records: Sequence[Correction], size: int, key: str, copies: Callable[[int], Sequence[Correction]] | None = None
+) -> list[Correction]:
+    """`size` records in their order: all of them as often as they fit, and a seeded choice for the rest. `copies`: where the
+    records to take the second, third ... time are others, those by how often they were taken before."""
     if not records:
         return []
     whole, rest = divmod(size, len(records))
+    taken = [copies(number) if copies and number else records for number in range(whole + bool(rest))]
     chosen = sorted(random.Random(key).sample(range(len(records)), rest))
-    return [*list(records) * whole, *(records[index] for index in chosen)]
+    return [*(record for each in taken[:whole] for record in each), *(taken[whole][index] for index in chosen)]
 
 
 def split(records: Sequence[Correction], ratio: float, seed: int) -> tuple[list[Correction], list[Correction]]:
     """Training and held-out records; every question is on one side only, and a held-out record counts once however often its
-    rows are repeated. UserError where a side would be empty."""
+    row is repeated. UserError where a side would be empty."""
     questions = sorted({_question(record) for record in records})
     size = max(1, round(len(questions) * ratio))
     if size >= len(questions):
@@ -97,7 +108,15 @@ def split(records: Sequence[Correction], ratio: float, seed: int) -> tuple[list[
     sides: tuple[list[Correction], list[Correction]] = ([], [])
     for record in records:
         sides[_question(record) in held_out].append(record)
-    return sides[0], list(dict.fromkeys(sides[1]))
+    once: dict[object, Correction] = {}
+    for record in sides[1]:
+        once.setdefault(_row_of(record), record)
+    return sides[0], list(once.values())
+
+
+def _row_of(record: Correction) -> object:
+    """What is the same of all records that one row gives for one correction; of records without a row, themselves."""
+    return (record.origin, record.question, record.correction) if record.origin.row else record
 
 
 def _question(record: Correction) -> str:

@@ -53,7 +53,8 @@ SAME_RECORDS = {
 class RawDataset:
     """A registered data set: its formatter, the default path of its rows, and the prompt that its records take.
 
-    sources: files besides the formatter that decide its records.
+    sources: files besides the formatter that decide its records. anew: the formatter takes `copy`, how often a row was taken
+    before, and gives another record each time.
     """
 
     name: str
@@ -61,11 +62,12 @@ class RawDataset:
     path: str | None = None
     template: str | None = None
     sources: tuple[Path, ...] = ()
+    anew: bool = False
 
     def choices(self) -> set[str]:
         """The options that the formatter takes: its keyword-only arguments."""
         parameters = inspect.signature(self.formatter).parameters.values()
-        return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+        return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - ({"copy"} if self.anew else set())
 
     def version(self, options: Options) -> str:
         """The name, a hash of the formatter's source and its options: another formatter gives other records."""
@@ -106,9 +108,14 @@ REGISTERED: dict[str, RawDataset] = {}
 
 
 def register(
-    name: str, path: str | None = None, template: str | None = None, sources: Sequence[Path] = ()
+    name: str,
+    path: str | None = None,
+    template: str | None = None,
+    sources: Sequence[Path] = (),
+    anew: bool = False,
 ) -> Callable[[Formatter], Formatter]:
-    """Register a formatter under a name that specs can use; `sources`: further files that decide its records.
+    """Register a formatter under a name that specs can use; `sources`: further files that decide its records; `anew`: rows that are
+    taken several times give other records, by its argument `copy`.
 
     UserError where the name is taken or holds a colon.
     """
@@ -121,7 +128,7 @@ def register(
             raise UserError(
                 f"the data set name '{name}' is already registered in {earlier.formatter.__code__.co_filename}."
             )
-        dataset = RawDataset(name, formatter, path, template, tuple(sources))
+        dataset = RawDataset(name, formatter, path, template, tuple(sources), anew)
         if unknown := dataset.choices() - set(Options.__dataclass_fields__):
             known = ", ".join(Options.__dataclass_fields__)
             raise UserError(f"data set '{name}' takes '{min(unknown)}', which no flag sets. There are {known}.")
@@ -238,13 +245,14 @@ def check_options(specs: Sequence[Spec], options: Options) -> None:
             raise UserError(f"--columns {text} speaks of '{name}', which is not among the data sets of this run.")
 
 
-def records_of(spec: Spec, options: Options = NO_OPTIONS, prompt: str | None = None) -> Iterator[Read]:
-    """Every row of a data set in order: its record, why it was left out, or what is wrong with it.
+def records_of(spec: Spec, options: Options = NO_OPTIONS, prompt: str | None = None, copy: int = 0) -> Iterator[Read]:
+    """Every row of a data set in order: its record, why it was left out, or what is wrong with it. `copy`: how often the rows were
+    taken before, for a data set that then gives others.
 
     Rows need the fields that their prompt shows: `prompt` where one is chosen for all, else the data set's own.
     """
     slots = find_template(prompt or spec.dataset.template or DEFAULT.name).slots
-    chosen = options.chosen_for(spec.dataset.name, spec.dataset.choices())
+    chosen = options.chosen_for(spec.dataset.name, spec.dataset.choices()) | ({"copy": copy} if copy else {})
     rows = read_hub(parse_address(spec.path)) if is_hub_address(spec.path) else read_rows_lazily(spec.path)
     for row in rows:
         yield row if isinstance(row, DataError) else _record(spec.dataset, row, chosen, slots)
