@@ -92,7 +92,9 @@ def test_no_more_answers_are_measured_than_the_file_says_and_all_are_trained_on(
     experiment = replace(read_experiment("warmup"), answers={"choose": 3, "report": 5})
     counts = write_rows(experiment, data, tmp_path / "rows")
     assert (counts["choose"], counts["report"]) == (3, 5) and counts["train"] > 20
-    assert len((tmp_path / "rows" / "report.jsonl").read_text().splitlines()) == 5
+    rows = [json.loads(line) for line in (tmp_path / "rows" / "report.jsonl").read_text().splitlines()]
+    whole = rows_by_side(experiment, data, experiment.rows)["report"]
+    assert len(rows) == 5 and rows != whole[:5] and all(row in whole for row in rows), "of all files, not of the first"
 
 
 def test_no_question_is_on_two_sides_and_none_changes_sides_between_files(data):

@@ -51,7 +51,7 @@ class Experiment:
     """The contents of a YAML file.
 
     rows: files in the data folder. longest: characters of an answer or correction at most. questions: how many for each side.
-    limit: on each side so many at most, for a trial; None: as the file says. answers: of a side to measure at most, the first.
+    limit: on each side so many at most, for a trial; None: as the file says. answers: of a side to measure at most.
     damage: what `--hold_back` keeps for measuring, where the records are restorations; else None. passes: corrections of
     corrections, to see whether they settle. Where there is no scale `small`, the paper's commands are all there is.
     """
@@ -147,14 +147,14 @@ def rows_by_side(experiment: Experiment, data: Path, files: tuple[str, ...]) -> 
             if isinstance(row, DataError):
                 raise row
             rows += [row.value] if _fits(row, experiment.longest) else []
-    order = sorted({_key(row["question"]) for row in rows})
+    order = sorted({digest_of(row["question"]) for row in rows})
     total, sides, start = sum(experiment.questions.values()), {}, 0.0
     for side in ("report", "choose", "train"):
         # By shares of all keys, so that a question keeps its side in a file that has other questions beside it.
         end = start + experiment.questions[side] / total
         keys = [key for key in order if start <= int(key[:12], 16) / 16**12 < end][: experiment.most(side)]
         sides[side], start = set(keys), end
-    return {side: [row for row in rows if _key(row["question"]) in sides[side]] for side in SIDES}
+    return {side: [row for row in rows if digest_of(row["question"]) in sides[side]] for side in SIDES}
 
 
 def _fits(row: Row, longest: int) -> bool:
@@ -163,6 +163,6 @@ def _fits(row: Row, longest: int) -> bool:
     return all(isinstance(text, str) and 20 <= len(text.strip()) <= longest for text in texts)
 
 
-def _key(question: str) -> str:
+def digest_of(question: str) -> str:
     """A digest of a question without case, punctuation and spacing."""
     return hashlib.sha256(question_key(question).encode()).hexdigest()

@@ -16,7 +16,7 @@ from typing import Any
 from aligner.evaluation.subprocess_step import StepFailed, the_same
 from aligner.files import COMPLETED, sha256_of, write_lines
 from aligner.records import UserError
-from aligner.reproduce.experiment import RUN_KEYS, Experiment, Fields, Scale, rows_by_side
+from aligner.reproduce.experiment import RUN_KEYS, Experiment, Fields, Scale, digest_of, rows_by_side
 from aligner.training.datasets.mixture import mix
 from aligner.training.datasets.options import Options
 
@@ -67,7 +67,8 @@ def write_rows(experiment: Experiment, data: Path, folder: Path) -> dict[str, in
     sides = rows_by_side(experiment, data, experiment.rows)
     for side, rows in sides.items():
         counts[side] = min(len(rows), experiment.answers.get(side, len(rows)))
-        write_lines(folder / f"{side}.jsonl", rows[: counts[side]])
+        mixed = rows if side == "train" else sorted(rows, key=lambda row: digest_of(row["question"]))  # of all files
+        write_lines(folder / f"{side}.jsonl", mixed[: counts[side]])
     for name, run in scale.runs.items():
         files = tuple(run.get("rows", experiment.rows))
         own = sides if files == experiment.rows else rows_by_side(experiment, data, files)
