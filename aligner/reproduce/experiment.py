@@ -31,10 +31,10 @@ Fields = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Scale:
-    """One size of an experiment. train: flags that all runs share. runs: what each changes, by its name (`like`: nothing,
-    but how the Aligner of that run corrects). seconds: of a record
-    trained on once, of an answer corrected (correction), of a pair whose likelihoods are compared (pair), on two quiet cores, for
-    the estimate. gpus, gpu_memory, records, tokens_per_row, tflops (of a GPU): for the plan. commands: further ones, as typed."""
+    """One size of an experiment. train: flags that all runs share. runs: what each changes, by its name (`like`: it is the
+    Aligner of that run, which corrects otherwise). seconds: of a record trained on once, of an answer corrected (correction), of a
+    pair whose likelihoods are compared (pair), on two quiet cores, for the estimate. gpus, gpu_memory, records, tokens_per_row,
+    tflops (of a GPU): for the plan. commands: further ones, as typed."""
 
     train: Fields = field(default_factory=dict)
     runs: Mapping[str, Fields] = field(default_factory=dict)
