@@ -255,6 +255,14 @@ def test_a_row_without_what_the_measure_needs_is_named(tmp_path):
         read_restoration(str(file), None, None, None)
 
 
+def test_copying_cancels_over_both_contexts_and_a_smaller_preference_shows():
+    """Two pairs; a copier prefers what it was given by 5 nats, and in the first pair the better answer by one of them."""
+    from aligner.evaluation.measures.preference import together
+
+    assert together({0: -5 + 1, 1: 5 + 1, 2: -5 - 1, 3: 5 - 1}) == {0: 1.0, 2: 0.0}
+    assert together({0: -4.0, 2: 3.0, 3: -2.0}) == {2: 1.0}, "a pair that lacks a context is left out"
+
+
 @pytest.mark.parametrize("measure", ["restoration", "preference"])
 def test_the_command_writes_one_json_and_out_of_it_the_page_and_the_table(
     measure, good_rows, tiny_model, tmp_path, capsys

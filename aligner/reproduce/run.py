@@ -23,7 +23,10 @@ def run_small(experiment: Experiment, data: Path, folder: Path, dry_run: bool) -
     try:
         counts = write_rows(experiment, data, folder / "rows")
         steps = steps_of(experiment, folder, counts)
-        print_lines(*estimate_lines(experiment, steps, counts))
+        reported = measuring_steps(
+            experiment, folder, _recipes(experiment)[0], "report", counts["report"], 1
+        )  # as any other's
+        print_lines(*estimate_lines(experiment, steps, counts, sum(step.seconds for step in reported)))
         if dry_run:
             return 0
         for step in progress(steps, desc=experiment.name, unit=" steps"):
@@ -38,15 +41,15 @@ def run_small(experiment: Experiment, data: Path, folder: Path, dry_run: bool) -
         release()
 
 
-def estimate_lines(experiment: Experiment, steps: Sequence[Step], counts: dict[str, int]) -> list[str]:
-    """What the experiment is, its rows by side, and the hours that are left."""
+def estimate_lines(experiment: Experiment, steps: Sequence[Step], counts: dict[str, int], reported: float) -> list[str]:
+    """What the experiment is, its rows by side, and the hours that are left, with the seconds that the report takes."""
     left = [step for step in steps if not step.product.exists()]
-    hours = sum(step.seconds for step in left) / 3600
+    hours = (sum(step.seconds for step in left) + reported) / 3600
     sides = ", ".join(f"{counts[side]:,} to {side}" for side in ("train", "choose", "report"))
     return [
         f"{experiment.name}: {experiment.about}",
         f"rows: {sides} (no question is on two sides)",
-        f"{len(left):,} of {len(steps):,} steps left, about {hours:.1f} hours on two quiet cores",
+        f"{len(left):,} of {len(steps):,} steps left, and the report: about {hours:.1f} hours on two quiet cores",
     ]
 
 
