@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from aligner.files import read_json, write_json
+from aligner.objectives import FILE as OBJECTIVES_FILE
+from aligner.objectives import PUBLISHED, read_objectives
 from aligner.prompts import CHAT, KNOWN, PromptTemplate, find_template
 from aligner.readers.paths import nearest_folder
 from aligner.records import UserError
@@ -37,6 +39,11 @@ class Card:
     settings: dict[str, Any]
     config: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def objectives(self) -> dict[str, str]:
+        """The objectives that the records name, each with the sentence that the model saw for it; mostly none."""
+        return dict(self.data["deciding"].get("objectives", {}))
 
     def fingerprint_fields(self) -> dict[str, Any]:
         """All that decides the weights, by name: two cards that agree in it describe the same run."""
@@ -112,6 +119,16 @@ def prompt_of(folder: str, chosen: str | None) -> PromptTemplate:
     if card is None:
         raise _no_card(folder)
     return card.prompt
+
+
+def objectives_of(folder: str, prompt: PromptTemplate) -> dict[str, str]:
+    """The objectives that a model can be asked for by name: those of its card, or of a published prompt, or the usual ones."""
+    if prompt.name in PUBLISHED:
+        return read_objectives(PUBLISHED[prompt.name])
+    card = None
+    with suppress(UserError):  # a broken card has been reported where its prompt was wanted
+        card = read_card(folder) if Path(folder).is_dir() else _hub_card(folder)
+    return (card and card.objectives) or read_objectives(OBJECTIVES_FILE)
 
 
 def _no_card(folder: str) -> UserError:

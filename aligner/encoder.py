@@ -73,10 +73,9 @@ class Encoder:
 
     def render(self, template: PromptTemplate, question: str, answer: str, feedback: str = "") -> str:
         """A prompt's text for `prompts` and `pairs`: the special tokens of the template's own text are marked."""
-        fields = {"question": question, "answer": answer, "feedback": feedback}
         return "".join(
-            fields[part].replace(MARK, "") if is_slot else self._special.sub(rf"{MARK}\1{MARK}", part)
-            for is_slot, part in template.parts()
+            text.replace(MARK, "") if is_slot else self._special.sub(rf"{MARK}\1{MARK}", text)
+            for is_slot, text in template.filled(question, answer, feedback)
         )
 
     def is_complete(self, template: PromptTemplate) -> bool:

@@ -1,7 +1,8 @@
 """Prompt templates: the published texts byte for byte, and the one place that renders them.
 
 A template is split at its slots `{question}`, `{answer}` and, if it has one, `{feedback}`, and never given to `str.format`:
-braces elsewhere, in the template or in a field, are text.
+braces elsewhere, in the template or in a field, are text. `{objectives}` is another name of `{feedback}`: one slot for what a
+correction is asked to mind, which a template has once.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from aligner.files import read_yaml
 from aligner.records import UserError
 
 SLOTS = ("question", "answer", "feedback")
-_ALMOST = re.compile(r"\{\s*(" + "|".join(SLOTS) + r")\s*\}", re.IGNORECASE)
-_SLOT = re.compile(r"\{(" + "|".join(SLOTS) + r")\}")
+NAMES = (*SLOTS, "objectives")  # as a template writes them; objectives and feedback are one slot
+_ALMOST = re.compile(r"\{\s*(" + "|".join(NAMES) + r")\s*\}", re.IGNORECASE)
+_SLOT = re.compile(r"\{(" + "|".join(NAMES) + r")\}")
+ASKER = "Human: "  # what a dialogue of several turns begins with (chat_api/dialogue.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +34,14 @@ class PromptTemplate:
     text: str
 
     def __post_init__(self) -> None:
-        slots = _SLOT.findall(self.text)
+        slots = [name for is_slot, name in self.parts() if is_slot]
         almost = [m[0] for m in _ALMOST.finditer(self.text) if not _SLOT.fullmatch(m[0])]
         if almost:
             raise UserError(
                 f"prompt template '{self.name}' has {almost[0]}: write {{question}}, {{answer}} and {{feedback}}."
             )
-        for word in set(re.findall(r"\{(\w+)\}", self.text)) - set(SLOTS):
-            if near := difflib.get_close_matches(word, SLOTS, n=1, cutoff=0.75):
+        for word in set(re.findall(r"\{(\w+)\}", self.text)) - set(NAMES):
+            if near := difflib.get_close_matches(word, NAMES, n=1, cutoff=0.75):
                 raise UserError(f"prompt template '{self.name}' has {{{word}}}. Did you mean {{{near[0]}}}?")
         if twice := [slot for slot in SLOTS if slots.count(slot) > 1]:
             raise UserError(f"prompt template '{self.name}' has more than one {{{twice[0]}}}: write it once.")
@@ -48,7 +51,7 @@ class PromptTemplate:
     @property
     def slots(self) -> frozenset[str]:
         """The fields of a record that it shows: of question, answer, feedback."""
-        return frozenset(_SLOT.findall(self.text))
+        return frozenset(name for is_slot, name in self.parts() if is_slot)
 
     @property
     def takes_feedback(self) -> bool:
@@ -57,8 +60,17 @@ class PromptTemplate:
 
     def render(self, question: str, answer: str, feedback: str = "") -> str:
         """The prompt text for one question and answer. Without a slot for it, feedback is ignored."""
-        fields = {"question": question, "answer": answer, "feedback": feedback}
-        return "".join(fields[p] if odd else p for odd, p in self.parts())
+        return "".join(text for _, text in self.filled(question, answer, feedback))
+
+    def filled(self, question: str, answer: str, feedback: str = "") -> list[tuple[bool, str]]:
+        """The pieces with their slots filled: whether each is a field, and its text.
+
+        A prompt that names the asker itself, as "Human: {question}", does not name it twice: a dialogue begins with it.
+        """
+        parts, before = self.parts(), self.text.partition("{question}")[0]
+        fields = {"question": question.removeprefix(ASKER) if before.endswith(ASKER) else question}
+        fields |= {"answer": answer, "feedback": feedback}
+        return [(is_slot, fields[piece] if is_slot else piece) for is_slot, piece in parts]
 
     def literals(self) -> str:
         """The template's own text without its slots."""
@@ -66,7 +78,11 @@ class PromptTemplate:
 
     def parts(self) -> list[tuple[bool, str]]:
         """The template in pieces: whether each is a slot, and its name or its text."""
-        return [(index % 2 == 1, piece) for index, piece in enumerate(_SLOT.split(self.text))]
+        pieces = _SLOT.split(self.text)
+        return [
+            (index % 2 == 1, "feedback" if index % 2 and piece == "objectives" else piece)
+            for index, piece in enumerate(pieces)
+        ]
 
 
 # Since 11 December 2024 in the authors' code. Two spaces before ASSISTANT are theirs.
@@ -103,7 +119,38 @@ FEEDBACK = PromptTemplate(
     "BEGINNING OF CONVERSATION: USER: ##Question: {question}\n##Answer: {answer}\n##Feedback: {feedback}\n"
     "##Correction:  ASSISTANT:",
 )
-KNOWN = {template.name: template for template in (CORRECTION, EDIT_PAIR, PAPER, REVISION, EMPATHY, FEEDBACK)}
+# The same under the slot's other name: what is asked for stands in the prompt as sentences (objectives.py).
+OBJECTIVES = PromptTemplate(
+    "objectives",
+    "BEGINNING OF CONVERSATION: USER: ##Question: {question}\n##Answer: {answer}\n##Objectives: {objectives}\n"
+    "##Correction:  ASSISTANT:",
+)
+# The stage of equal preference: makes of an answer one that is as good in these objectives (MetaAligner, section 3.2).
+EQUAL = PromptTemplate(
+    "equal",
+    "BEGINNING OF CONVERSATION: USER: ##Question: {question}\n##Answer: {answer}\n##Equal in: {objectives}\n"
+    "##Correction:  ASSISTANT:",
+)
+# MetaAligner's, from its inference script. HH-RLHF's context is the dialogue in that data set's own form, which its models saw.
+METAALIGNER_HH_RLHF = PromptTemplate(
+    "metaaligner-hh-rlhf",
+    "You are an assistant to human. You will be provided with a context and an answer. Consider the context, then edit the "
+    "answer to improve it considering these aspects: {objectives} | "
+    "Context: \n\nHuman: {question} \n\nAssistant: | Answer: {answer} | Edit: ",
+)
+METAALIGNER_ULTRAFEEDBACK = PromptTemplate(
+    "metaaligner-ultrafeedback",
+    "You are an assistant to human. You will be provided with a query and an answer. Consider the query, then edit the "
+    "answer to improve it considering these aspects: {objectives} | Query: {question} | Answer: {answer} | Edit: ",
+)
+METAALIGNER_IMHI = PromptTemplate(
+    "metaaligner-imhi",
+    'Edit the following Question-Answer pair to make it better considering these aspects "{objectives}" | '
+    "Question: {question} | Answer: {answer} | Edit: ",
+)
+METAALIGNER = (METAALIGNER_HH_RLHF, METAALIGNER_ULTRAFEEDBACK, METAALIGNER_IMHI)
+OWN = (CORRECTION, EDIT_PAIR, PAPER, REVISION, EMPATHY, FEEDBACK, OBJECTIVES, EQUAL)
+KNOWN = {template.name: template for template in (*OWN, *METAALIGNER)}
 DEFAULT = CORRECTION
 CHAT = "chat"  # the text below as one user turn of the base's own chat template (chat_prompt.py)
 USER_TURN = PromptTemplate(CHAT, "##Question: {question}\n##Answer: {answer}\n##Correction: ")

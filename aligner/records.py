@@ -43,8 +43,9 @@ class Row(NamedTuple):
 class Correction:
     """One Q-A-C record: a question, a model's answer to it, and the better answer to learn (paper, section 2).
 
-    feedback: an instruction for the correction, for prompts with a slot for it; mostly empty. prompt: the name of the prompt
-    that its data set brings; empty where that leaves it to the run.
+    feedback: an instruction for the correction, for prompts with a slot for it; mostly empty. objectives: the same by name, which
+    become its text when a run reads the record. prompt: the name of the prompt that its data set brings; empty where that leaves
+    it to the run.
     """
 
     question: str
@@ -52,6 +53,7 @@ class Correction:
     correction: str
     origin: Origin = Origin("memory", 0)
     feedback: str = ""
+    objectives: tuple[str, ...] = ()
     prompt: str = ""
 
 

@@ -59,10 +59,10 @@ _SHORTAGES = {
 
 def shortage(error: BaseException) -> str | None:
     """One line for an error that says that a limit of this process is reached; None for another one."""
-    said = (str(error).splitlines() or [""])[0][:200]
+    first = (str(error).splitlines() or [""])[0][:200]
     lacking = "memory (ulimit -v)" if isinstance(error, MemoryError) else None
     lacking = lacking or next((what for words, what in _SHORTAGES.items() if words in str(error)), None)
-    finding = f" ({said})" if said else ""
+    finding = f" ({first})" if first else ""
     return lacking and f"this process gets no more {lacking}{finding}. Raise that limit, or the container's."
 
 

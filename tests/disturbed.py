@@ -28,7 +28,8 @@ class Run:
                       "--records_per_update", "8", "--max_length", "512", "--save_interval", "4", "--gpus", "2", "--bf16",
                       "False", "--log_type", "none", *map(str, flags)]  # fmt: skip
         self.command = [sys.executable, "-m", "aligner.launch", *self.flags]
-        self.variables = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+        paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # a package may lie there
+        self.variables = {**os.environ, "PYTHONPATH": paths, **variables}
         self.said = ""
 
     def start(self) -> Run:

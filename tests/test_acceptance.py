@@ -19,6 +19,7 @@ def test_each_step_runs_on_a_cpu(step, tmp_path):
     assert done.returncode == 0 and line["missed"] == [], (line, (tmp_path / f"{step}.log").read_text()[-3000:])
 
 
+@pytest.mark.slow
 def test_without_a_gpu_the_run_stops_at_its_first_step(tmp_path):
     command = [sys.executable, "-m", "tests.acceptance", "--output", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, env=environment(1), capture_output=True, text=True, check=False)

@@ -13,7 +13,8 @@ from odd_files import ALIKE, EMPTY, HUMAN, REPLIES, WORDLESS
 from aligner.quality.check import examine
 from aligner.records import Correction, Skipped
 from aligner.training.datasets.options import Options
-from aligner.training.datasets.registry import parse_spec, records_of
+from aligner.training.datasets.read_records import records_of
+from aligner.training.datasets.registry import parse_spec
 
 README = ROOT / "aligner" / "training" / "datasets" / "README.md"
 ASKED = "\n\nHuman: Q\n\nAssistant:"

@@ -47,6 +47,7 @@ def config(folder: Path, told: Told, model: Path) -> str:
     return str(file)
 
 
+@pytest.mark.slow
 def test_a_table_of_upstreams_and_nothing_is_done_twice(both, tiny_model, tmp_path, capsys):
     file = config(tmp_path, both, tiny_model)
     assert main([file]) == 0

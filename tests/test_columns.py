@@ -11,7 +11,8 @@ from aligner import cli
 from aligner.launch import launch
 from aligner.records import Correction, DataError, UserError
 from aligner.training.datasets.options import Columns, Options, parse_columns
-from aligner.training.datasets.registry import parse_spec, records_of
+from aligner.training.datasets.read_records import records_of
+from aligner.training.datasets.registry import parse_spec
 
 
 def read(file, *columns: str):

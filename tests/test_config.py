@@ -131,7 +131,10 @@ def test_flags_made_from_a_configuration_parse_back_to_it():
     assert parse(to_flags(config)) == config
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda f: f.name)
+RUNS = sorted({*(ROOT / "configs").glob("*.yaml")} - {ROOT / "configs/objectives.yaml"})
+
+
+@pytest.mark.parametrize("file", RUNS, ids=lambda f: f.name)
 def test_every_shipped_configuration_parses(file):
     assert isinstance(parse(["--config", str(file)]), RunConfig)
     assert yaml.safe_load(file.read_text())

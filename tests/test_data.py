@@ -14,7 +14,8 @@ from aligner.readers.rows import read_rows
 from aligner.records import Correction, DataError, Origin, UserError
 from aligner.training.datasets import register
 from aligner.training.datasets.mixture import identity, mix, sample, split
-from aligner.training.datasets.registry import REGISTERED, parse_spec, records_of, register_files
+from aligner.training.datasets.read_records import records_of
+from aligner.training.datasets.registry import REGISTERED, parse_spec, register_files
 from aligner.training.datasets.run_prompts import check_identity, prompts_of
 
 ROW = {"question": "q", "answer": "a", "correction": "c"}

@@ -11,7 +11,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 
 from aligner import models
 from aligner.demo import embedded_model
-from aligner.feedbacks import FEEDBACKS
 from aligner.inference.corrector import CorrectionRequest, Corrector, Settings
 from aligner.inference.greedy import Cost, Decoder, DecoderRow, forward, supports_drafts
 from aligner.inference.row_cache import RowCache
@@ -240,9 +239,9 @@ def test_feedback_needs_a_slot_and_reaches_the_prompt(tiny_model, corrector, mon
         return decode(decoder, rows, batch_size)
 
     monkeypatch.setattr(Decoder, "decode", reading)
-    for feedback in ("harmlessness", "in rhymes"):
+    for feedback in ("harmless", "in rhymes"):
         with_slot.correct([pair], feedback=feedback)
-    assert f"##Feedback: {FEEDBACKS['harmlessness']}\n" in read[0] and "##Feedback: in rhymes\n" in read[1]
+    assert f"##Feedback: {with_slot.objectives['harmless']}\n" in read[0] and "##Feedback: in rhymes\n" in read[1]
 
 
 def test_a_prompt_that_is_too_long_is_refused_and_the_others_go_on(corrector):

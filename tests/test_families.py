@@ -68,6 +68,7 @@ def test_the_laws_hold_for_mixtures_and_hybrids_at_every_stage_and_over_a_resume
         AutoModelForCausalLM.from_pretrained(tmp_path / f"whole-{stage}")
 
 
+@pytest.mark.slow
 def test_two_ranks_write_what_an_export_of_their_state_writes_whatever_is_frozen_or_was_packed(
     real_rows, bpe_folder, tmp_path
 ):

@@ -1,18 +1,30 @@
-"""Rows of other tools, in each tool's own published schema: what is read, and what is refused."""
+"""Rows of other tools, in each tool's own published schema: what is read, and what is refused.
+
+`python tests/test_formats.py` prints the table that stands in the page of the data sets.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from aligner.chat_api.dialogue import candidate_questions
+from aligner.inference.corrector import Corrector, Settings
 from aligner.inference.items import read_items
 from aligner.records import Correction, DataError, Skipped, UserError
+from aligner.serving.worker import Failed, Worker
 from aligner.training.config import DataConfig
 from aligner.training.datasets.formats import FORMATS, format_of_row
 from aligner.training.datasets.options import Options
-from aligner.training.datasets.registry import REGISTERED, parse_spec, records_of
+from aligner.training.datasets.read_records import records_of
+from aligner.training.datasets.registry import REGISTERED, parse_spec
+from aligner.training.datasets.run_prompts import RunPrompts
+from aligner.training.datasets.supervised import tokenise
 
 DIALOGUES = Options(multi_turn=True)
 PLAIN = "plain.yaml"  # a prompt without {answer}
@@ -89,17 +101,50 @@ REFUSED = {
 }  # fmt: skip
 
 
+README = ROOT / "aligner" / "training" / "datasets" / "README.md"
+
+
 def read(tmp_path, *rows, options=DIALOGUES, prompt=None):
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return list(records_of(parse_spec(str(file), options), options, prompt))
 
 
+def plain_prompt(folder):
+    """A prompt that shows no answer."""
+    (folder / PLAIN).write_text('template: "USER: {question} ASSISTANT:"\n')
+    return str(folder / PLAIN)
+
+
 @pytest.fixture
 def plain(tmp_path):
-    """A prompt that shows no answer."""
-    (tmp_path / PLAIN).write_text('template: "USER: {question} ASSISTANT:"\n')
-    return str(tmp_path / PLAIN)
+    return plain_prompt(tmp_path)
+
+
+def table(folder: Path) -> str:
+    """Rows x what was read x what was refused, as the page of the data sets has it."""
+    lines = ["| rows of | fields | read as | refused or left out as |", "|---|---|---|---|"]
+    prompt = plain_prompt(folder)
+    for name, (_, row, _) in READ.items():
+        [record] = read(folder, row)
+        [alone] = read(folder, row, prompt=prompt)
+        assert isinstance(alone, Correction), alone
+        kind = "a pair" if isinstance(record, Correction) else "one answer"
+        turns = ", of a dialogue" if alone.question == DIALOGUE else ""
+        lines.append(f"| {name} | {fields(row)} | {kind}{turns} | |")
+    for name, (row, _) in REFUSED.items():
+        [outcome] = read(folder, row, options=Options(), prompt=prompt)
+        reason = outcome.reason if isinstance(outcome, Skipped) else outcome.problem
+        lines.append(f"| {name} | {fields(row)} | | {reason} |")
+    return "\n".join(lines)
+
+
+def fields(row: dict) -> str:
+    return " ".join(f"`{name}`" for name in row)
+
+
+def test_the_table_of_formats_is_what_the_data_sets_make_of_the_rows(tmp_path):
+    assert table(tmp_path) in README.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", READ)
@@ -139,53 +184,51 @@ def test_columns_and_format_go_before_what_the_rows_look_like(tmp_path):
     assert tuple(DataConfig.__dataclass_fields__["format"].metadata["choices"]) == FORMATS
 
 
-def test_a_dialogue_has_one_text_in_training_correct_and_serve(tmp_path):
+def test_a_dialogue_has_the_same_ids_in_training_correct_and_serve(tmp_path, tiny_model, monkeypatch):
     chat = said("Q1", "A1", "Q", "worse")
-    [trained] = read(tmp_path, {"chosen": [*chat[:-1], {"role": "assistant", "content": "better"}], "rejected": chat})
+    [record] = read(tmp_path, {"chosen": [*chat[:-1], {"role": "assistant", "content": "better"}], "rejected": chat})
+    assert (record.question, record.answer) == (DIALOGUE, "worse")
+    corrector = Corrector.load(str(tiny_model), "correction", Settings(max_new_tokens=4))
+    [tokens], _ = tokenise([record], RunPrompts(corrector.template), corrector.encoder, 512)
+
+    prompts, row = [], Corrector.row
+    monkeypatch.setattr(
+        Corrector, "row", lambda self, prompt, *rest: prompts.append(prompt) or row(self, prompt, *rest)
+    )
     (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": chat}) + "\n")
     [item] = read_items(str(tmp_path / "chat.jsonl"), may_ask=False)
-    served = candidate_questions(chat[:-1])[0]
-    assert trained.question == item.text("question") == served == DIALOGUE
-    assert trained.answer == item.text("answer") == "worse"
+    corrector.correct([(item.text("question"), item.text("answer"))])
+    worker = Worker(corrector)
+    worker.start()
+
+    async def served():
+        with suppress(Failed):
+            await worker.submit(candidate_questions(chat[:-1]), "worse").done()
+
+    asyncio.run(served())
+    worker.close()
+    assert prompts == [tokens.ids[: tokens.prompt_length].tolist()] * 2
 
 
+# Every NAME and ALIAS of raw/ at the commit that original_names.py cites.
 ORIGINAL = [
-    "alpaca",
-    "stanford-alpaca",
-    "alpaca-json",
-    "firefly",
-    "hh-rlhf-dialogue",
-    "hh-dialogue",
-    "hh-rlhf-harmless-dialogue",
-    "hh-rlhf-dialogue/harmless-base",
-    "hh-harmless-dialogue",
-    "hh-dialogue/harmless-base",
-    "hh-rlhf-helpful-dialogue",
-    "hh-helpful-dialogue",
-    "hh-rlhf-preference",
-    "hh-preference",
-    "hh-rlhf-harmless-preference/train",
-    "hh-rlhf-preference/harmless-base/train",
-    "hh-helpful-preference/test",
-    "hh-preference/helpful-base/test",
-    "moss-002-sft",
-    "moss-003-sft",
-    "PKU-SafeRLHF/train",
-    "PKU-Alignment/PKU-SafeRLHF/train",
-    "PKU-SafeRLHF/test",
-    "PKU-SafeRLHF-30K/train",
-    "PKU-SafeRLHF-30K/test",
-    "PKU-SafeRLHF-10K/train",
-    "TreeRLHFFULL/train",
-    "TreeRLHFALL/train",
-    "TreeRLHF/test",
-    "Baichuan3RM/train",
-    "Baichuan3RM/test",
-    "correction-json",
-    "beavertails-json/train",
-    "beavertails-json/test",
+    "alpaca", "stanford-alpaca", "alpaca-json", "firefly", "hh-rlhf-dialogue", "hh-dialogue",
+    "hh-rlhf-harmless-dialogue", "hh-rlhf-dialogue/harmless-base", "hh-harmless-dialogue",
+    "hh-dialogue/harmless-base", "hh-rlhf-helpful-dialogue", "hh-rlhf-dialogue/helpful-base", "hh-helpful-dialogue",
+    "hh-dialogue/helpful-base", "hh-rlhf-preference", "hh-preference", "hh-rlhf-harmless-preference/train",
+    "hh-rlhf-preference/harmless-base/train", "hh-harmless-preference/train", "hh-preference/harmless-base/train",
+    "hh-rlhf-harmless-preference/test", "hh-rlhf-preference/harmless-base/test", "hh-harmless-preference/test",
+    "hh-preference/harmless-base/test", "hh-rlhf-helpful-preference/train", "hh-rlhf-preference/helpful-base/train",
+    "hh-helpful-preference/train", "hh-preference/helpful-base/train", "hh-rlhf-helpful-preference/test",
+    "hh-rlhf-preference/helpful-base/test", "hh-helpful-preference/test", "hh-preference/helpful-base/test",
+    "moss-002-sft", "moss-003-sft", "TreeRLHFFULL/train", "PKU-Alignment/TreeRLHFFULL/train", "TreeRLHFALL/train",
+    "PKU-Alignment/TreeRLHFALL/train", "TreeRLHF/test", "PKU-Alignment/TreeRLHFPPO/test", "PKU-SafeRLHF/train",
+    "PKU-Alignment/PKU-SafeRLHF/train", "PKU-SafeRLHF/test", "PKU-Alignment/PKU-SafeRLHF/test",
+    "PKU-SafeRLHF-30K/train", "PKU-Alignment/PKU-SafeRLHF-30K/train", "PKU-SafeRLHF-30K/test",
+    "PKU-Alignment/PKU-SafeRLHF-30K/test", "PKU-SafeRLHF-10K/train", "PKU-Alignment/PKU-SafeRLHF-10K/train",
+    "Baichuan3RM/train", "Baichuan3RM/test", "correction-json", "beavertails-json/train", "beavertails-json/test",
     "empathy-json",
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ORIGINAL)
@@ -197,3 +240,10 @@ def test_a_name_of_the_originals_registry_is_read_or_says_what_stands_for_it(nam
     remedy = str(error.value).split("; ", 1)[1]
     if remedy.startswith("write "):
         parse_spec(remedy.removeprefix("write ").split(" (")[0].replace("PATH", "rows.json"))
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as scratch:
+        print(table(Path(scratch)))

@@ -65,6 +65,7 @@ def one_host(tiny_model, tmp_path_factory) -> list[float]:
 TORCHRUN = {"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "7"}
 
 
+@pytest.mark.slow
 def test_the_program_itself_trains_all_stages_in_one_launch(rows, tiny_model, tmp_path):
     flags = ["--train_datasets", rows, "--model_name_or_path", tiny_model, "--output_dir", tmp_path / "out", "--epochs", "1",
              "--identity_proportion", "0.25", "--log_type", "none"]  # fmt: skip

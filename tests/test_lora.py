@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import ROOT, launch_program, save_llama
+from disturbed import Run, goes_on
 from plain_loop import plain_trajectory
 from safetensors.torch import load_file
 from test_exact_updates import base_flags, trajectory
@@ -149,6 +151,23 @@ def tensor_numbers(file: Path) -> int:
 
 
 @pytest.mark.slow
+def test_a_rank_that_is_killed_in_the_middle_costs_nothing_but_time(peft, tiny_model, tmp_path):
+    """SIGKILL of one of two ranks under the real launcher, behind a warm-up; the same command goes on from the last state."""
+    flags = [word for name, value in {**LORA, "lr": LR, "epochs": 1, "identity_proportion": 0.3}.items()
+             for word in (f"--{name}", value)]  # fmt: skip
+    whole = Run(tiny_model, tmp_path / "whole", *flags).start()
+    assert whole.end() == 0 and whole.made() == 15, whole.said
+    run = Run(tiny_model, tmp_path / "killed", *flags).start().until(6)
+    os.kill(run.rank(1), signal.SIGKILL)
+    assert run.end() not in (0, 75) and "error: rank 1 " in run.said, run.said
+    assert 6 <= run.made() < 15 and not (run.out / "model.safetensors").exists()
+    [state] = run.states()
+    goes_on(run, whole.out)
+    run.line(f"going on after {state.replace('-', ' ')}")
+    assert files(run.out) == files(whole.out) and files(run.out / "identity") == files(whole.out / "identity")
+
+
+@pytest.mark.slow
 def test_a_16_bit_run_leaves_its_masters_on_request_and_a_full_run_in_its_place_no_adapters(
     peft, rows24, bpe_folder, tmp_path
 ):
@@ -237,6 +256,18 @@ def test_new_adapters_change_nothing_and_the_folder_is_the_plain_model_s(peft, t
     assert len(trained) == 2 * 7 * 2 and all(".lora_" in name for name in trained)
     again = dict(adapted(tiny_model).named_parameters())
     assert all(torch.equal(p, again[name]) for name, p in model.named_parameters())
+
+
+def test_merged_weights_compute_what_the_adapters_do(peft, tiny_model):
+    from aligner.training.engine.adapters import adapter_parameters, merging, plain_names
+
+    model, plain = adapted(tiny_model, lora_alpha=12), opened(tiny_model)
+    for _, parameter in adapter_parameters(model).values():
+        torch.nn.init.normal_(parameter, std=0.1)
+    fetch = merging(model, lambda name: model.state_dict()[name])
+    plain.load_state_dict({name: fetch(name) for name in plain_names(model)})
+    beside, base = logits(model), logits(opened(tiny_model))
+    assert float((logits(plain) - beside).abs().max()) < 1e-5 < 1e-2 < float((beside - base).abs().max())
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,18 @@ def test_feedback_is_a_line_of_the_default_prompt():
 )  # fmt: skip
 def test_the_other_published_prompts_byte_for_byte(name, text):
     assert find_template(name).render("Q", "A").encode() == text
-    assert set(KNOWN) == {"correction", "edit-pair", "paper", "revision", "empathy", "feedback"}
+    peers = {"metaaligner-hh-rlhf", "metaaligner-ultrafeedback", "metaaligner-imhi"}
+    assert set(KNOWN) == {
+        "correction",
+        "edit-pair",
+        "paper",
+        "revision",
+        "empathy",
+        "feedback",
+        "objectives",
+        "equal",
+        *peers,
+    }
 
 
 def test_braces_and_slot_names_in_fields_are_text():

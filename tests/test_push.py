@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from aligner.card import Card, read_card, write_card
 from aligner.cli import main
 from aligner.inference.corrector import Corrector, Settings
-from aligner.prompts import EDIT_PAIR
+from aligner.prompts import EDIT_PAIR, PromptTemplate
 from aligner.training.checkpoint.model_card import model_card
 from aligner.training.checkpoint.push import publishable
 
@@ -129,6 +129,16 @@ def test_the_card_names_base_prompt_data_licence_and_figures(tmp_path):
     assert "Recipe: 256 records an update, at most 2,048 tokens a record; epochs 3, lr 2e-05." in text
     assert text.endswith("## Measured\n\n| the Aligner | 300 |\n") and HOME not in text
     assert "base_model:" not in model_card(replace(CARD, base_model=f"{HOME}/base"), "ada/aligner")
+
+
+def test_the_card_of_a_prompt_without_an_answer_speaks_of_questions_alone_and_adapters_are_in_the_recipe():
+    plain = replace(CARD, prompt=PromptTemplate("plain", "USER: {question} ASSISTANT:"))
+    text = model_card(
+        replace(plain, settings={"lora_rank": 8, "lora_alpha": 16, "lora_target": "all-linear"}), "ada/upstream"
+    )
+    assert "trained with question and correction." in text and "renders it\nfrom a user's question):" in text
+    assert "epochs 3, lr 2e-05, lora_rank 8, lora_alpha 16, lora_target all-linear." in text
+    assert "trained with question, answer and correction." in model_card(CARD, "ada/aligner")
 
 
 def test_without_a_token_nothing_is_uploaded(finished, hub, monkeypatch, capsys):

@@ -15,7 +15,8 @@ from aligner.hub import HubAddress, parse_address
 from aligner.records import Correction, DataError, Skipped, UserError
 from aligner.training.datasets.mixture import mix
 from aligner.training.datasets.options import Columns, Options, parse_columns
-from aligner.training.datasets.registry import REGISTERED, parse_spec, records_of
+from aligner.training.datasets.read_records import records_of
+from aligner.training.datasets.registry import REGISTERED, parse_spec
 from aligner.training.flags import parse
 from aligner.training.stages import options_of
 
@@ -163,7 +164,7 @@ def test_an_option_that_no_data_set_reads_is_refused(flag, tmp_path):
     file = tmp_path / "pairs.jsonl"
     file.write_text(json.dumps(ULTRA))
     with pytest.raises(UserError, match=r"is read by none of the data sets here \(ultrafeedback\)"):
-        options_of(parse(["--train_datasets", f"ultrafeedback::{file}", *flag.split()]).data)
+        options_of(parse(["--train_datasets", f"ultrafeedback::{file}", *flag.split()]))
 
 
 def test_columns_for_a_data_set_that_is_not_there_are_refused(tmp_path):
@@ -172,7 +173,7 @@ def test_columns_for_a_data_set_that_is_not_there_are_refused(tmp_path):
     with pytest.raises(
         UserError, match="--columns other:question=q speaks of 'other', which is not among the data sets"
     ):
-        options_of(parse(["--train_datasets", str(file), "--columns", "other:question=q"]).data)
+        options_of(parse(["--train_datasets", str(file), "--columns", "other:question=q"]))
 
 
 def test_another_option_is_another_run(tmp_path):
@@ -202,7 +203,7 @@ def test_a_hub_address_and_what_it_takes_from_the_registered_one(text, address):
 def test_every_registered_hub_address_pins_a_commit_where_one_is_known():
     pinned = {name: parse_spec(name).path for name in REGISTERED if (REGISTERED[name].path or "").startswith("hub:")}
     commits = {name for name, path in pinned.items() if len(parse_address(path).revision) == 40}
-    assert commits == {"pku-saferlhf", "hh-rlhf", "ultrafeedback"}
+    assert commits == {"pku-saferlhf", "pku-saferlhf-rated", "hh-rlhf", "ultrafeedback"}
 
 
 def test_hub_ids_load_through_datasets_at_their_revision(tmp_path):

@@ -38,7 +38,8 @@ from aligner.readers.paths import data_files
 from aligner.readers.rows import read_rows
 from aligner.records import Correction, DataError, UserError
 from aligner.training.datasets.mixture import mix
-from aligner.training.datasets.registry import parse_spec, records_of
+from aligner.training.datasets.read_records import records_of
+from aligner.training.datasets.registry import parse_spec
 
 README = ROOT / "aligner" / "readers" / "README.md"
 

@@ -92,13 +92,13 @@ def test_recipes_are_compared_without_models_among_the_controls_and_the_chosen_o
         assert ("--shuffled" in step.words, "none" in step.words) == (controls, not controls)
 
 
-def test_a_run_like_another_is_not_trained_and_corrects_with_its_own_margin(tmp_path):
+def test_a_run_like_another_is_not_trained_and_corrects_with_its_own_lead(tmp_path):
     experiment = read_experiment("restoration")
     [step] = [
-        s for s in measuring_steps(experiment, tmp_path, "twice-margin-3", "choose", 9, 1) if "restoration" in s.name
+        s for s in measuring_steps(experiment, tmp_path, "four-ahead-2", "choose", 9, 1) if "restoration" in s.name
     ]
-    assert step.words[step.words.index("--models") + 1].endswith("runs/twice")
-    assert step.words[step.words.index("--margin") + 1] == "3" and "twice-margin-3" in str(step.product)
+    assert step.words[step.words.index("--models") + 1].endswith("runs/four")
+    assert step.words[step.words.index("--nats_ahead") + 1] == "2" and "four-ahead-2" in str(step.product)
 
 
 def test_no_more_answers_are_measured_than_the_file_says_and_all_are_trained_on(data, tmp_path):

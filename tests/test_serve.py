@@ -78,7 +78,7 @@ def test_where_the_model_has_no_room_the_oldest_turns_are_left_out(corrector, to
 
 def test_many_at_once_each_get_their_own(corrector, told):
     found: dict[int, str] = {}
-    with serving(exchange(corrector, told.url)) as address:
+    with serving(exchange(corrector, told.url, seconds=60)) as address:
         threads = [
             threading.Thread(target=lambda n=n: found.update({n: ask(address, f"q{n}").choices[0].message.content}))
             for n in range(20)

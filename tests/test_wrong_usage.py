@@ -10,7 +10,8 @@ import pytest
 from aligner.cli import main
 from aligner.demo import locate
 from aligner.records import DataError, UserError
-from aligner.training.datasets.registry import parse_spec, records_of, register_files
+from aligner.training.datasets.read_records import records_of
+from aligner.training.datasets.registry import parse_spec, register_files
 
 LINES = {
     "a flag that another needs": ("correct --modle x", "there is no flag '--modle' (did you mean '--model'?)"),

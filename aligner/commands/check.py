@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from aligner.commands.shared_flags import config_from
+from aligner.objectives import FILE
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -33,8 +34,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--prefer", choices=("better", "safer"), help="which judgement of pku-saferlhf decides")
     add("--format", choices=FORMATS, help="what the rows of bare paths are (found out)")
     add("--multi_turn", action="store_true", help="take dialogues of several turns")
+    add("--pairs", choices=("both", "majority"), help="of rated answers: both directions, or that with more objectives")
+    add(
+        "--margin", type=float, metavar="X", help="of rated answers: the least difference of a rating that counts (any)"
+    )
+    add("--pairs_per_question", type=int, metavar="N", help="of rated answers: most pairs of a question's (6)")
     add("--damage", metavar="KINDS", help="kinds of damage of restoration, comma-separated (all)")
     add("--hold_back", metavar="WHAT", help="of restoration, left out: 'phrases' and whole kinds")
+    add(
+        "--objectives_file",
+        default=FILE,
+        metavar="FILE",
+        help=f"the sentence of each objective that rows name ({FILE})",
+    )
     add("--model_name_or_path", metavar="TOK", help="tokenizer for lengths and --dump ('embedded' works)")
     add("--max_length", type=int, default=2048, metavar="N", help="tokens a row may have (2048)")
     add("--prompt_template", metavar="NAME", help="a known prompt, chat, or a YAML file")

@@ -12,13 +12,12 @@ from aligner.commands.shared_flags import (
     add_server_flags,
     config_from,
 )
+from aligner.objectives import split_objectives
 from aligner.records import UserError
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
-    from aligner.feedbacks import FEEDBACKS
-
     parser.epilog = (
         "Killed or stopped, the same command continues where it was. Exit 0: every row was corrected. Exit 1: the rows named could "
         "not be, the others were. Exit 2: the command cannot be carried out, or a server is gone."
@@ -49,16 +48,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--retry_failed", action="store_true", help="correct again the rows of --output that failed, and no others")
     add("--rounds", type=int, default=1, metavar="N", help="feed corrections back in, so many times in all (1)")
-    add(
-        "--feedback",
-        metavar="TEXT",
-        help=f"instruction for the correction, for rows that have none: {', '.join(FEEDBACKS)}, or any text",
+    instruction = parser.add_mutually_exclusive_group()
+    instruction.add_argument(
+        "--objectives",
+        type=split_objectives,
+        default=(),
+        metavar="NAME,NAME",
+        help="what corrections are to mind, for rows that say nothing: names of the Aligner's card (configs/objectives.yaml), "
+        "or a sentence",
     )
+    instruction.add_argument("--feedback", metavar="TEXT", help="the same as a text of your own")
     add("--sample", action="store_true", help="draw tokens as the paper did (temperature 0.3, top-k 10, top-p 0.95)")
     add("--seed", type=int, default=42, metavar="N", help="of --sample (42)")
     add_guard_flags(parser)
     add(
-        "--margin",
+        "--nats_ahead",
         type=float,
         metavar="NATS",
         help="leave an answer alone unless its correction is so much likelier under the Aligner, in nats ('nats_ahead' of each row "
@@ -117,14 +121,15 @@ def run_one(args: argparse.Namespace) -> int:
         "upstream_url",
         "keep_unfinished",
         "scripts",
-        "margin",
+        "nats_ahead",
         "questions",
         "retry_failed",
     ):
         if getattr(args, name) not in (None, False):
             raise UserError(f"--{name} is for files of answers: leave it out, or --question and --answer.")
     options = args.prompt_template, args.max_new_tokens, args.dtype, args.trust_remote_code
-    show_one_correction(args.model, args.question, args.answer, args.feedback, *options)
+    wanted = args.feedback, args.objectives
+    show_one_correction(args.model, args.question, args.answer, *wanted, *options)
     return 0
 
 

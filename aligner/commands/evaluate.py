@@ -84,7 +84,7 @@ def add_measure_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--dtype", choices=("float32", "bfloat16"), help="of all models (bfloat16 on a GPU that has it, else float32)")
     add(
-        "--margin",
+        "--nats_ahead",
         type=float,
         metavar="NATS",
         help="as of 'aligner correct': leave an answer alone unless its correction is so much likelier under the model",

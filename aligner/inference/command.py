@@ -9,7 +9,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from aligner.card import prompt_of
+from aligner.card import objectives_of, prompt_of
 from aligner.console import progress
 from aligner.demo import locate
 from aligner.encoder import Encoder
@@ -21,6 +21,7 @@ from aligner.inference.sampling import Sampling
 from aligner.inference.served import ServedAligner, UpstreamModel
 from aligner.inference.servers import Server, ServerGone
 from aligner.models import check_place, fingerprint, load_config, load_tokenizer, positions_of, quiet_libraries
+from aligner.objectives import sentences
 from aligner.records import UserError
 from aligner.terminal import print_errors, print_lines
 from aligner.training.datasets.options import QAC, parse_columns
@@ -46,17 +47,22 @@ def correct(config: CorrectConfig) -> int:
 def job_of(config: CorrectConfig) -> CorrectionJob:
     """The job that the settings describe. UserError where a model cannot be used as they say."""
     options, sampling = config.options, Sampling(seed=config.seed) if config.sample else None
-    whole, weighed = not config.keep_unfinished, config.margin is not None
+    whole, weighed = not config.keep_unfinished, config.nats_ahead is not None
     settings = Settings(options.batch_size, options.max_new_tokens, sampling, whole_only=whole, weighed=weighed)
     folders = [locate(folder) for folder in config.models]
     for folder in folders:
         check_place(folder)
     templates = [prompt_of(folder, options.prompt_template) for folder in folders]
-    if config.feedback and not any(template.takes_feedback for template in templates):
+    wanted = "objectives" if config.objectives else "feedback"
+    if getattr(config, wanted) and not any(template.takes_feedback for template in templates):
         raise UserError(
-            f"--feedback: the prompt '{templates[0].name}' has no slot for it. Train an Aligner with --prompt_template feedback, "
+            f"--{wanted}: the prompt '{templates[0].name}' has no slot for it. Train an Aligner with --prompt_template {wanted}, "
             "or try that prompt on this one."
         )
+    known = [objectives_of(folder, template) for folder, template in zip(folders, templates, strict=True)]
+    for template, table in zip(templates, known, strict=True):
+        if template.takes_feedback:
+            sentences(config.objectives, table)
     about = {  # not the address of a server: it may come back elsewhere
         "model": [fingerprint(folder, options.trust_remote_code) for folder in folders],
         "prompt": [template.text for template in templates],
@@ -67,8 +73,10 @@ def job_of(config: CorrectConfig) -> CorrectionJob:
         **({"sampling": asdict(sampling)} if sampling else {}),
     }
     stack = [
-        StackedAligner(name, partial(_open, config, folder, settings), template.takes_feedback, markers_of(template))
-        for name, folder, template in zip(_names(folders), folders, templates, strict=True)
+        StackedAligner(
+            name, partial(_open, config, folder, settings), template.takes_feedback, markers_of(template), table
+        )
+        for name, folder, template, table in zip(_names(folders), folders, templates, known, strict=True)
     ]
     return CorrectionJob(
         config.input,
@@ -85,10 +93,11 @@ def job_of(config: CorrectConfig) -> CorrectionJob:
             config.keep == "code",
             config.correct_structured,
             config.scripts or (),
-            config.margin,
+            config.nats_ahead,
         ),
         config.questions,
         config.retry_failed,
+        config.objectives,
     )
 
 
@@ -134,7 +143,8 @@ def summary_lines(summary: CorrectionSummary, config: CorrectConfig) -> Iterator
         share = f"{summary.unfinished / max(1, summary.corrected):.0%}"
         yield f"{summary.unfinished:,} of them ({share}) did not end within {limit}: {action}"
     if summary.left_alone:
-        yield f"{summary.left_alone:,} answers were left alone (structured, fenced code, script, margin): 'guard_reason' says why"
+        reasons = "structured, fenced code, script, likelihood"
+        yield f"{summary.left_alone:,} answers were left alone ({reasons}): 'guard_reason' says why"
     if summary.unread:
         yield f"{summary.unread:,} rows have feedback, which the Aligner's prompt has no slot for: it was ignored"
 

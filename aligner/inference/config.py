@@ -34,12 +34,13 @@ class CorrectConfig:
     columns: tuple[str, ...] = ()
     rounds: int = 1
     feedback: str | None = None
+    objectives: tuple[str, ...] = ()
     sample: bool = False
     keep_unfinished: bool = False
     keep: str = "code"
     correct_structured: bool = False
     scripts: tuple[str, ...] | None = None
-    margin: float | None = None
+    nats_ahead: float | None = None
     questions: str | None = None
     retry_failed: bool = False
     seed: int = 42
@@ -69,8 +70,8 @@ class CorrectConfig:
         ):
             if getattr(self, name) and not getattr(self, needs):
                 raise UserError(f"--{name} needs --{needs}.")
-        if self.aligner_url and self.margin is not None:
-            raise UserError("--margin weighs corrections with the model here: leave out --aligner_url.")
+        if self.aligner_url and self.nats_ahead is not None:
+            raise UserError("--nats_ahead weighs corrections with the model here: leave out --aligner_url.")
         if self.aligner_url and self.stack:
             raise UserError("--aligner_url serves one Aligner: give --model, and run again for the next of a stack.")
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from aligner.feedbacks import FEEDBACKS
 from aligner.files import sha256_of, write_lines
 from aligner.inference.corrector import Aligner, Corrected, CorrectionRequest, NoRoom, Outcome
 from aligner.inference.guard import Guard, KeepReason
 from aligner.inference.items import Item, earlier_rows, is_missing, read_items
 from aligner.inference.journal import Journal
 from aligner.inference.served import UpstreamModel
+from aligner.objectives import sentences
 from aligner.quality.edits import Edits, edits
 from aligner.records import DataError, UserError
 from aligner.training.datasets.options import QAC, Columns
@@ -31,13 +31,14 @@ Progress = Callable[..., Any]  # as tqdm: progress(iterable, total=..., desc=...
 
 @dataclass(frozen=True)
 class StackedAligner:
-    """One Aligner of a stack: its name, how to open it, and its prompt's markers. It is opened when its pass begins and freed at
-    its end."""
+    """One Aligner of a stack: its name, how to open it, its prompt's markers, and the sentences of the objectives it knows by
+    name. It is opened when its pass begins and freed at its end."""
 
     name: str
     open: Callable[[], Aligner]
     takes_feedback: bool = False
     markers: tuple[str, ...] = ()
+    objectives: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class CorrectionJob:
     guard: Guard = Guard()
     questions: str | None = None
     retry_failed: bool = False
+    objectives: tuple[str, ...] = ()
 
 
 @dataclass
@@ -98,6 +100,8 @@ def correct_file(job: CorrectionJob, progress: Progress) -> CorrectionSummary:
     items = read_items(job.input, job.upstream is not None or not job.needs_answer, job.columns, job.questions)
     earlier = earlier_rows(job.output, job.input, items) if job.retry_failed else [None] * len(items)
     items = [item for item, row in zip(items, earlier, strict=True) if row is None]
+    for item in items:
+        item.fault = item.fault or _unknown_objective(job, item)
     if all(item.fault for item in items):
         raise next(
             (item.fault for item in items if item.fault), UserError(f"{job.input}: has no rows. Check the path.")
@@ -105,7 +109,9 @@ def correct_file(job: CorrectionJob, progress: Progress) -> CorrectionSummary:
     about = {"input": sha256_of(job.input), "rounds": job.rounds, "feedback": job.feedback, **job.about}
     if job.retry_failed:
         about["output"] = sha256_of(job.output)
-    about["guard"] = {**asdict(job.guard), "scripts": list(job.guard.scripts)}
+    guard = {**asdict(job.guard), "scripts": list(job.guard.scripts)}
+    about["guard"] = {name: value for name, value in guard.items() if value is not None}
+    about |= {"objectives": list(job.objectives)} if job.objectives else {}
     about |= {"columns": asdict(job.columns)} if job.columns != QAC else {}
     journal = Journal(journal_file, about)
     try:
@@ -197,9 +203,29 @@ def _kept(kept: KeepReason, outcome: Corrected, answer: str, decoded: str | None
 
 
 def _feedback(job: CorrectionJob, member: StackedAligner, item: Item) -> str:
-    """The feedback for this Aligner: the row's own, else the one for all rows, if its prompt has a slot for it."""
-    given = (item.text("feedback") or job.feedback or "") if member.takes_feedback else ""
-    return FEEDBACKS.get(given, given)
+    """The feedback for this Aligner, if its prompt has a slot for it: the row's own or its objectives, else those for all rows."""
+    if not member.takes_feedback:
+        return ""
+    text = item.text("feedback")
+    if not text:
+        text = sentences(item.objectives() or job.objectives, member.objectives) or job.feedback or ""
+    return member.objectives.get(text, text)
+
+
+def _asks(item: Item) -> bool:
+    """Whether a row says what its correction is to mind. A field `objectives` of another kind has another meaning."""
+    return bool(item.text("feedback") or (isinstance(item.fields.get("objectives"), str | list) and item.objectives()))
+
+
+def _unknown_objective(job: CorrectionJob, item: Item) -> DataError | None:
+    """What is wrong with the objectives of a row, for the Aligners that are asked for them."""
+    try:
+        for member in job.stack:
+            if member.takes_feedback:
+                sentences(item.objectives(), member.objectives)
+    except (UserError, ValueError) as error:
+        return DataError(*item.origin, str(error).rstrip("."), "Correct the row")
+    return None
 
 
 def _input(number: int, row: int, item: Item, journal: Journal) -> str:
@@ -247,7 +273,7 @@ def _summary(
     last = [journal.done[_kind(passes - 1), row] for row in good]
     faults = [item.fault for item in items if item.fault]
     deaf = not any(member.takes_feedback for member in job.stack)
-    unread = sum(bool(items[row].text("feedback")) for row in good) if deaf else 0
+    unread = sum(_asks(items[row]) for row in good) if deaf else 0
     cut = sum("answer_finished" in items[row].fields for row in good)
     empty = sum(not correction["text"].strip() for correction in last)
     unfinished = sum(not correction["finished"] for correction in last)

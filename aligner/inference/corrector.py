@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from aligner.card import prompt_of
+from aligner.card import objectives_of, prompt_of
 from aligner.encoder import Encoder
-from aligner.feedbacks import FEEDBACKS
 from aligner.inference.greedy import Decoder, DecoderRow, supports_drafts
 from aligner.inference.likelihood import log_likelihood
 from aligner.inference.sampling import Sampling, generate
 from aligner.models import device_map_options, load_model, load_tokenizer, positions_of
+from aligner.objectives import sentences
 from aligner.prompts import PromptTemplate
 from aligner.quality.edits import Edits, edits
 from aligner.records import UserError
@@ -97,6 +97,7 @@ class Corrector:
     template: PromptTemplate
     decoder: Decoder | None  # None: for this model only transformers' own generation is right
     settings: Settings = Settings()
+    objectives: Mapping[str, str] = field(default_factory=dict)  # those that it can be asked for by name
 
     @classmethod
     def load(
@@ -125,18 +126,23 @@ class Corrector:
                 "%s is decoded by transformers, token by token: its cache holds something other than keys and values",
                 folder,
             )
-        return cls(model, encoder, template, decoder, settings)
+        return cls(model, encoder, template, decoder, settings, objectives_of(folder, template))
 
     def correct(
-        self, pairs: Iterable[tuple[str, str] | CorrectionRequest], feedback: str | None = None
+        self,
+        pairs: Iterable[tuple[str, str] | CorrectionRequest],
+        feedback: str | None = None,
+        objectives: Sequence[str] = (),
     ) -> list[Corrected]:
-        """The correction of each (question, answer), in order. `feedback` holds for all: a text, or a preset's name.
+        """The correction of each (question, answer), in order. `feedback` (a text, or an objective's name) holds for all, or
+        `objectives` (names and texts).
 
         UserError where one cannot be corrected: its prompt is longer than the model's positions.
         """
         requests = [CorrectionRequest(*pair) for pair in pairs]
-        if feedback:
-            requests = [request._replace(feedback=FEEDBACKS.get(feedback, feedback)) for request in requests]
+        known = self.objectives
+        if wanted := known.get(feedback, feedback) if feedback else sentences(objectives, known):
+            requests = [request._replace(feedback=wanted) for request in requests]
         outcomes = dict(self.stream(requests))
         for index in range(len(requests)):
             outcome = outcomes[index]

@@ -49,19 +49,19 @@ class Guard:
 
     keep_unfinished: a correction that did not end is taken all the same. keep_code: fenced code comes back byte for byte or not
     at all. correct_structured: JSON and the text beside tool calls are corrected like prose. scripts: of Unicode, in which at
-    least half of an answer's letters are; none: any. margin: nats by which a correction is likelier under the Aligner than the
-    answer left alone, at least. UserError where a script has no such name, or the margin is no number.
+    least half of an answer's letters are; none: any. nats_ahead: by how many nats at least a correction is likelier under the
+    Aligner than the answer left alone. UserError where a script has no such name, or nats_ahead is no number.
     """
 
     keep_unfinished: bool = False
     keep_code: bool = True
     correct_structured: bool = False
     scripts: tuple[str, ...] = ()
-    margin: float | None = None
+    nats_ahead: float | None = None
 
     def __post_init__(self) -> None:
-        if self.margin is not None and not math.isfinite(self.margin):
-            raise UserError(f"--margin is {self.margin}: it is a number of nats, such as 0 or 2.5.")
+        if self.nats_ahead is not None and not math.isfinite(self.nats_ahead):
+            raise UserError(f"--nats_ahead is {self.nats_ahead}: it is a number of nats, such as 0 or 2.5.")
         for name in self.scripts:
             try:
                 regex.compile(rf"\p{{Script={name}}}")
@@ -85,8 +85,8 @@ class Guard:
                 return KeepReason("the correction did not end", True)
             if marker := runs_on(corrected.text, question + "\n" + answer, markers):
                 return KeepReason(f"the correction runs on with the prompt's own '{marker}'", True)
-        if self.margin is not None and corrected.nats_ahead is not None and self.margin > corrected.nats_ahead:
-            return KeepReason(f"the correction is not {self.margin:g} nats likelier than the answer", False)
+        if self.nats_ahead is not None and corrected.nats_ahead is not None and self.nats_ahead > corrected.nats_ahead:
+            return KeepReason(f"the correction is not {self.nats_ahead:g} nats likelier than the answer", False)
         if self.keep_code and (blocks := code_blocks(answer)) and code_blocks(corrected.text) != blocks:
             return KeepReason("the correction would change fenced code", False)
         return None

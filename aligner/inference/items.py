@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aligner.inference.published_answers import read_answers
+from aligner.objectives import split_objectives
 from aligner.readers.rows import read_rows
 from aligner.records import DataError, Origin, UserError
 from aligner.texts import kind_of, text_fault
@@ -39,6 +40,10 @@ class Item:
     def text(self, role: str) -> Any:
         """What the row has as its question, answer or feedback; empty where it has nothing."""
         return self.fields.get(getattr(self.columns, role)) or ""
+
+    def objectives(self) -> tuple[str, ...]:
+        """What the row asks its correction to mind, by name or in words. ValueError where it is neither."""
+        return split_objectives(self.fields.get("objectives"))
 
 
 def earlier_rows(output: str, source: str, items: Sequence[Item]) -> list[dict[str, Any] | None]:

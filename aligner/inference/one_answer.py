@@ -17,6 +17,7 @@ def show_one_correction(
     question: str,
     answer: str,
     feedback: str | None,
+    objectives: tuple[str, ...],
     prompt_template: str | None,
     max_new_tokens: int,
     dtype: str | None,
@@ -28,7 +29,7 @@ def show_one_correction(
     check_place(folder)
     settings = Settings(batch_size=1, max_new_tokens=max_new_tokens)
     corrector = Corrector.load(folder, prompt_template, settings, trust_remote_code, dtype)
-    [corrected] = corrector.correct([(question, answer)], feedback)
+    [corrected] = corrector.correct([(question, answer)], feedback, objectives)
     screen = Console(highlight=False, markup=False, soft_wrap=True)
     screen.print(show(diff(answer, corrected.text), sys.stdout.isatty()))
     ended = "" if corrected.finished else f"; cut off at {max_new_tokens:,} tokens (or the model's)"

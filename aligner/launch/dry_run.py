@@ -9,6 +9,7 @@ from aligner.launch.report import examples, show_examples
 from aligner.models import load_tokenizer
 from aligner.terminal import print_lines
 from aligner.training.config import RunConfig
+from aligner.training.datasets.rated import length_ratios
 from aligner.training.distributed.hardware import gpu_memory
 from aligner.training.distributed.hosts import read_hostfile
 from aligner.training.planning.memory import size_of
@@ -39,6 +40,8 @@ def dry_run(config: RunConfig, ranks: int) -> None:
             for line in counted.lines() if counted.rows else []:
                 print_lines(f"{side}: {line.strip()}")
         print_lines(f"prompt: {data.prompts.line()}")
+        for name, (count, ratio) in length_ratios(data.train).items():
+            print_lines(f"objective {name}: {count:,} records, median length of the target {ratio:.2f} of its answer's")
     print_lines("", *memory_summary(config, ranks))
     show_examples(examples(tokens, data.train_sources), tokenizer)
 

@@ -20,7 +20,7 @@ from aligner.training.config import RunConfig
 from aligner.training.datasets.damage import DamagePlan, damage_plan
 from aligner.training.datasets.mixture import Source
 from aligner.training.datasets.supervised import Tokens
-from aligner.training.stages import Stage, StageData
+from aligner.training.stages import BEFORE, Stage, StageData
 from aligner.training.train_log import read_log
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def held_out_losses(stages: Sequence[Stage], export: str) -> list[tuple[str, flo
         values = [line["eval_loss"] for line in read_log(stage.folder) if "eval_loss" in line]
         if values:
             losses += [] if losses else [("before", values[0])]
-            if stage.name == "identity":
-                losses.append(("after the warm-up", values[-1]))
+            if stage.name != "correction":
+                losses.append((f"after the {BEFORE[stage.name]}", values[-1]))
             else:
                 losses.append(("after the correction", min(values[1:]) if export == "best" else values[-1]))
     return losses
@@ -82,7 +82,7 @@ def show_result(stages: Sequence[Stage], data: StageData, config: RunConfig) -> 
     if losses := held_out_losses(stages, config.output.export):
         screen.print(f"\nLoss on {len(held_out)} held-out corrections (nats per token)")
         for name, loss in losses:
-            screen.print(f"  {name:<22}{loss:.4f}")
+            screen.print(f"  {name:<34}{loss:.4f}")
     corrections = config.output.show_corrections
     restores = any(source.dataset.split()[0] == "restoration" for source in data.train_sources)
     if held_out and (corrections or restores):
@@ -97,9 +97,8 @@ def show_result(stages: Sequence[Stage], data: StageData, config: RunConfig) -> 
         except UserError as error:  # the run is complete all the same
             screen.print(printable(f"what it learned cannot be shown: {error}"))
     screen.print(printable(f"\ncheckpoint  {folder}\npicture     {folder / 'loss.png'}", lines=True))
-    next_command = [*command_line(), "correct", "--model", str(folder), *example_flags(data)]
     screen.print("next:", style="bold")
-    print_lines(f"  {shlex.join(next_command)}")
+    print_lines(f"  {shlex.join(next_command(folder, data))}")
 
 
 def open_corrector(folder: Path, trust_remote_code: bool) -> Corrector:
@@ -120,6 +119,13 @@ def show_help(screen: Console, corrector: Corrector, held_out: Sequence[Correcti
     screen.print("Does it help?", style="bold")
     for line in help_lines(figures):
         screen.print(f"  {line}", soft_wrap=True)
+
+
+def next_command(folder: Path, data: StageData) -> list[str]:
+    """What to do with the new model: correct with it; one whose prompt shows no answer is asked, as any other model is."""
+    if "answer" not in data.prompts.correcting.slots:
+        return ["transformers", "serve", str(folder)]
+    return [*command_line(), "correct", "--model", str(folder), *example_flags(data)]
 
 
 def example_flags(data: StageData) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from aligner.files import is_completed
 from aligner.training.distributed import heartbeat, stop_signals
 from aligner.training.distributed.stop_signals import EXIT_AGAIN
+from aligner.training.stages import BEFORE
 
 log = logging.getLogger("aligner")
 
@@ -81,7 +82,8 @@ def wait(process: subprocess.Popen[bytes], folder: Path) -> int:
 
 def newest_log(folder: Path) -> Path:
     """The train.log of the stage that was under way."""
-    logs = [log for log in (folder / "train.log", folder / "identity" / "train.log") if log.is_file()]
+    places = [folder / "train.log", *(folder / stage / "train.log" for stage in BEFORE)]
+    logs = [log for log in places if log.is_file()]
     return max(logs, key=lambda log: log.stat().st_mtime, default=folder / "train.log")
 
 

@@ -16,7 +16,8 @@ from aligner.files import line_writer, write_lines
 from aligner.quality.suspicions import KINDS, Finding, Suspicions
 from aligner.records import Correction, DataError, Skipped
 from aligner.training.datasets.options import NO_OPTIONS, Options
-from aligner.training.datasets.registry import Spec, check_options, parse_spec, records_of
+from aligner.training.datasets.read_records import records_of
+from aligner.training.datasets.registry import Spec, check_options, parse_spec
 from aligner.training.datasets.run_prompts import RunPrompts
 from aligner.training.datasets.supervised import Tally, Tokens, tokenise
 
@@ -121,8 +122,15 @@ def examine(
                 suspicions.look(row)
                 if write:
                     fields = {"question": row.question, "answer": row.answer, "correction": row.correction}
-                    write({**fields, **({"feedback": row.feedback} if row.feedback else {})})
+                    write({**fields, **_instruction(row)})
     return report
+
+
+def _instruction(row: Correction) -> dict[str, Any]:
+    """What a record's correction is to mind, as a row holds it."""
+    if row.objectives:
+        return {"objectives": list(row.objectives)}
+    return {"feedback": row.feedback} if row.feedback else {}
 
 
 def _rows(spec: Spec, options: Options, prompt: str | None) -> Iterator[Correction | Skipped | DataError]:

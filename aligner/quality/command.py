@@ -8,12 +8,15 @@ from functools import partial
 from aligner.console import progress
 from aligner.encoder import Encoder, warn_of_lost_newlines
 from aligner.files import refuse_overwriting
+from aligner.objectives import read_objectives
 from aligner.prompts import CHAT
 from aligner.quality.check import DataReport, examine, examine_tokens
 from aligner.quality.config import COUNTED, CheckConfig
 from aligner.records import UserError
 from aligner.terminal import print_lines
-from aligner.training.datasets.options import Options
+from aligner.training.config import OptimizationConfig
+from aligner.training.datasets.mixture import with_sentences
+from aligner.training.datasets.options import options_from
 from aligner.training.datasets.registry import parse_spec, register_files
 from aligner.training.datasets.tally import Tally
 
@@ -27,7 +30,7 @@ def check_data(config: CheckConfig) -> int:
     for output, other in ((config.dump, config.output), (config.output, config.dump)):
         if output:
             refuse_overwriting(output, *inputs, *([other] if other else []))
-    options = Options(config.columns, config.prefer, config.multi_turn, config.damage, config.hold_back, config.format)
+    options = options_from(config)
     encoder = _encoder(config.model_name_or_path) if config.model_name_or_path else None
     bar = partial(progress, desc="reading", unit=" rows", delay=2)
     kept, prompt = _rows_to_keep(config), config.prompt_template
@@ -79,7 +82,9 @@ def _tokens(config: CheckConfig, encoder: Encoder, report: DataReport) -> tuple[
     prompts = prompts_of(chosen, report.records)
     bar = partial(progress, desc="tokenising", delay=2)
     try:
-        lines, tally = examine_tokens(report.records, prompts, encoder, config.max_length, config.dump, bar)
+        known, seed = read_objectives(config.objectives_file), OptimizationConfig.seed  # a run's by default
+        records = [with_sentences(each, prompts.of(each), seed, known) for each in report.records]
+        lines, tally = examine_tokens(records, prompts, encoder, config.max_length, config.dump, bar)
     except UserError as error:  # no row has room for a target
         return [str(error)], None
     sampled = len(report.records) < report.usable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aligner.objectives import FILE
 from aligner.records import UserError
 
 COUNTED = ("cut", "unspellable")  # kinds that a tokenizer tells
@@ -19,9 +20,13 @@ class CheckConfig:
     columns: tuple[str, ...] = ()
     prefer: str | None = None
     multi_turn: bool = False
+    pairs: str | None = None
+    margin: float | None = None
+    pairs_per_question: int | None = None
     damage: str | None = None
     hold_back: str | None = None
     format: str | None = None
+    objectives_file: str = FILE
     model_name_or_path: str | None = None
     max_length: int = 2048
     prompt_template: str | None = None

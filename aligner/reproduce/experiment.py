@@ -25,7 +25,15 @@ from aligner.training.flags import SPELLINGS
 
 FOLDER = shipped("configs/reproduce")
 SIDES = ("train", "choose", "report")
-RUN_KEYS = {"rows", "upstream", "shuffled", "share", "records", "like", "margin"}  # of a run, besides flags of training
+RUN_KEYS = {
+    "rows",
+    "upstream",
+    "shuffled",
+    "share",
+    "records",
+    "like",
+    "nats_ahead",
+}  # of a run, besides flags of training
 Fields = Mapping[str, Any]
 
 

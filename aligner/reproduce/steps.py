@@ -158,7 +158,7 @@ def measuring_steps(experiment: Experiment, folder: Path, name: str, side: str, 
             **(reported if side == "report" else {"base": "none"}),
         }  # the type: as it was trained
         flags |= {"hold_back": experiment.damage} if experiment.damage and measure == "restoration" else {}
-        flags |= {"margin": run["margin"]} if "margin" in run and measure != "preference" else {}
+        flags |= {"nats_ahead": run["nats_ahead"]} if "nats_ahead" in run and measure != "preference" else {}
         words = ("aligner", "evaluate", *words_of({**flags, "tried": tried, "control_limit": 20}))
         seconds = 3.5 * each * answers  # damaged in three ways, and every second one left alone
         if measure == "preference":

@@ -30,6 +30,7 @@ from aligner.serving.hosts import hostname
 from aligner.serving.metrics import GONE, AccessLog, observed
 from aligner.serving.other_routes import PATHS, answer, forward
 from aligner.serving.protocol import SERVER_FAILED, Refused, parse_object, parse_request
+from aligner.serving.requested import listed, requested
 from aligner.terminal import printable
 
 CHAT = "/v1/chat/completions"
@@ -108,16 +109,21 @@ class Layer:
         """A chat, whole or as a stream."""
         caller = self._admitted(request)
         chat = parse_request(await body_of(request, self.limits.largest))
-        work = self.exchange.stream if chat.get("stream") else self.exchange.answer
-        return await unless_gone(request, work(chat, caller))
+        return await unless_gone(request, self._chat(chat, caller))
+
+    async def _chat(self, chat: dict[str, Any], caller: dict[str, str]) -> ASGIApp:
+        exchange, chat = await requested(self.exchange, chat, caller)
+        return await (exchange.stream if chat.get("stream") else exchange.answer)(chat, caller)
 
     async def text(self, request: Request) -> ASGIApp:
         """A completion or a response."""
         caller = self._admitted(request)
         body = parse_object(await body_of(request, self.limits.largest))
-        return await unless_gone(
-            request, answer(self.exchange, request.scope["path"].removeprefix("/v1"), body, caller)
-        )
+        return await unless_gone(request, self._text(request.scope["path"].removeprefix("/v1"), body, caller))
+
+    async def _text(self, path: str, body: dict[str, Any], caller: dict[str, str]) -> ASGIApp:
+        exchange, body = await requested(self.exchange, body, caller)
+        return await answer(exchange, path, body, caller)
 
     async def rest(self, request: Request) -> ASGIApp:
         """Anything else of the upstream's. With a key of this layer's own a body may be of any type, files for instance."""
@@ -126,9 +132,10 @@ class Layer:
         return await unless_gone(request, forward(self.exchange, request, content, caller))
 
     async def models(self, request: Request) -> Response:
-        """The upstream's models, for the caller talks to one of them."""
+        """The upstream's models, for the caller talks to one of them, and what corrections can be asked for."""
         reply = await self.exchange.upstream.ask("/models", self._admitted(request))
-        return Response(reply.content, reply.status, reply.headers)
+        content = listed(self.exchange, reply.content) if reply.status == 200 else reply.content
+        return Response(content, reply.status, reply.headers)
 
     async def health(self, request: Request) -> JSONResponse:
         """Whether the server works, and counts. It needs no key and shows no text."""

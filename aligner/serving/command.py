@@ -10,7 +10,6 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from aligner.console import progress, setup_logging
 from aligner.demo import locate
-from aligner.feedbacks import FEEDBACKS
 from aligner.inference.config import AlignerOptions
 from aligner.inference.corrector import Corrected, CorrectionRequest, Corrector, Settings, check_feedback
 from aligner.inference.guard import Guard
@@ -62,7 +61,7 @@ def exchange_of(config: ServeConfig) -> Exchange:
     """The Aligner, its upstream and the policy for answers."""
     shadow = ShadowLog(config.shadow_file) if config.shadow_file else None
     name, corrector = load_aligner(config.model, config.options, config.max_prompt_tokens, not config.keep_unfinished)
-    feedback = FEEDBACKS.get(config.feedback, config.feedback)
+    feedback = corrector.objectives.get(config.feedback, config.feedback)
     check_feedback(corrector.template, [CorrectionRequest("", "", feedback)])
     key, largest = read_key(config.upstream_key) or None, 10 * config.max_request_bytes
     headers = config.pass_headers or (), config.upstream_headers

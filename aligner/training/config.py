@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from aligner.objectives import FILE as OBJECTIVES
+
 SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
 
 # What --gradient_checkpointing stands for: which decoder layers are recomputed.
@@ -74,10 +76,18 @@ class DataConfig:
         choices=("correction-json", "trl", "sharegpt", "alpaca", "messages"),
     )
     multi_turn: bool = flag(False, "take dialogues of several turns, which are left out otherwise")
+    pairs: str | None = flag(
+        None,
+        "of rated answers: a record in both directions, or in the one with more objectives (default: as the data set's authors)",
+        choices=("both", "majority"),
+    )
+    margin: float | None = flag(None, "of rated answers: the least difference of a rating that counts (default: any)")
+    pairs_per_question: int | None = flag(None, "of rated answers: most pairs of a question's (default: 6)")
     damage: str | None = flag(None, "kinds of damage of restoration, comma-separated (default: all)")
     hold_back: str | None = flag(
         None, "of restoration, kept out of training: 'phrases' (a quarter of every kind's) and whole kinds"
     )
+    objectives_file: str = flag(OBJECTIVES, "file with the sentence of each objective that rows name (NAME: SENTENCE)")
     overlength: str = flag(
         "cut", "a row longer than max_length: cut it, drop it, or stop", choices=("cut", "drop", "error")
     )
@@ -146,6 +156,10 @@ class OptimizationConfig:
     )
     identity_epochs: int | None = flag(None, "epochs of the warm-up (default: epochs)")
     identity_learning_rate: float | None = flag(None, "peak learning rate of the warm-up (default: lr)")
+    equal_proportion: float = flag(
+        0.0,
+        "of rated answers: share of the pairs rated the same for a stage of equal preference before the correction, 0 to 1",
+    )
 
 
 @dataclass(frozen=True)
@@ -220,7 +234,9 @@ class LaunchConfig:
     )
     gpus: int | None = flag(None, "ranks on this machine (default: all GPUs; one process where there is none)")
     local_rank: int = flag(-1, "set by the launcher")
-    stage: str | None = flag(None, "train this stage alone (default: all in order)", choices=("identity", "correction"))
+    stage: str | None = flag(
+        None, "train this stage alone (default: all in order)", choices=("identity", "equal", "correction")
+    )
     config: str | None = flag(None, "YAML file of flags; a flag on the command line wins")
     dry_run: bool = flag(False, "print the launch command, the arithmetic, the tally and examples, and stop")
 
@@ -259,6 +275,7 @@ NOT_IN_FINGERPRINT = {
     "identity_proportion",
     "identity_epochs",
     "identity_learning_rate",
+    "equal_proportion",
     "gradient_accumulation_steps",
     "records_per_update",
     "gradient_checkpointing",

@@ -40,6 +40,7 @@ def check_values(config: RunConfig) -> None:
         if number < 0:
             raise UserError(f"--{name} is {number}: it must be at least 0.")
     shares = {"lr_warmup_ratio": o.lr_warmup_ratio, "identity_proportion": o.identity_proportion}
+    shares |= {"equal_proportion": o.equal_proportion}
     for name, share in shares.items():
         if not 0 <= share <= 1:
             raise UserError(f"--{name} is {share}: it must lie between 0 and 1.")
@@ -82,6 +83,8 @@ def check_combinations(config: RunConfig) -> None:
         raise UserError("--export best needs held-out records: --eval_split_ratio SHARE or --eval_datasets PATH.")
     if config.launch.stage == "identity" and not o.identity_proportion:
         raise UserError("--stage identity needs --identity_proportion SHARE.")
+    if config.launch.stage == "equal" and not o.equal_proportion:
+        raise UserError("--stage equal needs --equal_proportion SHARE.")
     if o.bf16 and o.fp16:
         raise UserError("--bf16 and --fp16 are both given: choose one.")
     if not output.save_16bit and config.launch.zero_stage == 0 and (o.bf16 or o.fp16):

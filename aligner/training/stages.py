@@ -1,4 +1,4 @@
-"""The stages of a run: identity warm-up and correction are the same program on other records (paper, section 2).
+"""The stages of a run: identity warm-up, equal preference and correction are one program on other records (paper, section 2).
 
 What a stage trains, where it writes, what it starts from, and the records it sees.
 """
@@ -17,18 +17,20 @@ from aligner.console import progress
 from aligner.demo import locate
 from aligner.encoder import Encoder, warn_of_lost_newlines
 from aligner.models import fingerprint, load_config, load_tokenizer, positions_of
-from aligner.prompts import CHAT, PromptTemplate
+from aligner.objectives import read_objectives
+from aligner.prompts import CHAT, EQUAL, PromptTemplate
 from aligner.records import Correction, Skipped, UserError
-from aligner.training.config import DataConfig, OptimizationConfig, RunConfig, fingerprint_fields
+from aligner.training.config import OptimizationConfig, RunConfig, fingerprint_fields
 from aligner.training.datasets import cache
 from aligner.training.datasets.cache import Tokenised
-from aligner.training.datasets.mixture import Source, identity, mix, split
-from aligner.training.datasets.options import Options
+from aligner.training.datasets.mixture import Source, equal_preference, identity, mix, part_equal, split
+from aligner.training.datasets.options import Options, options_from
 from aligner.training.datasets.registry import check_options, parse_spec, register_files
 from aligner.training.datasets.run_prompts import RunPrompts, check_identity, prompts_of
 from aligner.training.datasets.supervised import Tally, tokenise
 from aligner.training.plan import Plan
 
+BEFORE = {"identity": "warm-up", "equal": "equal-preference stage"}  # the stages before the correction, for a reader
 ADAPTER = "adapter"  # in an output folder: its LoRA adapters by themselves
 
 
@@ -60,7 +62,7 @@ class StageData:
 
 
 def stages(config: RunConfig) -> list[Stage]:
-    """The stages of a run in order: the identity warm-up where a proportion is given, then the correction."""
+    """The stages of a run in order: warm-up and equal preference where a proportion is given, then the correction."""
     o = config.optimization
     if config.output.output_dir is None or config.model.model_name_or_path is None:
         raise UserError("a run needs --output_dir and --model_name_or_path.")
@@ -69,13 +71,15 @@ def stages(config: RunConfig) -> list[Stage]:
         raise UserError(f"--output_dir {folder} is the base model's own folder. Give another.")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output_dir {folder} is a file. Give a folder.")
-    names = recipes(o)
-    if len(names) == 1:
-        return [Stage("correction", folder, base, o)]
-    first = Stage("identity", folder / "identity", base, names["identity"])
-    if config.lora.lora_rank:  # one pair of adapters for both: together they are all that differs from the base
-        return [first, Stage("correction", folder, base, o, first.folder / ADAPTER)]
-    return [first, Stage("correction", folder, str(first.folder), o)]
+    chain: list[Stage] = []
+    for name, recipe in recipes(o).items():
+        place = folder if name == "correction" else folder / name
+        before = chain[-1].folder if chain else None
+        if before and config.lora.lora_rank:  # one set of adapters for all: they are all that differs from the base
+            chain.append(Stage(name, place, base, recipe, before / ADAPTER))
+        else:
+            chain.append(Stage(name, place, str(before or base), recipe))
+    return chain
 
 
 def stages_to_train(config: RunConfig) -> list[Stage]:
@@ -85,33 +89,44 @@ def stages_to_train(config: RunConfig) -> list[Stage]:
 
 def recipes(o: OptimizationConfig) -> dict[str, OptimizationConfig]:
     """The stages of a run in order, by name: each one's recipe, with its own epochs and learning rate."""
-    if not o.identity_proportion:
-        return {"correction": o}
     warmup = replace(o, epochs=o.identity_epochs or o.epochs, lr=o.identity_learning_rate or o.lr)
-    return {"identity": warmup, "correction": o}
+    shares = {"identity": o.identity_proportion, "equal": o.equal_proportion, "correction": 1.0}
+    return {name: warmup if name == "identity" else o for name, share in shares.items() if share}
 
 
 def stage_data(config: RunConfig, stage: str) -> StageData:
     """Read, mix and split the records of a stage. Warm-up records come from the training side of the split."""
     d, seed = config.data, config.optimization.seed
     register_files(d.register)
-    options = options_of(d)
-    mixture = mix(d.train_datasets, seed, options, config.model.prompt_template)
+    options = options_of(config)
+    chosen = options, config.model.prompt_template, read_objectives(d.objectives_file)
+    mixture = mix(d.train_datasets, seed, *chosen)
     train, held_out = list(mixture.records), []
     held_out_skipped: Sequence[Skipped] = ()
     eval_sources: Sequence[Source] = ()
     if config.evaluates and d.eval_datasets:
-        evaluation = mix(d.eval_datasets, seed, options, config.model.prompt_template)
+        evaluation = mix(d.eval_datasets, seed, *chosen)
         held_out, held_out_skipped = list(evaluation.records), evaluation.skipped
         eval_sources = evaluation.sources
     elif config.evaluates and d.eval_split_ratio is not None:
         train, held_out = split(train, d.eval_split_ratio, seed)
+    (equal, train), (_, held_out) = part_equal(train), part_equal(held_out)
+    if not train:
+        raise UserError("every pair is rated the same in all its objectives: there is nothing to correct.")
     prompts = prompts_of(chosen_prompt(config), train, held_out)
     if config.optimization.identity_proportion:
         check_identity(prompts)
     if stage == "identity":
         train = identity(train, config.optimization.identity_proportion, seed)
+    elif stage == "equal":
+        train = equal_preference(equal, config.optimization.equal_proportion, seed)
+        prompts = replace(prompts, by_name={**prompts.by_name, EQUAL.name: EQUAL})
     return StageData(train, held_out, mixture.skipped, held_out_skipped, prompts, mixture.sources, eval_sources)
+
+
+def names_objectives(data: StageData) -> bool:
+    """Whether any record names an objective, so that the card keeps their sentences."""
+    return any(record.objectives for side in (data.train, data.held_out) for record in side)
 
 
 def chosen_prompt(config: RunConfig) -> str | PromptTemplate | None:
@@ -122,9 +137,9 @@ def chosen_prompt(config: RunConfig) -> str | PromptTemplate | None:
     return chat_prompt(load_tokenizer(locate(model.model_name_or_path or ""), model.trust_remote_code))
 
 
-def options_of(d: DataConfig) -> Options:
+def options_of(config: RunConfig) -> Options:
     """The flags that data sets read. UserError for one that none of them reads."""
-    options = Options(tuple(d.columns), d.prefer, d.multi_turn, d.damage, d.hold_back, d.format)
+    d, options = config.data, options_from(config.data, config.optimization)
     check_options([parse_spec(text, options) for text in (*d.train_datasets, *d.eval_datasets)], options)
     return options
 
@@ -178,6 +193,7 @@ def make_card(config: RunConfig, stage: Stage, data: StageData, records_per_upda
         **fingerprint_fields(replace(config, optimization=stage.optimization)),
         "stage": stage.name,
         "identity": warmup,
+        **({"equal": o.equal_proportion} if o.equal_proportion and stage.name != "identity" else {}),
     }
     base = config.model.model_name_or_path or ""
     others = {template.name: template.text for template in data.prompts.all()[1:]}
@@ -197,6 +213,7 @@ def make_card(config: RunConfig, stage: Stage, data: StageData, records_per_upda
                 "eval_datasets": [[s.dataset, s.sha256, s.rows, s.taken] for s in data.eval_sources],
                 "eval_split_ratio": config.data.eval_split_ratio if config.evaluates else None,
                 **({"other prompts": others} if others else {}),
+                **({"objectives": read_objectives(config.data.objectives_file)} if names_objectives(data) else {}),
             },
         },
         settings=settings,

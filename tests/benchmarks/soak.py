@@ -91,6 +91,11 @@ class Seen:
     faults: list[str] = field(default_factory=list)
     curves: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in ("seconds", *FLAT)})
     over: threading.Event = field(default_factory=threading.Event)
+    began: float = field(default_factory=time.monotonic)
+
+    def minute(self) -> str:
+        """When something happened."""
+        return f"minute {(time.monotonic() - self.began) / 60:.1f}"
 
 
 def client(address: str, number: int, seen: Seen) -> None:
@@ -116,18 +121,18 @@ def client(address: str, number: int, seen: Seen) -> None:
         except requests.Timeout:
             seen.answers["left"] += 1
             if chance >= 0.2:
-                seen.faults.append("no answer within 60 seconds")
+                seen.faults.append(f"{seen.minute()}: no answer within 60 seconds")
             continue
         except requests.RequestException as error:
             if chance < 0.2:  # it left in the middle of its answer
                 seen.answers["left"] += 1
                 continue
-            seen.faults.append(f"{type(error).__name__}: {error}"[:200])
+            seen.faults.append(f"{seen.minute()}: {type(error).__name__}: {error}"[:200])
             time.sleep(1)
             continue
         seen.answers[f"status {reply.status_code}"] += 1
         if fault := wrong(reply, bool(asked["stream"])):
-            seen.faults.append(fault)
+            seen.faults.append(f"{seen.minute()}: {fault}")
         time.sleep(PAUSE)
 
 
@@ -234,8 +239,9 @@ def main() -> int:
             f"{name}: {values[0]:.0f} at first, {max(values):.0f} at most, {values[-1]:.0f} at last; by quarter {quarters}"
         )
     print(
-        f"not flat: {high or 'nothing'}; wrong answers: {len(seen.faults):,} {Counter(seen.faults).most_common(3) or ''}"
+        f"longest time between two readings: {max(b - a for a, b in pairwise(seen.curves['seconds'])):.0f} seconds (2 asked)"
     )
+    print(f"not flat: {high or 'nothing'}; wrong answers: {len(seen.faults):,} {seen.faults[:8] or ''}")
     return 1 if high or seen.faults else 0
 
 

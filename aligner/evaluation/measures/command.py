@@ -90,7 +90,7 @@ def _about(config: MeasureConfig, systems: dict[str, str]) -> dict[str, Any]:
         "hold_back": config.hold_back,
         "max_new_tokens": config.max_new_tokens,
         "dtype": config.dtype,
-        "margin": config.margin,
+        "nats_ahead": config.nats_ahead,
         "recipes_tried": config.tried,
     }
 
@@ -149,7 +149,7 @@ def _correct(
     prompt = _prompt(config, name, folder)
     flags: dict[str, Any] = {"max_new_tokens": config.max_new_tokens, "trust_remote_code": config.trust_remote_code}
     flags |= {"dtype": config.dtype} if config.dtype else {}
-    flags |= {} if config.margin is None else {"margin": config.margin}
+    flags |= {} if config.nats_ahead is None else {"nats_ahead": config.nats_ahead}
     rows = [{"question": question, "answer": answer} for question, answer in pairs]
     parts = [
         *map(json_line, rows),

@@ -16,7 +16,7 @@ class MeasureConfig:
 
     base: the untrained model (None: the one its card names; 'none': left out). shuffled: an Aligner trained on shuffled
     corrections. control_limit: answers that models among the controls correct at most. tried: recipes that were tried before this
-    one was chosen. margin: of `aligner correct`, for all models. UserError where the flags do not go together.
+    one was chosen. nats_ahead: of `aligner correct`, for all models. UserError where the flags do not go together.
     """
 
     output: str
@@ -35,7 +35,7 @@ class MeasureConfig:
     prompt_template: str | None = None
     dtype: str | None = None
     trust_remote_code: bool = False
-    margin: float | None = None
+    nats_ahead: float | None = None
 
     def __post_init__(self) -> None:
         if self.measure not in MEASURES:
@@ -46,8 +46,10 @@ class MeasureConfig:
             raise UserError(f"--measure {self.measure} needs one Aligner: --models DIR ({len(self.models)} are given).")
         if (self.damage or self.hold_back) and self.measure != "restoration":
             raise UserError(f"--{'damage' if self.damage else 'hold_back'} is for --measure restoration.")
-        if self.margin is not None and self.measure == "preference":
-            raise UserError("--margin is for measures of corrected texts; preference compares likelihoods as they are.")
+        if self.nats_ahead is not None and self.measure == "preference":
+            raise UserError(
+                "--nats_ahead is for measures of corrected texts; preference compares likelihoods as they are."
+            )
         require_at_least_one(
             limit=self.limit,
             control_limit=self.control_limit,

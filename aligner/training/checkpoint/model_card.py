@@ -34,6 +34,7 @@ RECIPE = (
     "identity_proportion",
     "bf16",
 )
+LORA = ("lora_rank", "lora_alpha", "lora_target", "lora_4bit")
 
 
 def model_card(card: Card, repo: str, evaluation: Path | None = None) -> str:
@@ -54,36 +55,52 @@ def model_card(card: Card, repo: str, evaluation: Path | None = None) -> str:
 
 
 def _body(card: Card, repo: str) -> list[str]:
-    corrects = "answer" in card.prompt.slots
-    about = "rewrites a model's answer into a better one" if corrects else "answers questions"
+    shown = [slot for slot in ("question", "answer") if slot in card.prompt.slots]
+    about = "rewrites a model's answer into a better one" if "answer" in shown else "answers questions"
     base = public(BASES.get(card.base_model, card.base_model))
-    recipe = ", ".join(f"{name} {card.config[name]}" for name in RECIPE if card.config.get(name) is not None)
-    prompt = json.dumps(card.prompt.text, ensure_ascii=False)
     use = (
-        [f"aligner correct --model {repo} --question '...' --answer '...'"]
-        if corrects
-        else [f"transformers serve {repo}"]
+        f"aligner correct --model {repo} --question '...' --answer '...'"
+        if "answer" in shown
+        else f"transformers serve {repo}"
     )
+    turns = {"question": "a user's question", "answer": "an assistant's answer"}
     return [
-        f"A causal language model that {about}: {base}, trained with question, answer and correction.",
+        f"A causal language model that {about}: {base}, trained with {', '.join(shown)} and correction.",
         "",
         "```bash",
-        *use,
+        use,
         "```",
         "",
         f"Prompt (`{card.prompt.name}`; the correction follows it without a space, and the folder's chat template renders it",
-        "from a user's question and an assistant's answer):",
+        f"from {' and '.join(turns[slot] for slot in shown)}):",
         "",
-        "```json",
-        prompt,
-        "```",
+        *_prompt(card.prompt.text),
         "",
+        *_other_prompts(card),
         "| data | rows | taken | licence |",
         "|---|---|---|---|",
         *map(_source, card.data.get("train", [])),
         "",
-        f"Recipe: {card.records_per_update:,} records an update, at most {card.max_length:,} tokens a record; {recipe}.",
+        f"Recipe: {card.records_per_update:,} records an update, at most {card.max_length:,} tokens a record; {_recipe(card)}.",
     ]
+
+
+def _prompt(text: str) -> list[str]:
+    return ["```json", json.dumps(text, ensure_ascii=False), "```"]
+
+
+def _other_prompts(card: Card) -> list[str]:
+    """Those of data sets that brought their own, with which the Aligner is not used."""
+    others = card.data.get("deciding", {}).get("other prompts", {})
+    head = (
+        ["Some of the records were learned behind other prompts, each data set's behind its own:", ""] if others else []
+    )
+    return head + [line for name, text in others.items() for line in (f"`{name}`:", "", *_prompt(text), "")]
+
+
+def _recipe(card: Card) -> str:
+    values = {**{name: card.config.get(name) for name in RECIPE}, **{name: card.settings.get(name) for name in LORA}}
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
 
 
 def _source(source: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from aligner.files import COMPLETED, is_completed, read_json, remove_folder, sha
 from aligner.locks import take
 from aligner.records import UserError
 from aligner.training.config import RunConfig
-from aligner.training.stages import Stage, make_card, records_per_update, stage_data, stages, stages_to_train
+from aligner.training.stages import BEFORE, Stage, make_card, records_per_update, stage_data, stages, stages_to_train
 from aligner.training.train_log import read_log
 
 log = logging.getLogger("aligner")
@@ -51,7 +52,7 @@ def inspect_run(config: RunConfig, ranks: int) -> dict[str, RunState]:
     """
     *warm_ups, last = stages_to_train(config)
     last_state = inspect_stage(config, last, ranks)
-    if last_state.changed and last.name != "identity":
+    if last_state.changed and last.name == "correction":
         raise run_mismatch_error(last.folder, last_state)
     if last_state.finished and not last_state.changed:
         return {}
@@ -73,14 +74,17 @@ def begin_run(config: RunConfig, ranks: int) -> dict[str, RunState]:
     if config.output.resume == "never":
         for stage in reversed(stages_to_train(config)):
             discard(stage.folder)
-        if len(stages(config)) == 1:
-            remove_folder(stages(config)[0].folder / "identity")  # an earlier run's warm-up; this run has none
+        names = {stage.name for stage in stages(config)}
+        for name in BEFORE.keys() - names:  # an earlier run's stages, which this one does not have
+            remove_folder(stages(config)[-1].folder / name)
         return remaining
     for stage in stages_to_train(config):
         if stage.name not in remaining:
             log_complete(stage)
         elif changed := remaining[stage.name].changed:
-            log.info("the warm-up in %s differs in %s: training it anew", stage.folder, ", ".join(changed))
+            log.info(
+                "the %s in %s differs in %s: training it anew", BEFORE[stage.name], stage.folder, ", ".join(changed)
+            )
             remove_folder(stage.folder)
             remaining[stage.name] = RunState(False, None, records_per_update(config, ranks))
     return remaining
@@ -109,7 +113,7 @@ def inspect_output(config: RunConfig, folder: Path, card: Card) -> RunState:
     if config.optimization.records_per_update is None:
         card = replace(card, records_per_update=old.records_per_update)
     changed = tuple(differences(old, card))
-    if changed and config.output.resume == "force" and (state or card.stage == "identity"):
+    if changed and config.output.resume == "force" and (state or card.stage != "correction"):
         log.warning("going on although %s changed: what follows is neither run's", ", ".join(changed))
         changed = ()
     return RunState(finished, state, card.records_per_update, changed)
@@ -117,15 +121,18 @@ def inspect_output(config: RunConfig, folder: Path, card: Card) -> RunState:
 
 def check_warm_up(config: RunConfig, stage: Stage) -> None:
     """UserError where a stage trained alone would start from a warm-up that is missing, incomplete or of another run."""
-    first = stages(config)[0]
-    if stage.name == first.name or config.output.resume == "force":
+    order = stages(config)
+    before = [each for each, after in pairwise(order) if after.name == stage.name]
+    if not before or config.output.resume == "force":
         return
+    first = before[0]
     card = make_card(config, first, stage_data(config, first.name), 0, {})
     old = read_card(first.folder) if is_completed(first.folder) else None
     changed = differences(old, replace(card, records_per_update=old.records_per_update)) if old else ["not complete"]
     if changed:
         raise UserError(
-            f"the warm-up in {first.folder} cannot be started from ({', '.join(changed)}). Leave --stage out to train it."
+            f"the {BEFORE[first.name]} in {first.folder} cannot be started from ({', '.join(changed)}). "
+            "Leave --stage out to train it."
         )
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 
+from aligner.objectives import BETWEEN, sentences, shuffled
+from aligner.prompts import DEFAULT, EQUAL, PromptTemplate, find_template
 from aligner.questions import question_key
 from aligner.records import Correction, DataError, Skipped, UserError
 from aligner.training.datasets.options import NO_OPTIONS, Options
-from aligner.training.datasets.registry import Read, Spec, parse_spec, records_of
+from aligner.training.datasets.read_records import Read, records_of
+from aligner.training.datasets.registry import Spec, parse_spec
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,14 @@ class Mixture:
     sources: tuple[Source, ...]
 
 
-def mix(specs: Sequence[str], seed: int, options: Options = NO_OPTIONS, prompt: str | None = None) -> Mixture:
-    """Read all specs. `prompt`: the one that is chosen for all, if one is.
+def mix(
+    specs: Sequence[str],
+    seed: int,
+    options: Options = NO_OPTIONS,
+    prompt: str | None = None,
+    objectives: Mapping[str, str] = MappingProxyType({}),
+) -> Mixture:
+    """Read all specs. `prompt`: the one that is chosen for all, if one is. `objectives`: the sentence of each name.
 
     Raises DataError for the first unusable row, with the number of all such rows of its file.
     """
@@ -56,13 +66,32 @@ def mix(specs: Sequence[str], seed: int, options: Options = NO_OPTIONS, prompt: 
         if not sampled:
             reason = f", {len(left_out)} left out (the first: {left_out[0].reason})" if left_out else ""
             raise UserError(f"'{spec.text}' gives no records: it has {len(rows) + len(left_out)} rows{reason}.")
-        records += sampled
+        template = find_template(prompt or spec.dataset.template or DEFAULT.name)
+        records += [with_sentences(record, template, seed, objectives) for record in sampled]
         skipped += left_out
         count, version = len(rows) + len(left_out), spec.dataset.version(options)
         files = spec.files()
         sha256 = spec.sha256(files)
         sources.append(Source(spec.text, version, spec.path, sha256, count, len(left_out), len(sampled), files))
     return Mixture(tuple(records), tuple(skipped), tuple(sources))
+
+
+def with_sentences(
+    record: Correction, template: PromptTemplate, seed: int, objectives: Mapping[str, str]
+) -> Correction:
+    """The record with its objectives as text, in an order of its own; as they are where its prompt has no slot for them.
+
+    DataError for a name without a sentence.
+    """
+    if not record.objectives:
+        return record
+    if not template.takes_feedback and record.prompt != EQUAL.name:
+        return replace(record, feedback=BETWEEN.join(record.objectives))
+    try:
+        text = sentences(shuffled(record.objectives, f"{seed}:{record.origin}"), objectives)
+    except UserError as error:
+        raise DataError(*record.origin, str(error).rstrip("."), "Add a line of it to the --objectives_file") from None
+    return replace(record, feedback=text)
 
 
 def usable(rows: Iterable[Read], spec: Spec) -> tuple[list[Correction], list[Skipped]]:
@@ -87,8 +116,8 @@ def _copy(spec: Spec, options: Options, prompt: str | None, number: int) -> list
 def sample(
     records: Sequence[Correction], size: int, key: str, copies: Callable[[int], Sequence[Correction]] | None = None
 ) -> list[Correction]:
-    """`size` records in their order: all of them as often as they fit, and a seeded choice for the rest. `copies`: where the
-    records to take the second, third ... time are others, those by how often they were taken before."""
+    """`size` records in their order: all of them as often as they fit, and a seeded choice for the rest. `copies`: the records by
+    how often they were taken before, where they are then others."""
     if not records:
         return []
     whole, rest = divmod(size, len(records))
@@ -99,7 +128,7 @@ def sample(
 
 def split(records: Sequence[Correction], ratio: float, seed: int) -> tuple[list[Correction], list[Correction]]:
     """Training and held-out records; every question is on one side only, and a held-out record counts once however often its
-    row is repeated. UserError where a side would be empty."""
+    rows are repeated. UserError where a side would be empty."""
     questions = sorted({_question(record) for record in records})
     size = max(1, round(len(questions) * ratio))
     if size >= len(questions):
@@ -108,15 +137,7 @@ def split(records: Sequence[Correction], ratio: float, seed: int) -> tuple[list[
     sides: tuple[list[Correction], list[Correction]] = ([], [])
     for record in records:
         sides[_question(record) in held_out].append(record)
-    once: dict[object, Correction] = {}
-    for record in sides[1]:
-        once.setdefault(_row_of(record), record)
-    return sides[0], list(once.values())
-
-
-def _row_of(record: Correction) -> object:
-    """What is the same of all records that one row gives for one correction; of records without a row, themselves."""
-    return (record.origin, record.question, record.correction) if record.origin.row else record
+    return sides[0], list(dict.fromkeys(sides[1]))
 
 
 def _question(record: Correction) -> str:
@@ -130,7 +151,22 @@ def identity(records: Sequence[Correction], proportion: float, seed: int) -> lis
     Without their feedback: to copy an answer whatever was asked for would teach not to listen.
     """
     size = identity_size(len(records), proportion)
-    return [replace(r, correction=r.answer, feedback="") for r in sample(records, size, f"{seed}:identity")]
+    return [
+        replace(r, correction=r.answer, feedback="", objectives=()) for r in sample(records, size, f"{seed}:identity")
+    ]
+
+
+def part_equal(records: Sequence[Correction]) -> tuple[list[Correction], list[Correction]]:
+    """The pairs for the stage of equal preference, and all other records."""
+    equal = [record for record in records if record.prompt == EQUAL.name]
+    return equal, [record for record in records if record.prompt != EQUAL.name]
+
+
+def equal_preference(pairs: Sequence[Correction], proportion: float, seed: int) -> list[Correction]:
+    """A seeded share of the pairs that are rated the same in an objective (MetaAligner, section 3.2). UserError without any."""
+    if not pairs:
+        raise UserError("--equal_proportion: no two answers are rated the same in an objective. Leave the stage out.")
+    return sample(pairs, max(1, round(len(pairs) * proportion)), f"{seed}:equal")
 
 
 def identity_size(records: int, proportion: float) -> int:

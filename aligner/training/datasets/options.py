@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
+from aligner.objectives import split_objectives
 from aligner.prompts import SLOTS
 from aligner.records import Correction, UserError
 from aligner.training.datasets.damage import damage_plan
@@ -41,12 +42,15 @@ class Columns:
         return iter((self.question, self.answer, self.correction))
 
     def record(self, row: Mapping[str, Any]) -> Correction:
-        """The record of a row. KeyError where a field is missing."""
+        """The record of a row; its feedback, or else its `objectives`. KeyError where a field is missing."""
         feedback = None
         if self.feedback:
             feedback = row.get(self.feedback) if self.feedback == "feedback" else row[self.feedback]
         question, answer, correction = (row[name] for name in self)
-        return Correction(question, answer, correction, feedback="" if feedback is None else feedback)
+        objectives = () if feedback or not self.feedback else split_objectives(row.get("objectives"))
+        return Correction(
+            question, answer, correction, feedback="" if feedback is None else feedback, objectives=objectives
+        )
 
 
 QAC = Columns()
@@ -57,13 +61,18 @@ class Options:
     """The flags that formatters read: each gets those that it has as keyword arguments.
 
     columns: `[NAME:]question=...,answer=...,correction=...,feedback=...`. prefer: better or safer. multi_turn: take dialogues.
-    damage, hold_back: kinds of damage of `restoration`, comma-separated, and what of it is kept for measuring. format: the
-    data set that a bare path means (by default found out from its first rows).
+    pairs, margin, pairs_per_question, equal_proportion: of rated answers (rated.py). damage, hold_back: kinds of damage of
+    `restoration`, comma-separated, and what of it is kept for measuring. format: the data set that a bare path means (by default
+    found out from its first rows).
     """
 
     columns: tuple[str, ...] = ()
     prefer: str | None = None
     multi_turn: bool = False
+    pairs: str | None = None
+    margin: float | None = None
+    pairs_per_question: int | None = None
+    equal_proportion: float = 0.0
     damage: str | None = None
     hold_back: str | None = None
     format: str | None = None
@@ -83,6 +92,13 @@ class Options:
 
 
 NO_OPTIONS = Options()
+
+
+def options_from(*settings: Any) -> Options:
+    """The options among the fields of a command's settings."""
+    values = {name: value for each in settings for name, value in vars(each).items()}
+    values["columns"] = tuple(values["columns"])
+    return Options(**{name: values[name] for name in Options.__dataclass_fields__ if name in values})
 
 
 def split_columns(text: str) -> tuple[str, str]:

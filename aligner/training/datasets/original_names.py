@@ -28,6 +28,7 @@ INSTEAD = {
     "TreeRLHFFULL/train": ("", PRIVATE),
     "TreeRLHFALL/train": ("", PRIVATE),
     "TreeRLHF/test": ("", PRIVATE),
+    "TreeRLHFPPO/test": ("", PRIVATE),
     "Baichuan3RM/train": ("", PRIVATE),
     "Baichuan3RM/test": ("", PRIVATE),
 }

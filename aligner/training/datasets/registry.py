@@ -13,31 +13,22 @@ import inspect
 import logging
 import math
 import re
-import traceback
-from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 from aligner.files import read_text, sha256_of
-from aligner.hub import commit_of, is_hub_address, parse_address, read_hub
-from aligner.prompts import DEFAULT, find_template
+from aligner.hub import commit_of, is_hub_address, parse_address
 from aligner.readers.paths import data_files, home_expanded, names_data
-from aligner.readers.rows import read_rows_lazily
-from aligner.records import Correction, DataError, Origin, Row, Skipped, UserError
-from aligner.texts import kind_of, text_fault
-from aligner.training.datasets.formats import FORMATS, format_of_file
+from aligner.records import Correction, Skipped, UserError
 from aligner.training.datasets.formats import QAC as QAC_ROWS
-from aligner.training.datasets.options import NO_OPTIONS, QAC, Options, parse_columns, split_columns
+from aligner.training.datasets.formats import format_of_file
+from aligner.training.datasets.options import NO_OPTIONS, Options, parse_columns, split_columns
 from aligner.training.datasets.original_names import instead_of
 
 log = logging.getLogger("aligner")
-ONE_ANSWER_SETS = {*FORMATS[1:], "firefly"}  # whose rows may have an answer and no better one
-ONE_ANSWER = "it has one answer and no better one beside it"
-Formatter = Callable[..., Correction | Skipped]
-Read = Correction | Skipped | DataError
+Formatter = Callable[..., Correction | Skipped | list[Correction | Skipped]]  # of a row; rated ones give several
 
 
 # Formatters by the hash of their source, and of the one in 0.1.0 that gives the same records: runs of then go on.
@@ -53,8 +44,9 @@ SAME_RECORDS = {
 class RawDataset:
     """A registered data set: its formatter, the default path of its rows, and the prompt that its records take.
 
-    sources: files besides the formatter that decide its records. anew: the formatter takes `copy`, how often a row was taken
-    before, and gives another record each time.
+    sources: files besides the formatter that decide its records. together: the field whose equal values make neighbouring rows
+    one, which the formatter then has as a list. anew: the formatter takes `copy`, how often the rows were taken before, and gives
+    other records each time.
     """
 
     name: str
@@ -62,6 +54,7 @@ class RawDataset:
     path: str | None = None
     template: str | None = None
     sources: tuple[Path, ...] = ()
+    together: str | None = None
     anew: bool = False
 
     def choices(self) -> set[str]:
@@ -112,10 +105,10 @@ def register(
     path: str | None = None,
     template: str | None = None,
     sources: Sequence[Path] = (),
+    together: str | None = None,
     anew: bool = False,
 ) -> Callable[[Formatter], Formatter]:
-    """Register a formatter under a name that specs can use; `sources`: further files that decide its records; `anew`: rows that are
-    taken several times give other records, by its argument `copy`.
+    """Register a formatter under a name that specs can use; the other arguments as in RawDataset.
 
     UserError where the name is taken or holds a colon.
     """
@@ -128,7 +121,7 @@ def register(
             raise UserError(
                 f"the data set name '{name}' is already registered in {earlier.formatter.__code__.co_filename}."
             )
-        dataset = RawDataset(name, formatter, path, template, tuple(sources), anew)
+        dataset = RawDataset(name, formatter, path, template, tuple(sources), together, anew)
         if unknown := dataset.choices() - set(Options.__dataclass_fields__):
             known = ", ".join(Options.__dataclass_fields__)
             raise UserError(f"data set '{name}' takes '{min(unknown)}', which no flag sets. There are {known}.")
@@ -243,75 +236,3 @@ def check_options(specs: Sequence[Spec], options: Options) -> None:
         name, _ = split_columns(text)
         if name and name not in {spec.dataset.name for spec in specs}:
             raise UserError(f"--columns {text} speaks of '{name}', which is not among the data sets of this run.")
-
-
-def records_of(spec: Spec, options: Options = NO_OPTIONS, prompt: str | None = None, copy: int = 0) -> Iterator[Read]:
-    """Every row of a data set in order: its record, why it was left out, or what is wrong with it. `copy`: how often the rows were
-    taken before, for a data set that then gives others.
-
-    Rows need the fields that their prompt shows: `prompt` where one is chosen for all, else the data set's own.
-    """
-    slots = find_template(prompt or spec.dataset.template or DEFAULT.name).slots
-    chosen = options.chosen_for(spec.dataset.name, spec.dataset.choices()) | ({"copy": copy} if copy else {})
-    rows = read_hub(parse_address(spec.path)) if is_hub_address(spec.path) else read_rows_lazily(spec.path)
-    for row in rows:
-        yield row if isinstance(row, DataError) else _record(spec.dataset, row, chosen, slots)
-
-
-def _record(dataset: RawDataset, row: Row, chosen: dict[str, Any], slots: Set[str]) -> Read:
-    origin, value = row
-    if not isinstance(value, Mapping):
-        return _fault(origin, f"holds {kind_of(value)} where an object should be", "Write an object with the fields")
-    unseen = {"question", "answer"} - slots  # fields that no model sees, which a row may lack
-    if unseen:
-        value = ChainMap(value, {getattr(chosen.get("columns", QAC), role): "" for role in unseen})  # type: ignore[arg-type]
-    try:
-        record = dataset.formatter(value, **chosen)
-    except DataError:  # a column that cannot be decoded: the file's fault
-        raise
-    except KeyError as error:
-        return _missing_field(dataset, origin, value, str(error.args[0]) if error.args else "?")
-    except ValueError as error:
-        return _fault(origin, f"{dataset.name}: {error}", "Mend the row")
-    except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(place.filename).name} line {place.lineno}"
-        return _fault(
-            origin,
-            f"{dataset.name} fails with {type(error).__name__}: {error} ({where})",
-            "Mend the row or the function",
-        )
-    if isinstance(record, Skipped):
-        return replace(record, origin=origin)
-    if not isinstance(record, Correction):
-        return _fault(origin, f"{dataset.name} returns {kind_of(record)} and no Correction", "Mend its function")
-    for field in ("question", "answer", "correction", "feedback"):
-        if field == "answer" and not record.answer and dataset.name in ONE_ANSWER_SETS and "answer" in slots:
-            return _fault(origin, ONE_ANSWER, "A prompt without {answer} (--prompt_template) trains question to answer")
-        if fault := text_fault(origin, field, getattr(record, field), field == "feedback" or field in unseen):
-            return fault
-    return replace(record, origin=origin, prompt=record.prompt or dataset.template or "")
-
-
-def _missing_field(dataset: RawDataset, origin: Origin, value: Mapping[str, Any], missing: str) -> DataError:
-    near = difflib.get_close_matches(missing, map(_printable, value), n=1)
-    remedy = f"Rename '{near[0]}' to '{missing}'" if near else f"It has {_names(value)}"
-    if "columns" in dataset.choices():
-        remedy += ", or give --columns " if near else ": give --columns "
-        remedy += f"{missing}={near[0]}" if near else "question=NAME,answer=NAME,correction=NAME"
-    elif not (code := Path(dataset.formatter.__code__.co_filename)).is_relative_to(Path(__file__).parent):
-        remedy += f", or mend {dataset.formatter.__name__} in {code.name}"
-    return _fault(origin, f"the field '{missing}' is missing", remedy)
-
-
-def _fault(origin: Origin, problem: str, remedy: str) -> DataError:
-    return DataError(origin.file, origin.row, problem, remedy)
-
-
-def _names(value: Mapping[str, Any]) -> str:
-    return "the fields " + ", ".join(sorted(map(_printable, value))[:8]) if value else "no fields"
-
-
-def _printable(name: object) -> str:
-    """A field's name in one line, escaped where it holds what cannot be seen."""
-    return str(name) if str(name).isprintable() else ascii(str(name)).strip("'")

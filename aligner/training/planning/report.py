@@ -117,6 +117,10 @@ def plans_of(config: RunConfig, rows: int, gpus: int) -> dict[str, Plan]:
     """The arithmetic of the stages by name: the warm-up where there is one, then the correction."""
     o, per_update = config.optimization, records_per_update(config, gpus)
     sizes = {"identity": identity_size(rows, o.identity_proportion), "correction": rows}
+    if o.equal_proportion:  # how many pairs are rated the same only the data can tell
+        if not config.data.train_datasets:
+            raise UserError("--equal_proportion needs the data to plan with: --train_datasets SPEC.")
+        sizes["equal"] = len(stage_data(config, "equal").train)
     return {name: plan_of(recipe, sizes[name], per_update, gpus) for name, recipe in recipes(o).items()}
 
 
