@@ -19,6 +19,8 @@ from aligner.records import UserError
 from aligner.training.checkpoint.state_writer import StateWriter
 from aligner.training.config import OutputConfig
 from aligner.training.distributed.hardware import spare_memory
+from aligner.training.distributed.stop_signals import Stopped
+from aligner.training.finetune import loop
 from aligner.training.flags import parse
 
 
@@ -112,3 +114,21 @@ def test_states_by_the_minute_are_resumed_from(tiny_model, whole, tmp_path):
     assert run.end() not in (0, 75)
     assert run.states(), "saved by the clock alone"
     goes_on(run, whole)
+
+
+def test_who_asks_for_a_stop_has_a_whole_state_before_an_evaluation(monkeypatch):
+    """An evaluation may outlast the seconds that a scheduler grants."""
+    done: list[str] = []
+    states = SimpleNamespace(
+        begin=lambda update: done.append(f"begin {update}"),
+        settle=lambda: done.append("settle"),
+        is_due=lambda *_: False,
+    )
+    state: Any = SimpleNamespace(plan=SimpleNamespace(updates=2), states=states)
+    monkeypatch.setattr(loop, "prepare_update", lambda _, number: SimpleNamespace(number=number))
+    monkeypatch.setattr(loop, "make_update", lambda *_: loop.Signals(stop=True, writing=True, late=False))
+    monkeypatch.setattr(loop, "is_evaluation_due", lambda *_: True)
+    monkeypatch.setattr(loop, "evaluate", lambda _, update: done.append(f"evaluate {update}"))
+    with pytest.raises(Stopped, match="update 1"):
+        loop.train(state, 0)
+    assert done == ["evaluate 0", "begin 1", "settle", "evaluate 1"]

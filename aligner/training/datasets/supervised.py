@@ -74,7 +74,9 @@ def tokenise(
                 kept.append(fitted)
     tally.kept = len(kept)
     if not kept:
-        raise UserError(f"no row is left: {'; '.join(line.strip() for line in tally.lines())}. Raise --max_length.")
+        too_long = {Tally.NO_ROOM, Tally.TOO_LONG} & tally.places.keys()
+        remedy = "Raise --max_length" if too_long else "Choose --unspellable keep, or another base model"
+        raise UserError(f"no row is left: {'; '.join(line.strip() for line in tally.lines())}. {remedy}.")
     return kept, tally
 
 

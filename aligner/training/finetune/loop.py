@@ -72,15 +72,15 @@ def train(state: TrainState, start: int) -> None:
         done = update.number + 1
         if not signals.writing:
             state.states.settle()
-        if signals.stop:  # before an evaluation: who asks for a stop may not wait for long
+        if signals.stop:  # whole before an evaluation: who asks for a stop may not wait for long
             state.states.begin(done)
+            state.states.settle()
         evaluated = is_evaluation_due(state, done)
         if evaluated:
             evaluate(state, done)
         if not signals.stop and (signals.late or state.states.is_due(done, state.plan.updates, evaluated)):
             state.states.begin(done)
         if signals.stop and done < state.plan.updates:
-            state.states.settle()
             raise Stopped(f"update {done}")
     state.states.settle()
 
@@ -145,7 +145,7 @@ def is_evaluation_due(state: TrainState, done: int) -> bool:
 
 
 def evaluate(state: TrainState, done: int) -> None:
-    """The held-out loss: the mean over all target tokens of the corrections, in both stages."""
+    """The held-out loss: the mean over all target tokens of the real corrections, in every stage."""
     if not state.held_out:
         return
     ranks = state.engine.ranks
@@ -154,4 +154,4 @@ def evaluate(state: TrainState, done: int) -> None:
     batches = micro_batches(state.held_out, rows, weights, state.evaluation_layout, ranks.count, ranks.rank)
     loss = state.engine.evaluate(batches) / int(target_lengths_of(state.held_out).sum())
     if state.metrics:
-        state.metrics.record({"update": done, "eval_loss": loss})
+        state.metrics.record({"update": done, "eval_loss": loss if math.isfinite(loss) else None})

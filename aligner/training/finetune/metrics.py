@@ -83,7 +83,8 @@ class Metrics:
                 f"loss {values['loss']:.3f}, lr {values['lr']:.1e}, {values['tokens_per_second']:,.0f} tokens/s"
             )
         else:
-            log.info("update %s: held-out loss %.4f", values["update"], values["eval_loss"])
+            loss = values["eval_loss"]
+            log.info("update %s: held-out loss %s", values["update"], "not finite" if loss is None else f"{loss:.4f}")
         for tracker in list(self._trackers):
             try:
                 tracker({name: value for name, value in values.items() if name != "skipped"})

@@ -34,7 +34,7 @@ from aligner.training.flags import rerun_script
 from aligner.training.planning.here import settled_recomputing
 from aligner.training.planning.memory_plan import with_flags
 from aligner.training.stages import Stage, check_positions, make_card, plan_of, sides_as_tokens, stage_data, stages
-from aligner.training.train_log import read_log
+from aligner.training.train_log import evaluations, read_log
 
 log = logging.getLogger("aligner")
 
@@ -124,12 +124,20 @@ def exports_best(config: RunConfig, stage: Stage) -> bool:
     return config.output.export == "best" and stage.name == "correction"
 
 
+def warn_of_no_gain(stage: Stage) -> None:
+    """Say it where no evaluation was as good as the one before the first update, of which there is no state."""
+    (first, before), *later = evaluations(read_log(stage.folder))
+    if first == 0 and later and before < min(loss for _, loss in later):
+        log.warning("training did not lower the held-out loss: it was %.4f before the first update", before)
+
+
 def finish(engine: Engine, tokenizer: Any, config: RunConfig, stage: Stage, card: Card) -> None:
     """Export the model (its last weights, or its best), draw the loss, write the card, and COMPLETED last of all."""
     if exports_best(config, stage) and (best := engine.ranks.broadcast_from_rank0(partial(best_state, stage.folder))):
         save_and_load.load(engine, best)
         card = replace(card, stage=f"{card.stage}, after {best.name.replace('-', ' ')}")
-        log.info("exporting %s, which has the lowest held-out loss", best.name)
+        log.info("exporting %s, which has the lowest held-out loss of the states", best.name)
+        warn_of_no_gain(stage)
     half = config.optimization.bf16 or config.optimization.fp16
     master = bool(half and not config.output.save_16bit)
     set_chat_template(tokenizer, card.prompt)
