@@ -24,7 +24,7 @@ ASKER = "Human: "  # what a dialogue of several turns begins with (chat_api/dial
 
 @dataclass(frozen=True, slots=True)
 class PromptTemplate:
-    """A prompt with a slot for the question, mostly one for the answer. The correction follows it with no space between.
+    """A prompt with a slot for the question, the answer, or usually both. The correction follows it with no space between.
 
     It may have one more for feedback: an instruction for the correction (the paper's controllable refinement). Without
     `{answer}` it is plain fine-tuning, question to answer. UserError where a slot stands twice, or it has neither of the two.
@@ -125,7 +125,7 @@ OBJECTIVES = PromptTemplate(
     "BEGINNING OF CONVERSATION: USER: ##Question: {question}\n##Answer: {answer}\n##Objectives: {objectives}\n"
     "##Correction:  ASSISTANT:",
 )
-# The stage of equal preference: makes of an answer one that is as good in these objectives (MetaAligner, section 3.2).
+# The stage of equal preference: turns an answer into one that is equally good in these objectives (MetaAligner, section 3.2).
 EQUAL = PromptTemplate(
     "equal",
     "BEGINNING OF CONVERSATION: USER: ##Question: {question}\n##Answer: {answer}\n##Equal in: {objectives}\n"
@@ -161,10 +161,10 @@ def find_template(name_or_file: str) -> PromptTemplate:
     if name_or_file in (*KNOWN, CHAT):
         return KNOWN.get(name_or_file, USER_TURN)
     if not name_or_file.endswith((".yaml", ".yml")):
-        near = difflib.get_close_matches(name_or_file, KNOWN, n=1)
+        near = difflib.get_close_matches(name_or_file, (*KNOWN, CHAT), n=1)
         hint = f"Did you mean '{near[0]}'? " if near else ""
         raise UserError(
-            f"there is no prompt template '{name_or_file}'. {hint}Known: {', '.join(KNOWN)}; or give a YAML file."
+            f"there is no prompt template '{name_or_file}'. {hint}Known: {', '.join((*KNOWN, CHAT))}; or give a YAML file."
         )
     value = read_yaml(name_or_file)
     if not isinstance(value, dict) or not isinstance(value.get("template"), str) or set(value) - {"template", "name"}:

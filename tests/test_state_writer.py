@@ -58,12 +58,12 @@ def test_minutes_and_intervals_decide_when_to_save():
         return StateWriter(SimpleNamespace(ranks=ranks), Path("nowhere"), {}, OutputConfig(**output), keep_best=False)  # type: ignore[arg-type]
 
     every = writer(save_interval=3)
-    assert [u for u in range(1, 9) if every.is_due(u, 8, False)] == [3, 6, 8] and not every.is_late()
+    assert [u for u in range(1, 9) if every.is_due(u, 8, False)] == [3, 6, 8] and not every.is_save_due()
     minutes = writer(save_interval=0, save_minutes=0.001)
     assert [u for u in range(1, 9) if minutes.is_due(u, 8, False)] == [8]
-    assert not minutes.is_late()
+    assert not minutes.is_save_due()
     time.sleep(0.07)
-    assert minutes.is_late()
+    assert minutes.is_save_due()
     assert not writer(save_interval=0).is_due(8, 8, False)
     with pytest.raises(UserError, match="--save_minutes is 0"):
         parse(["--save_minutes", "0"])
@@ -126,7 +126,7 @@ def test_who_asks_for_a_stop_has_a_whole_state_before_an_evaluation(monkeypatch)
     )
     state: Any = SimpleNamespace(plan=SimpleNamespace(updates=2), states=states)
     monkeypatch.setattr(loop, "prepare_update", lambda _, number: SimpleNamespace(number=number))
-    monkeypatch.setattr(loop, "make_update", lambda *_: loop.Signals(stop=True, writing=True, late=False))
+    monkeypatch.setattr(loop, "make_update", lambda *_: loop.Signals(stop=True, writing=True, save_due=False))
     monkeypatch.setattr(loop, "is_evaluation_due", lambda *_: True)
     monkeypatch.setattr(loop, "evaluate", lambda _, update: done.append(f"evaluate {update}"))
     with pytest.raises(Stopped, match="update 1"):

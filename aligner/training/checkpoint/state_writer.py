@@ -70,7 +70,7 @@ class StateWriter:
         at_end = done == last and bool(every or self.output.save_minutes)
         return at_end or (bool(every) and done % every == 0) or (self.keep_best and evaluated)
 
-    def is_late(self) -> bool:
+    def is_save_due(self) -> bool:
         """Whether --save_minutes have passed on this rank's clock since a state was begun."""
         minutes = self.output.save_minutes
         return minutes is not None and time.monotonic() - self.began >= 60 * minutes

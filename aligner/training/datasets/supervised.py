@@ -68,7 +68,7 @@ def tokenise(
                 tally.add(Tally.SPECIAL, record.origin)
             if record.feedback and not prompts.of(record).takes_feedback:
                 tally.add(Tally.UNREAD, record.origin)
-            if lost is not None and not _spelt(record.origin, lost, unspellable, tally):
+            if lost is not None and not _keep_unspellable(record.origin, lost, unspellable, tally):
                 continue
             if fitted := _fit(row, max_length, overlength, tally):
                 kept.append(fitted)
@@ -80,7 +80,7 @@ def tokenise(
     return kept, tally
 
 
-def _spelt(origin: Origin, lost: Counter[str], unspellable: str, tally: Tally) -> bool:
+def _keep_unspellable(origin: Origin, lost: Counter[str], unspellable: str, tally: Tally) -> bool:
     """Count a row whose correction the tokenizer cannot spell; whether it is kept."""
     if unspellable == "error":
         problem = f"'correction' holds what the tokenizer cannot spell ({told_losses(lost or {'': 1})})"

@@ -55,16 +55,16 @@ class Update:
 
 
 class Signals(NamedTuple):
-    """What some rank knows after an update: a stop is requested; a state is still being written; --save_minutes are over."""
+    """What some rank knows after an update: a stop is requested; a state is still being written; --save_minutes have passed."""
 
     stop: bool
     writing: bool
-    late: bool
+    save_due: bool
 
 
 def train(state: TrainState, start: int) -> None:
-    """Make updates `start` to the last one (counted from 0); the last state is whole at the end. Raises Stopped after saving,
-    where a rank knows of a request."""
+    """Make updates `start` to the last one (counted from 0); the last state is whole at the end. Raises Stopped, after saving,
+    where any rank was asked to stop."""
     if start == 0:
         evaluate(state, 0)
     for update in prefetch(partial(prepare_update, state), range(start, state.plan.updates)):
@@ -78,7 +78,7 @@ def train(state: TrainState, start: int) -> None:
         evaluated = is_evaluation_due(state, done)
         if evaluated:
             evaluate(state, done)
-        if not signals.stop and (signals.late or state.states.is_due(done, state.plan.updates, evaluated)):
+        if not signals.stop and (signals.save_due or state.states.is_due(done, state.plan.updates, evaluated)):
             state.states.begin(done)
         if signals.stop and done < state.plan.updates:
             raise Stopped(f"update {done}")
@@ -95,8 +95,8 @@ def prepare_update(state: TrainState, number: int) -> Update:
 
 
 def own_signals(state: TrainState) -> Signals:
-    """What this rank knows."""
-    return Signals(state.stop_requested(), state.states.is_writing(), state.states.is_late())
+    """What this rank knows, in the order of Signals."""
+    return Signals(state.stop_requested(), state.states.is_writing(), state.states.is_save_due())
 
 
 def make_update(state: TrainState, update: Update) -> Signals:

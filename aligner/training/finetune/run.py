@@ -47,7 +47,7 @@ def train_run(config: RunConfig, ranks: Ranks, stop_requested: Callable[[], bool
     if config.launch.gpus and not config.launch.hostfile and config.launch.gpus != ranks.count:
         raise UserError(f"--gpus is {config.launch.gpus} and {ranks.count} ranks were started. Leave it out.")
     settled = ranks.broadcast_from_rank0(partial(settled_recomputing, config, ranks.count))
-    config = with_flags(config, {"gradient_checkpointing": settled})  # this alone: other differences are to be noticed
+    config = with_flags(config, {"gradient_checkpointing": settled})  # alone: ranks that differ elsewhere are noticed
     remaining = ranks.broadcast_from_rank0(partial(begin_run, config, ranks.count))
     for stage in stages(config):
         if stage.name in remaining:
@@ -109,7 +109,7 @@ def load_state(engine: Engine, run_state: RunState) -> int:
         return 0
     save_and_load.load(engine, run_state.resume_from)
     done: int = read_state(run_state.resume_from)["update"]
-    log.info("going on after update %s", done)
+    log.info("resuming after update %s", done)
     return done
 
 
@@ -120,7 +120,7 @@ def state_writer(engine: Engine, config: RunConfig, stage: Stage, card: Card) ->
 
 
 def exports_best(config: RunConfig, stage: Stage) -> bool:
-    """Whether the folder gets the weights with the lowest held-out loss; a warm-up's are always its last."""
+    """Whether the folder gets the weights with the lowest held-out loss; an earlier stage's are always its last."""
     return config.output.export == "best" and stage.name == "correction"
 
 
