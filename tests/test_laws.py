@@ -70,16 +70,17 @@ ORDER = [
     "launch.guard", "launch.command", "launch.report",
     "launch.dry_run", "launch.watch", "launch.launch", "launch.__main__",
     "launch.prepare_offline", "launch.machine_checks", "launch.doctor",
+    "rounds.training_rows", "rounds.filters", "rounds.pairs",
     "reproduce.experiment", "reproduce.steps", "reproduce.run",
     "commands.pipes", "commands.push", "commands.shared_flags", "commands.check", "commands.reproduce", "commands.doctor",
     "commands.plan", "commands.evaluate", "commands.correct", "commands.serve", "commands.calibrate", "commands.export",
-    "commands.campaign", "commands.train", "commands", "cli",
+    "commands.campaign", "commands.pairs", "commands.train", "commands", "cli",
     "__main__", "",
 ]  # fmt: skip
 BARE = {
     "readers", "chat_api", "training", "training.distributed", "training.engine", "training.checkpoint", "training.finetune",
     "training.planning", "quality", "inference", "launch", "serving", "evaluation",
-    "evaluation.measures", "reproduce",
+    "evaluation.measures", "reproduce", "rounds",
 }  # fmt: skip
 ROOMS = {
     "deepspeed": {"training.distributed.ranks", "training.engine.engine"},
