@@ -14,7 +14,8 @@ from warm import forks
 
 from aligner.encoder import Encoder
 from aligner.files import cache_folder
-from aligner.prompts import CORRECTION, EDIT_PAIR
+from aligner.known_prompts import EDIT_PAIR
+from aligner.prompts import CORRECTION
 from aligner.records import Correction, Origin, UserError
 from aligner.training.datasets.cache import UNUSED, load_or_compute, name_of
 from aligner.training.datasets.run_prompts import RunPrompts

@@ -21,7 +21,7 @@ ORDER = [
     "readers.paths", "readers.content", "readers.json_rows", "readers.delimited", "readers.columnar",
     "readers.rows",
     "file_systems", "files", "jsonl", "locks", "network", "surroundings", "relay", "packages",
-    "hub", "prompts", "objectives", "chat_prompt", "encoder", "card", "models", "quantised", "console", "demo",
+    "hub", "prompts", "known_prompts", "objectives", "chat_prompt", "encoder", "card", "models", "quantised", "console", "demo",
     "quality.edits", "plots",
     "training.config", "training.config_check", "training.flags", "training.train_log", "training.datasets.damage",
     "training.datasets.options", "training.datasets.formats", "training.datasets.original_names", "training.datasets.registry",
@@ -167,6 +167,13 @@ def test_no_inheritance_for_reuse():
             if isinstance(node, ast.ClassDef) and not {ast.unparse(base) for base in node.bases} <= ALLOWED_BASES:
                 wrong.append(f"{name_of(file)}: {node.name}")
     assert not wrong
+
+
+def test_the_main_path_is_read_in_half_an_hour():
+    """Record, prompt, tokens, loss, update, run: in this order at most 650 lines."""
+    training = ("datasets/raw/correction", "datasets/supervised", "engine/loss", "finetune/loop", "finetune/run")
+    files = ["records", "prompts", *(f"training/{name}" for name in training)]
+    assert sum(len((PACKAGE / f"{name}.py").read_text().splitlines()) for name in files) <= 650
 
 
 def test_a_function_fits_a_screen_and_a_file_is_one_idea():

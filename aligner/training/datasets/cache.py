@@ -59,7 +59,11 @@ def _code() -> str:
     """A digest of the code that turns records into tokens, and of the packages under it."""
     digest, here = hashlib.sha256(), Path(__file__)
     neighbours = (here.with_name(name) for name in ("supervised.py", "token_table.py", "tally.py", "run_prompts.py"))
-    for file in (here, *neighbours, *(here.parents[2] / name for name in ("encoder.py", "prompts.py"))):
+    for file in (
+        here,
+        *neighbours,
+        *(here.parents[2] / name for name in ("encoder.py", "prompts.py", "known_prompts.py")),
+    ):
         digest.update(file.read_bytes())
     return digest.hexdigest() + version("tokenizers") + version("transformers")
 
