@@ -65,11 +65,15 @@ ORDER = [
     "evaluation.measures.controls", "evaluation.measures.gain", "evaluation.measures.items", "evaluation.measures.table",
     "evaluation.measures.measure", "evaluation.measures.preference", "evaluation.measures.held_out", "evaluation.measures.page",
     "evaluation.measures.config", "evaluation.measures.command", "evaluation.harness",
+    "baselines.protocol", "baselines.prompts", "baselines.methods", "baselines.chat_turn", "baselines.local", "baselines.served",
+    "baselines.rewards", "baselines.corrector", "baselines.converse", "baselines.answer_file", "baselines.config",
+    "baselines.command",
     "launch.guard", "launch.command", "launch.report",
     "launch.dry_run", "launch.watch", "launch.launch", "launch.__main__",
     "launch.prepare_offline", "launch.machine_checks", "launch.doctor",
     "reproduce.experiment", "reproduce.steps", "reproduce.run",
-    "commands.pipes", "commands.push", "commands.shared_flags", "commands.check", "commands.reproduce", "commands.doctor",
+    "commands.pipes", "commands.push", "commands.shared_flags", "commands.check", "commands.baseline",
+    "commands.reproduce", "commands.doctor",
     "commands.plan", "commands.evaluate", "commands.correct", "commands.serve", "commands.calibrate", "commands.export",
     "commands.campaign", "commands.train", "commands", "cli",
     "__main__", "",
@@ -77,7 +81,7 @@ ORDER = [
 BARE = {
     "readers", "chat_api", "training", "training.distributed", "training.engine", "training.checkpoint", "training.finetune",
     "training.planning", "quality", "inference", "launch", "serving", "evaluation",
-    "evaluation.measures", "reproduce",
+    "evaluation.measures", "baselines", "reproduce",
 }  # fmt: skip
 ROOMS = {
     "deepspeed": {"training.distributed.ranks", "training.engine.engine"},
