@@ -129,7 +129,8 @@ def _open_reward(config: BaselineConfig, local: Callable[[str], LocalModel]) -> 
 
 
 def _open_aligner(config: BaselineConfig) -> Responder:
-    settings = Settings(config.batch_size, config.max_new_tokens, whole_only=True)
+    # Twice the upstream's: an answer that was cut off at its limit has room for a correction all the same.
+    settings = Settings(config.batch_size, 2 * config.max_new_tokens, whole_only=True)
     folder, trusted = config.aligner or "", config.trust_remote_code
     return AlignerStage(Corrector.load(folder, config.prompt_template, settings, trusted, config.dtype))
 

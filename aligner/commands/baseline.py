@@ -61,7 +61,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_column_flag(parser, "question, answer")
     add_method_flags(parser)
     add("--seed", type=int, default=42, metavar="N", help="of drawn answers and principles (42)")
-    add("--max_new_tokens", type=int, default=512, metavar="N", help="longest reply and correction in tokens (512)")
+    add(
+        "--max_new_tokens",
+        type=int,
+        default=512,
+        metavar="N",
+        help="longest reply in tokens; a correction may have twice as many (512)",
+    )
     add("--batch_size", type=int, default=8, metavar="N", help="of models here: texts, or beams, at once (8)")
     add("--dtype", choices=("float32", "bfloat16"), help="of models here (bfloat16 on a GPU that has it, else float32)")
     add("--trust_remote_code", action="store_true", help="run Python code that comes with a model")
