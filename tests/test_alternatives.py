@@ -125,9 +125,9 @@ def test_the_whole_comparison_runs_and_says_what_each_method_costs(asked, paid, 
     comparison = replace(
         experiment.comparison, upstream={"upstream_url": paid.url, "upstream_model": "m", "max_new_tokens": 100}
     )
-    methods = {**comparison.methods, "beam": {"method": "beam", "width": 1}}
-    methods["bon-10"] = methods["bon-10"] | {"reward_model": str(tiny_model)}
-    methods["bon-5"] = methods["bon-5"] | {"reward_model": str(tiny_model)}
+    methods = {name: method for name, method in comparison.methods.items() if name not in ("beam", "critique")}
+    for name in ("bon-10", "bon-5"):
+        methods[name] = methods[name] | {"reward_model": str(tiny_model)}
     experiment = replace(experiment, comparison=replace(comparison, methods=methods), limit=6)
     writing_model(bpe_folder, tmp_path / "runs" / "aligner", TEXT)
     asked_count = write_questions(experiment, asked, tmp_path)
@@ -138,7 +138,7 @@ def test_the_whole_comparison_runs_and_says_what_each_method_costs(asked, paid, 
     report = json.loads((tmp_path / "comparison.json").read_text())["measures"]
     assert set(report) == {"truth", "declining"} and (tmp_path / "truth.png").stat().st_size > 5000
     rows = {each["system"]: each for each in report["truth"]["systems"]}
-    assert len(rows) == 9 and rows["upstream + Aligner"]["paid"][ALIGNER]["calls"] == 1
+    assert len(rows) == 7 and rows["upstream + Aligner"]["paid"][ALIGNER]["calls"] == 1
     calls = {name: each["paid"][UPSTREAM]["calls"] for name, each in rows.items()}
-    assert (calls["upstream"], calls["refine"], calls["critique"], calls["bon-5"], calls["bon-10"]) == (1, 3, 2, 5, 10)
+    assert (calls["upstream"], calls["refine"], calls["revise"], calls["bon-5"], calls["bon-10"]) == (1, 3, 3, 5, 10)
     assert any(line.startswith("Better than the Aligner: ") for line in lines)

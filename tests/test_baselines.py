@@ -238,7 +238,10 @@ def test_beam_search_of_width_1_is_greedy_and_of_width_4_is_likelier(tiny_model)
         sum(log_likelihood(local.model, prompt, ids) / len(ids) for prompt, ids in zip(prompts, some, strict=True))
         for some in (written, [ids for ids, _ in beams])
     ]
-    assert likelihoods[1] > likelihoods[0] and beams[0][1] == Usage(1, len(prompts[0]), 4 * 12, 12)
+    assert likelihoods[1] > likelihoods[0]
+    searched = dict(LocalUpstream(local, 12, 8).stream([ChatRequest(question, beams=4) for question in QUESTIONS]))
+    assert [searched[n].text for n in range(6)] == [decoder.decode(ids, skip_special_tokens=True) for ids, _ in beams]
+    assert searched[0].usage.completion_tokens == 4 * 12 and searched[0].usage.passes == 12, "all beams are paid for"
 
 
 def test_an_aligner_behind_any_method_corrects_its_answer_and_its_cost_is_its_own(paid, bpe_folder, tmp_path):

@@ -68,7 +68,13 @@ class LocalUpstream:
                 fitting.append(place)
             else:
                 yield place, UserError(f"its prompt has {len(ids):,} tokens and the model {positions:,} positions.")
-        for group in self._batches(requests, prompts, fitting):
+        replies = self._replies(requests, prompts, fitting)
+        yield from memory_named(replies, "--batch_size, --width or --max_new_tokens")
+
+    def _replies(
+        self, requests: Sequence[ChatRequest], prompts: Sequence[list[int]], places: Sequence[int]
+    ) -> Iterator[tuple[int, Reply]]:
+        for group in self._batches(requests, prompts, places):
             began = time.perf_counter()
             written = self._write([requests[place] for place in group], [prompts[place] for place in group])
             share = (time.perf_counter() - began) / len(group)
@@ -93,15 +99,14 @@ class LocalUpstream:
         room = (positions_of(self.local.model.config) or 10**9) - max(map(len, prompts))
         most = min(self.max_new_tokens, room)
         if first.beams > 1:
-            make = (beam_search(self.local.model, prompts, ends, most, first.beams) for _ in range(1))
-            return next(memory_named(make, "--batch_size or --width"))
+            return beam_search(self.local.model, prompts, ends, most, first.beams)
         # A batch draws anew: the same seed for two draws of one prompt would draw the same answer.
         seed = zlib.crc32(f"{first.seed} {first.prompt}".encode()) % SEEDS
         drawn = Sampling(first.temperature, 0, 1.0, seed) if first.temperature else None
-        outputs = (generate(self.local.model, prompts, ends, most, drawn) for _ in range(1))
+        outputs = generate(self.local.model, prompts, ends, most, drawn)
         return [
             (tokens, Usage(1, len(prompt), len(tokens), len(tokens)))
-            for prompt, tokens in zip(prompts, next(memory_named(outputs, "--batch_size")), strict=True)
+            for prompt, tokens in zip(prompts, outputs, strict=True)
         ]
 
 
