@@ -97,7 +97,7 @@ def test_every_step_is_a_command_and_a_method_begins_with_the_output_of_one_befo
         args = command_parser().parse_args(step.words[1:])
         assert step.words[0] == "aligner" and step.rows in made and Path(args.input) == step.rows
         made.add(step.product)
-    assert [step.name for step in steps] == ["upstream", "revise", "refine", "critique", "beam", "bon-10", "bon-5"]
+    assert [step.name for step in steps] == ["upstream", "critique", "revise", "refine", "beam", "bon-10", "bon-5"]
 
 
 @pytest.mark.parametrize(

@@ -50,9 +50,12 @@ def run_comparison(experiment: Experiment, data: Path, folder: Path, dry_run: bo
         )
         if dry_run:
             return 0
+        lines: list[str] = []
         for step in progress(steps, desc=experiment.name, unit=" steps"):
             run_step(step)
-        print_lines(*write_comparison(experiment, data, folder))
+            if (folder / "answers" / f"{UPSTREAM}.jsonl").exists():  # a table from the first method on
+                lines = write_comparison(experiment, data, folder)
+        print_lines(*lines)
         return 0
     finally:
         release()
@@ -122,13 +125,14 @@ def baseline_words(
     """The words of `aligner baseline` behind `aligner`."""
     method = comparison.methods[name]
     source = answers / f"{method['input']}.jsonl" if "input" in method else questions
-    flags = {"input": source, "output": answers / f"{name}.jsonl", **comparison.flags(name), **upstream}
+    flags = {"input": source, "output": answers / f"{name}.jsonl", **upstream, **comparison.flags(name)}
     flags |= {"aligner": aligner} if method.get("aligner") else {}
     return ["baseline", str(method["method"]), *words_of(flags)]
 
 
 def write_comparison(experiment: Experiment, data: Path, folder: Path) -> list[str]:
-    """comparison.json, and out of it comparison.md and a picture of each measure. Returns the lines of the tables."""
+    """comparison.json, and out of it comparison.md and a picture of each measure, of the methods that have answered. Returns the
+    lines of the tables."""
     comparison = experiment.comparison
     assert comparison
     reports = {m: _report(experiment, data, folder, m) for m in comparison.questions}
@@ -152,7 +156,10 @@ def _report(experiment: Experiment, data: Path, folder: Path, measure: str) -> d
     questions = [row["question"] for row in rows]
     systems: dict[str, SystemAnswers] = {}
     for name, method in comparison.methods.items():
-        read = [row.value for row in read_rows(folder / "answers" / f"{name}.jsonl") if isinstance(row, Row)]
+        file = folder / "answers" / f"{name}.jsonl"
+        if not file.exists():
+            continue
+        read = [row.value for row in read_rows(file) if isinstance(row, Row)]
         by_question = {row["question"]: row for row in read}
         answers = [by_question[question] for question in questions]
         systems[name] = system_answers(answers, corrected=False)
