@@ -33,7 +33,7 @@ from aligner.training.datasets.damage import (
     phrases_by_kind,
     phrases_of,
 )
-from aligner.training.datasets.mixture import mix
+from aligner.training.datasets.mixture import mix, split
 from aligner.training.datasets.options import Options
 
 GOOD = "Wash the rice first. Then let it simmer gently for eighteen minutes.\n1. Wash.\n2. Simmer.\n3. Rest."
@@ -78,6 +78,22 @@ def test_restoration_leaves_a_third_alone_and_uses_no_phrase_that_is_held_back(g
     assert 10 <= alone <= 30
     held = [p for kind in phrases_by_kind() for p in phrases_of(kind, "held back") if "{" not in p]
     assert not [p for record in records for p in held if p in record.answer]
+
+
+def test_a_row_that_is_taken_again_is_damaged_in_another_way(good_rows):
+    records = mix([f"restoration:2.5:{good_rows}"], 1, Options(hold_back="phrases")).records
+    once = mix([f"restoration::{good_rows}"], 1, Options(hold_back="phrases")).records
+    first, second, third = (records[start : start + len(once)] for start in (0, len(once), 2 * len(once)))
+    assert first == once and [r.correction for r in second] == [r.correction for r in first]
+    other = sum(a.answer != b.answer for a, b in zip(first, second, strict=True))
+    assert other > len(once) / 2, "some are left alone twice"
+    assert any(r.answer == r.correction != s.answer for r, s in zip(first, second, strict=True)), "alone, then damaged"
+    assert len(third) == len(once) // 2 and not set(third) <= {*first, *second}
+
+
+def test_questions_of_rows_that_are_taken_several_times_are_on_one_side(good_rows):
+    train, held_out = split(mix([f"restoration:3:{good_rows}"], 1).records, 0.25, 1)
+    assert held_out and not {record.question for record in train} & {record.question for record in held_out}
 
 
 def test_what_is_held_back_is_measured_by_itself():

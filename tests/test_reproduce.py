@@ -55,7 +55,8 @@ def test_every_shipped_experiment_is_one_that_training_understands(name, tmp_pat
     counts = dict(experiment.answers) | {name: round(rows * run.get("share", 1)) for name, run in runs.items()}
     steps = steps_of(experiment, tmp_path, counts)
     trained = [step for step in steps if step.name.startswith("train ")]
-    assert len(trained) == len(runs) and trained[0].name == "train shuffled"
+    alike = [run for run in runs.values() if "like" in run]
+    assert len(trained) + len(alike) == len(runs) and trained[0].name == "train shuffled"
     for step in trained:
         assert parse(step.words[1:]).output.output_dir
     steps += measuring_steps(experiment, tmp_path, list(runs)[1], "report", counts["report"], 1)
@@ -90,6 +91,15 @@ def test_recipes_are_compared_without_models_among_the_controls_and_the_chosen_o
             s for s in measuring_steps(experiment, tmp_path, "pairs", side, 9, 1) if s.name.startswith("preference")
         ]
         assert ("--shuffled" in step.words, "none" in step.words) == (controls, not controls)
+
+
+def test_a_run_like_another_is_not_trained_and_corrects_with_its_own_lead(tmp_path):
+    experiment = read_experiment("restoration")
+    [step] = [
+        s for s in measuring_steps(experiment, tmp_path, "four-ahead-2", "choose", 9, 1) if "restoration" in s.name
+    ]
+    assert step.words[step.words.index("--models") + 1].endswith("runs/four")
+    assert step.words[step.words.index("--nats_ahead") + 1] == "2" and "four-ahead-2" in str(step.product)
 
 
 def test_no_more_answers_are_measured_than_the_file_says_and_all_are_trained_on(data, tmp_path):
@@ -197,6 +207,7 @@ def test_an_estimate_comes_first_and_a_dry_run_ends_there(data, tmp_path, capsys
             {"small": {"train": {"learning_rat": 1}, "runs": {"a": {}}}},
             "train: there is no flag 'learning_rat'. Did you mean",
         ),
+        ({"small": {"train": {}, "runs": {"a": {"like": "b"}}}}, "a: there is no run 'b' that is trained"),
         ({"questions": {"train": 3}}, "questions needs train, choose, report"),
         ({"speed": 3}, "'speed' is not known"),
     ],

@@ -103,7 +103,7 @@ def answering_steps(experiment: Experiment, folder: Path, questions: int) -> lis
     comparison, seconds = experiment.comparison, experiment.scales["small"].seconds.get("reply", 1)
     assert comparison
     files = {"rows": folder / "rows" / "questions.jsonl", "prompts": folder / "rows" / "prompts.yaml"}
-    [run] = experiment.scales["small"].runs
+    run = next(iter(experiment.scales["small"].runs))
     steps = []
     for name in comparison.methods:
         words = baseline_words(
@@ -189,7 +189,7 @@ def comparison_lines(experiment: Experiment) -> list[str]:
         searches = "localhost" in address["upstream_url"]  # a provider's server has no beam search
         flags = {"max_new_tokens": settings["aligner"]["upstream_max_tokens"], **address}
         flags |= {"dialect": "vllm"} if searches else {}
-        [run] = experiment.scales["paper"].runs
+        run = next(iter(experiment.scales["paper"].runs))
         methods = {
             name: method
             for name, method in comparison.methods.items()

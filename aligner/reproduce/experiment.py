@@ -26,15 +26,24 @@ from aligner.training.flags import SPELLINGS
 
 FOLDER = shipped("configs/reproduce")
 SIDES = ("train", "choose", "report")
-RUN_KEYS = {"rows", "upstream", "shuffled", "share", "records"}  # of a run, besides flags of training
+RUN_KEYS = {
+    "rows",
+    "upstream",
+    "shuffled",
+    "share",
+    "records",
+    "like",
+    "nats_ahead",
+}  # of a run, besides flags of training
 Fields = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Scale:
-    """One size of an experiment. train: flags that all runs share. runs: what each changes, by its name. seconds: of a record
-    trained on once, of an answer corrected (correction), of a pair whose likelihoods are compared (pair), on two quiet cores, for
-    the estimate. gpus, gpu_memory, records, tokens_per_row, tflops (of a GPU): for the plan. commands: further ones, as typed."""
+    """One size of an experiment. train: flags that all runs share. runs: what each changes, by its name (`like`: it is the
+    Aligner of that run, which corrects otherwise). seconds: of a record trained on once, of an answer corrected (correction), of a
+    pair whose likelihoods are compared (pair), on two quiet cores, for the estimate. gpus, gpu_memory, records, tokens_per_row,
+    tflops (of a GPU): for the plan. commands: further ones, as typed."""
 
     train: Fields = field(default_factory=dict)
     runs: Mapping[str, Fields] = field(default_factory=dict)
@@ -132,6 +141,8 @@ def _scale(place: str, value: Any) -> Scale:
                     f"{place}: {name}: there is no flag '{flag}'.{f' Did you mean {near[0]!r}?' if near else ''}"
                 )
     runs = {name: dict(flags or {}) for name, flags in value.get("runs", {}).items()}
+    if strange := [name for name, run in runs.items() if "like" in run and "like" in runs.get(run["like"], run)]:
+        raise UserError(f"{place}: {strange[0]}: there is no run '{runs[strange[0]]['like']}' that is trained.")
     return Scale(**{**value, "runs": runs, "commands": tuple(value.get("commands", ()))})
 
 

@@ -70,6 +70,8 @@ def write_rows(experiment: Experiment, data: Path, folder: Path) -> dict[str, in
         mixed = rows if side == "train" else sorted(rows, key=lambda row: digest_of(row["question"]))  # of all files
         write_lines(folder / f"{side}.jsonl", mixed[: counts[side]])
     for name, run in scale.runs.items():
+        if "like" in run:
+            continue
         files = tuple(run.get("rows", experiment.rows))
         own = sides if files == experiment.rows else rows_by_side(experiment, data, files)
         rows = (
@@ -135,7 +137,8 @@ def steps_of(experiment: Experiment, folder: Path, counts: dict[str, int]) -> li
 def training_steps(experiment: Experiment, folder: Path, counts: dict[str, int]) -> list[Step]:
     """Train every run, the control first."""
     scale, steps = experiment.scales["small"], []
-    for name in sorted(scale.runs, key=lambda name: not scale.runs[name].get("shuffled")):
+    trained = [name for name, run in scale.runs.items() if "like" not in run]
+    for name in sorted(trained, key=lambda name: not scale.runs[name].get("shuffled")):
         flags = training_flags(experiment, scale, name, folder)
         seen = counts[name] * float(flags.get("epochs", 3)) + counts[name] * float(flags.get("identity_proportion", 0))
         product = folder / "runs" / name / COMPLETED
@@ -151,15 +154,17 @@ def measuring_steps(experiment: Experiment, folder: Path, name: str, side: str, 
     scale, rows = experiment.scales["small"], folder / "rows" / f"{side}.jsonl"
     output, steps = folder / "measures" / name / side, []
     control = next((other for other, run in scale.runs.items() if run.get("shuffled")), None)
-    each = scale.seconds.get("correction", 1)
+    run, each = scale.runs[name], scale.seconds.get("correction", 1)
+    model = folder / "runs" / run.get("like", name)
     reported = {"shuffled": folder / "runs" / control} if control else {}
     for measure in experiment.measures:
-        flags = {"measure": measure, "rows": rows, "models": folder / "runs" / name, "output": output / measure}
+        flags = {"measure": measure, "rows": rows, "models": model, "output": output / measure}
         flags |= {
             "dtype": "bfloat16",
             **(reported if side == "report" else {"base": "none"}),
         }  # the type: as it was trained
         flags |= {"hold_back": experiment.damage} if experiment.damage and measure == "restoration" else {}
+        flags |= {"nats_ahead": run["nats_ahead"]} if "nats_ahead" in run and measure != "preference" else {}
         words = ("aligner", "evaluate", *words_of({**flags, "tried": tried, "control_limit": 20}))
         seconds = 3.5 * each * answers  # damaged in three ways, and every second one left alone
         if measure == "preference":
@@ -168,12 +173,12 @@ def measuring_steps(experiment: Experiment, folder: Path, name: str, side: str, 
         steps.append(Step(f"{measure} of {name}, {side}", words, product, seconds, rows))
     if side == "report":
         return steps
-    losses = {"after": rows, "models": f"{name}={folder / 'runs' / name}", "output": output / "losses"}
+    losses = {"after": rows, "models": f"{name}={model}", "output": output / "losses"}
     words = ("aligner", "evaluate", *words_of({**losses, "max_new_tokens": 256}))
     steps.append(Step(f"losses of {name}, {side}", words, output / "losses" / "report.json", answers * each, rows))
     if experiment.passes > 1:
         file = output / "passes.jsonl"
-        flags = {"model": folder / "runs" / name, "input": rows, "output": file, "rounds": experiment.passes}
+        flags = {"model": model, "input": rows, "output": file, "rounds": experiment.passes}
         words = ("aligner", "correct", *words_of({**flags, "max_new_tokens": 256}))
         steps.append(Step(f"passes of {name}, {side}", words, file, answers * experiment.passes * each, rows))
     return steps

@@ -1,7 +1,7 @@
 """Damage of a known kind to a good answer, so that the correction is known: the phrases are in damage.yaml.
 
 An exercise with a known answer, and not alignment: it shows that an Aligner takes out what it was taught to take out and leaves
-the rest alone. Everything is a pure function of question, answer and plan, so a record is damaged alike in every run.
+the rest alone. Everything is a pure function of question, answer, plan and copy, so a record is damaged alike in every run.
 """
 
 from __future__ import annotations
@@ -83,9 +83,10 @@ def phrases_of(kind: str, which: str) -> tuple[str, ...]:
     return tuple(text for n, text in numbered if which == "all" or (n % EVERY == 0) == (which == "held back"))
 
 
-def damaged(question: str, good: str, plan: DamagePlan, undamaged: float = UNDAMAGED) -> Damaged:
-    """The answer damaged in one way of the plan; untouched in a share of the records, and where no kind applies to it."""
-    rng = random.Random(f"{question}\0{good}")
+def damaged(question: str, good: str, plan: DamagePlan, undamaged: float = UNDAMAGED, copy: int = 0) -> Damaged:
+    """The answer damaged in one way of the plan; untouched in a share of the records, and where no kind applies to it. Each `copy`
+    of the record has a draw of its own."""
+    rng = random.Random(f"{question}\0{good}" + (f"\0{copy}" if copy else ""))
     if rng.random() < undamaged:
         return Damaged("", good)
     for kind in rng.sample(plan.kinds, len(plan.kinds)):

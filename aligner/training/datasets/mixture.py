@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 
 from aligner.objectives import BETWEEN, sentences, shuffled
@@ -60,7 +61,8 @@ def mix(
     parsed = [parse_spec(text, options) for text in specs]
     for index, spec in enumerate(parsed):
         rows, left_out = usable(records_of(spec, options, prompt), spec)
-        sampled = sample(rows, spec.size(len(rows)), f"{seed}:{index}:{spec.dataset.name}")
+        copies = partial(_copy, spec, options, prompt) if spec.dataset.anew else None
+        sampled = sample(rows, spec.size(len(rows)), f"{seed}:{index}:{spec.dataset.name}", copies)
         if not sampled:
             reason = f", {len(left_out)} left out (the first: {left_out[0].reason})" if left_out else ""
             raise UserError(f"'{spec.text}' gives no records: it has {len(rows) + len(left_out)} rows{reason}.")
@@ -106,13 +108,22 @@ def usable(rows: Iterable[Read], spec: Spec) -> tuple[list[Correction], list[Ski
     return records, skipped
 
 
-def sample(records: Sequence[Correction], size: int, key: str) -> list[Correction]:
-    """`size` records in their order: all of them as often as they fit, and a seeded choice for the rest."""
+def _copy(spec: Spec, options: Options, prompt: str | None, number: int) -> list[Correction]:
+    """The records of a data set that gives others each time that its rows are taken."""
+    return usable(records_of(spec, options, prompt, number), spec)[0]
+
+
+def sample(
+    records: Sequence[Correction], size: int, key: str, copies: Callable[[int], Sequence[Correction]] | None = None
+) -> list[Correction]:
+    """`size` records in their order: all of them as often as they fit, and a seeded choice for the rest. `copies`: the records by
+    how often they were taken before, where they are then others."""
     if not records:
         return []
     whole, rest = divmod(size, len(records))
+    taken = [copies(number) if copies and number else records for number in range(whole + bool(rest))]
     chosen = sorted(random.Random(key).sample(range(len(records)), rest))
-    return [*list(records) * whole, *(records[index] for index in chosen)]
+    return [*(record for each in taken[:whole] for record in each), *(taken[whole][index] for index in chosen)]
 
 
 def split(records: Sequence[Correction], ratio: float, seed: int) -> tuple[list[Correction], list[Correction]]:

@@ -25,13 +25,14 @@ ONE_ANSWER = "it has one answer and no better one beside it"
 Read = Correction | Skipped | DataError
 
 
-def records_of(spec: Spec, options: Options = NO_OPTIONS, prompt: str | None = None) -> Iterator[Read]:
-    """Every row of a data set in order: its record, why it was left out, or what is wrong with it.
+def records_of(spec: Spec, options: Options = NO_OPTIONS, prompt: str | None = None, copy: int = 0) -> Iterator[Read]:
+    """Every row of a data set in order: its record, why it was left out, or what is wrong with it. `copy`: how often the rows were
+    taken before, for a data set that then gives others.
 
     Rows need the fields that their prompt shows: `prompt` where one is chosen for all, else the data set's own.
     """
     slots = find_template(prompt or spec.dataset.template or DEFAULT.name).slots
-    chosen = options.chosen_for(spec.dataset.name, spec.dataset.choices())
+    chosen = options.chosen_for(spec.dataset.name, spec.dataset.choices()) | ({"copy": copy} if copy else {})
     rows = read_hub(parse_address(spec.path)) if is_hub_address(spec.path) else read_rows_lazily(spec.path)
     for row in _together(rows, spec.dataset.together) if spec.dataset.together else rows:
         if isinstance(row, DataError):

@@ -45,7 +45,8 @@ class RawDataset:
     """A registered data set: its formatter, the default path of its rows, and the prompt that its records take.
 
     sources: files besides the formatter that decide its records. together: the field whose equal values make neighbouring rows
-    one, which the formatter then has as a list.
+    one, which the formatter then has as a list. anew: the formatter takes `copy`, how often the rows were taken before, and gives
+    other records each time.
     """
 
     name: str
@@ -54,11 +55,12 @@ class RawDataset:
     template: str | None = None
     sources: tuple[Path, ...] = ()
     together: str | None = None
+    anew: bool = False
 
     def choices(self) -> set[str]:
         """The options that the formatter takes: its keyword-only arguments."""
         parameters = inspect.signature(self.formatter).parameters.values()
-        return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+        return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - ({"copy"} if self.anew else set())
 
     def version(self, options: Options) -> str:
         """The name, a hash of the formatter's source and its options: another formatter gives other records."""
@@ -104,6 +106,7 @@ def register(
     template: str | None = None,
     sources: Sequence[Path] = (),
     together: str | None = None,
+    anew: bool = False,
 ) -> Callable[[Formatter], Formatter]:
     """Register a formatter under a name that specs can use; the other arguments as in RawDataset.
 
@@ -118,7 +121,7 @@ def register(
             raise UserError(
                 f"the data set name '{name}' is already registered in {earlier.formatter.__code__.co_filename}."
             )
-        dataset = RawDataset(name, formatter, path, template, tuple(sources), together)
+        dataset = RawDataset(name, formatter, path, template, tuple(sources), together, anew)
         if unknown := dataset.choices() - set(Options.__dataclass_fields__):
             known = ", ".join(Options.__dataclass_fields__)
             raise UserError(f"data set '{name}' takes '{min(unknown)}', which no flag sets. There are {known}.")

@@ -20,13 +20,19 @@ from aligner.training.datasets.registry import register
 SHORTEST = 20  # characters of a good answer
 
 
-@register("restoration", sources=SOURCES)
+@register("restoration", sources=SOURCES, anew=True)
 def restoration(
-    row: dict[str, Any], *, columns: Columns = QAC, damage: str | None = None, hold_back: str | None = None
+    row: dict[str, Any],
+    *,
+    columns: Columns = QAC,
+    damage: str | None = None,
+    hold_back: str | None = None,
+    copy: int = 0,
 ) -> Correction | Skipped:
-    """The damaged answer, corrected into the good one; of a third of the rows the good one, left alone."""
+    """The damaged answer, corrected into the good one; of a third of the rows the good one, left alone. Taken again, a row
+    is damaged in another way."""
     field = columns.correction if columns.correction in row or "answer" not in row else "answer"
     question, good = text_of(row, columns.question), text_of(row, field).strip()
     if len(good) < SHORTEST:
         return Skipped(f"the good answer has fewer than {SHORTEST} characters: nothing to damage")
-    return Correction(question, damaged(question, good, damage_plan(damage, hold_back)).text, good)
+    return Correction(question, damaged(question, good, damage_plan(damage, hold_back), copy=copy).text, good)
