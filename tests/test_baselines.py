@@ -14,6 +14,7 @@ import yaml
 from conftest import ROOT
 from scripted import TEXT, USUAL, scripted_upstream, writing_model
 from test_correct_file import lines, write
+from test_judges import classifier
 
 from aligner.baselines.converse import answer
 from aligner.baselines.local import LocalModel, LocalUpstream, beam_search
@@ -21,6 +22,7 @@ from aligner.baselines.methods import METHODS, MethodSettings
 from aligner.baselines.prompts import read_prompts
 from aligner.baselines.protocol import UPSTREAM, ChatRequest, Question, Reply, Usage
 from aligner.cli import command_parser, main
+from aligner.evaluation.judges.scores import ScoreJudge
 from aligner.evaluation.pairs import read_pairs
 from aligner.evaluation.systems import match_pairs, parse_system
 from aligner.inference.likelihood import log_likelihood
@@ -216,6 +218,39 @@ def test_a_judge_of_pairs_rewards_what_beats_the_first_answer_in_both_orders(pai
         assert (row["cost"]["reward"]["calls"], row["cost"]["reward"]["prompt_tokens"]) == (6, 300)
 
 
+@pytest.mark.parametrize(("reward", "chosen"), [("reward", max), ("cost", min)])
+def test_a_model_that_scores_chooses_the_highest_reward_or_the_lowest_cost(reward, chosen, paid, tiny_model, tmp_path):
+    judge = classifier(tiny_model, tmp_path / "scores")
+    assert baseline(tmp_path, "bon", *served(paid, "--reward", reward, "--reward_model", judge, "--n", 4)) == 0
+    scores = ScoreJudge.load(judge, costs=False)
+    for row in lines(tmp_path / "out.jsonl"):
+        texts = [candidate["text"] for candidate in row["candidates"]]
+        assert row["answer"] == chosen(texts, key=lambda text: scores.score_of(row["question"], text))
+        tokens = sum(scores.tokens_of(row["question"], text) for text in texts)
+        assert (row["cost"]["reward"]["prompt_tokens"], row["cost"]["reward"]["passes"]) == (tokens, 4)
+
+
+def test_a_server_that_states_no_usage_is_named_and_nothing_is_made_up(paid, tmp_path, capsys):
+    paid.says({"content": "Of no use at all."})
+    assert baseline(tmp_path, "beam", "--width", 1, *served(paid)) == 0
+    assert "(6 calls without a count: the server states no usage)" in capsys.readouterr().out
+    assert {row["cost"][UPSTREAM]["unknown"] for row in lines(tmp_path / "out.jsonl")} == {1}
+
+
+@pytest.mark.parametrize(("searched", "status"), [(3, 0), (1, 1)])
+def test_a_server_is_asked_for_beams_in_its_own_way_and_one_that_searches_none_is_named(
+    searched, status, paid, tmp_path, capsys
+):
+    choices = [{"index": n, "message": {"content": f"Beam {n}."}, "finish_reason": "stop"} for n in range(searched)]
+    paid.replies({**USUAL, "choices": choices})
+    assert baseline(tmp_path, "beam", "--width", 3, *served(paid, "--dialect", "vllm")) == status
+    body = paid.asked[-1][1]
+    assert (body["use_beam_search"], body["n"], body["temperature"]) == (True, 3, 0)
+    answers = {row["answer"] for row in lines(tmp_path / "out.jsonl")}
+    assert answers == ({None} if status else {"Beam 0."})
+    assert ("searched 1 beams and not 3" in capsys.readouterr().err) == bool(status)
+
+
 def greedy(local: LocalModel, prompt: list[int], most: int) -> list[int]:
     """Token by token, without a cache."""
     tokens: list[int] = []
@@ -253,6 +288,16 @@ def test_an_aligner_behind_any_method_corrects_its_answer_and_its_cost_is_its_ow
         cost = row["cost"]["aligner"]
         assert cost["calls"] == 1 and 0 < cost["passes"] <= cost["completion_tokens"] < cost["prompt_tokens"]
         assert row["cost"][UPSTREAM]["calls"] == 2
+
+
+def test_a_correction_that_does_not_end_is_counted_and_the_answer_stays(paid, bpe_folder, tmp_path, capsys):
+    aligner = writing_model(bpe_folder, tmp_path / "aligner", TEXT, ends=False)
+    more = ("--aligner", aligner, "--prompt_template", "correction", "--max_new_tokens", 40)
+    assert baseline(tmp_path, "critique", *served(paid, *more)) == 0
+    rows = lines(tmp_path / "out.jsonl")
+    assert all(row["corrected"] == row["answer"] and not row["correction_finished"] for row in rows)
+    assert "6 corrections of the Aligner did not end: the answer was kept" in capsys.readouterr().out
+    assert all(row["cost"]["aligner"]["completion_tokens"] == 80 for row in rows), "it is paid for all the same"
 
 
 def test_the_answers_are_what_evaluate_reads(paid, tmp_path, capsys):
