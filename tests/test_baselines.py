@@ -102,6 +102,11 @@ def test_revision_by_principles_criticises_by_one_of_the_principles_and_revises_
     assert "It is not true." in prompts[1] and outcome.text == "It is round."
 
 
+def test_the_heading_of_a_revision_is_no_part_of_it():
+    outcome, *_ = by("refine", "Say the truth.", "Revised answer: It is round.\nReally.")
+    assert (outcome.text, outcome.failure) == ("It is round.\nReally.", None)
+
+
 def test_self_critique_takes_what_stands_behind_the_mark():
     outcome, cost, _ = by("critique", "It is wrong.\nREVISED ANSWER: It is round.")
     assert (outcome.text, outcome.shown["steps"][0]["critique"]) == ("It is round.", "It is wrong.")

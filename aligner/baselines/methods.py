@@ -25,6 +25,9 @@ from aligner.baselines.protocol import (
 
 EMPTY, UNFINISHED, NO_REVISION = "empty", "unfinished", "no revision"
 FAILURES = (EMPTY, UNFINISHED, NO_REVISION)
+_HEADING = regex.compile(
+    r"^\s*(?:the )?(?:new |revised |improved )?answer\s*:\s*", regex.IGNORECASE
+)  # of a revision alone
 _LABEL = regex.compile(r"^\s*(Question|Answer|To improve|Principle|Critique)\s*:", regex.MULTILINE)
 
 
@@ -171,8 +174,8 @@ def _as_it_is(reply: Reply) -> Outcome:
 
 
 def _revised(last: Outcome, reply: Reply, question: str, criticism: str, mark: str) -> Outcome:
-    """The revision in a reply in the place of the last text, or that text with what is wrong with the reply."""
-    text = reply.text.rpartition(mark)[2].strip()
+    """The revision in a reply, without a heading, in the place of the last text, or that text with what is wrong with the reply."""
+    text = _HEADING.sub("", reply.text.rpartition(mark)[2]).strip()
     if failure := revision_failure(replace(reply, text=text), (question, criticism)):
         return replace(last, failure=failure)
     return replace(last, text=text, finished=True, failure=None)
