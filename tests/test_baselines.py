@@ -108,7 +108,7 @@ def test_the_heading_of_a_revision_is_no_part_of_it():
 
 
 def test_self_critique_takes_what_stands_behind_the_mark():
-    outcome, cost, _ = by("critique", "It is wrong.\nREVISED ANSWER: It is round.")
+    outcome, cost, _ = by("critique", "It is wrong.\nRevised answer: It is round.")
     assert (outcome.text, outcome.shown["steps"][0]["critique"]) == ("It is round.", "It is wrong.")
     assert cost[UPSTREAM].calls == 1, "an answer that a row has is not asked for again"
 

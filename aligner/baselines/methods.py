@@ -111,11 +111,11 @@ def critique(question: Question, settings: MethodSettings) -> Steps:
     if not last.text:
         return last
     [reply] = yield [settings.request("critique", question=question.text, answer=last.text)]
-    said, mark, _ = reply.text.partition(settings.prompts.mark)
+    said, *behind = _at_mark(reply.text, settings.prompts.mark)
     texts = [{"critique": said.strip(), "revision": reply.text}]
     if not reply.text.strip():
         return _ended(last, EMPTY, texts)
-    if not mark:
+    if not behind:
         return _ended(last, UNFINISHED if not reply.finished else NO_REVISION, texts)
     last = _revised(last, reply, question.text, said.strip(), settings.prompts.mark)
     return _ended(last, last.failure, texts)
@@ -173,9 +173,14 @@ def _as_it_is(reply: Reply) -> Outcome:
     return Outcome(reply.text, reply.finished, None if reply.finished else UNFINISHED)
 
 
+def _at_mark(text: str, mark: str) -> list[str]:
+    """A text in pieces before and behind a mark, in capitals or not."""
+    return regex.split(regex.escape(mark), text, flags=regex.IGNORECASE)
+
+
 def _revised(last: Outcome, reply: Reply, question: str, criticism: str, mark: str) -> Outcome:
     """The revision in a reply, without a heading, in the place of the last text, or that text with what is wrong with the reply."""
-    text = _HEADING.sub("", reply.text.rpartition(mark)[2]).strip()
+    text = _HEADING.sub("", _at_mark(reply.text, mark)[-1]).strip()
     if failure := revision_failure(replace(reply, text=text), (question, criticism)):
         return replace(last, failure=failure)
     return replace(last, text=text, finished=True, failure=None)
