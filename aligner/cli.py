@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from aligner import __version__
 from aligner.commands import (
+    baseline,
     calibrate,
     campaign,
     check,
@@ -50,6 +51,11 @@ COMMANDS: dict[str, Command] = {
         "measure whether corrections helped: judged in both orders, counted, shown",
         evaluate.add_flags,
         evaluate.run,
+    ),
+    "baseline": (
+        "what one would use instead: best-of-N, beam search, self-revision, and what each costs",
+        baseline.add_flags,
+        baseline.run,
     ),
     "export": ("write a resume state as a model folder", export.add_flags, export.run),
     "push": ("upload a finished Aligner with a model card; a dry run without a token", push.add_flags, push.run),

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 from aligner.files import whole_file
 
+Interval = tuple[float, float, float]  # value, low, high
 SIDES = {"answers": "#dd8452", "corrections": "#4c72b0"}
 
 
@@ -47,6 +48,22 @@ def draw_sweep(names: Sequence[str], series: Mapping[str, Sequence[float | None]
     axes.set(title="Along the Aligners", ylabel="nats per token, or share")
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
     _save(figure, axes, path)
+
+
+def draw_costs(points: Mapping[str, tuple[Interval, Interval]], gain: str, path: str | Path | BinaryIO) -> None:
+    """Systems by what an answer costs in tokens and what is gained by it, with the intervals of both, as a PNG.
+
+    points: of a system its cost and its gain, each as value, low, high.
+    """
+    figure, axes = _canvas()
+    for number, (name, (cost, gained)) in enumerate(points.items()):
+        errors = [[[value - low], [high - value]] for value, low, high in (cost, gained)]
+        marks = {"fmt": "os^Dv"[number // 10 % 5], "color": f"C{number % 10}", "capsize": 2, "markersize": 6}
+        axes.errorbar(cost[0], gained[0], xerr=errors[0], yerr=errors[1], label=name, **marks)
+    axes.axhline(0, color="#555555", linewidth=0.8)
+    axes.set(title="Help against cost", xlabel="tokens an answer, read and written", ylabel=gain, xscale="log")
+    axes.legend(frameon=False, fontsize=7, bbox_to_anchor=(1.01, 1), loc="upper left")
+    _save(figure, axes, path, legend=False)
 
 
 def draw_histogram(counts: Sequence[int], path: str | Path | BinaryIO) -> None:
@@ -98,9 +115,9 @@ def _canvas() -> tuple[Any, Any]:
     return figure, figure.add_subplot()
 
 
-def _save(figure: Any, axes: Any, path: str | Path | BinaryIO) -> None:
+def _save(figure: Any, axes: Any, path: str | Path | BinaryIO, legend: bool = True) -> None:
     axes.grid(alpha=0.25)
-    if axes.get_legend_handles_labels()[0]:
+    if legend and axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)
     with whole_file(path, "wb") if isinstance(path, str | Path) else nullcontext(path) as stream:
         figure.savefig(stream, format="png", dpi=130)

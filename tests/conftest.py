@@ -79,6 +79,7 @@ PARTS = {
     "fuzz": ("test_fuzz",),
     "lora": ("test_lora",),
     "objectives": ("test_equal_preference",),
+    "baselines": ("test_alternatives", "test_real_baselines"),
     "memory": ("test_plan",),
     "families": ("test_families", "test_odd_bases", "test_objective_check"),
     "readers": ("test_read_by_others",),

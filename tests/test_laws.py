@@ -67,12 +67,16 @@ ORDER = [
     "evaluation.measures.controls", "evaluation.measures.gain", "evaluation.measures.items", "evaluation.measures.table",
     "evaluation.measures.measure", "evaluation.measures.preference", "evaluation.measures.held_out", "evaluation.measures.page",
     "evaluation.measures.config", "evaluation.measures.command", "evaluation.harness",
+    "baselines.protocol", "baselines.prompts", "baselines.methods", "baselines.chat_turn", "baselines.local", "baselines.served",
+    "baselines.rewards", "baselines.corrector", "baselines.converse", "baselines.answer_file", "baselines.config",
+    "baselines.command", "baselines.help_per_cost",
     "launch.guard", "launch.command", "launch.report",
     "launch.dry_run", "launch.watch", "launch.launch", "launch.__main__",
     "launch.prepare_offline", "launch.machine_checks", "launch.doctor",
     "rounds.training_rows", "rounds.filters", "rounds.pairs",
-    "reproduce.experiment", "reproduce.steps", "reproduce.run",
-    "commands.pipes", "commands.push", "commands.shared_flags", "commands.check", "commands.reproduce", "commands.doctor",
+    "reproduce.comparison", "reproduce.experiment", "reproduce.steps", "reproduce.compare", "reproduce.run",
+    "commands.pipes", "commands.push", "commands.shared_flags", "commands.check", "commands.baseline",
+    "commands.reproduce", "commands.doctor",
     "commands.plan", "commands.evaluate", "commands.correct", "commands.serve", "commands.calibrate", "commands.export",
     "commands.campaign", "commands.pairs", "commands.train", "commands", "cli",
     "__main__", "",
@@ -80,7 +84,7 @@ ORDER = [
 BARE = {
     "readers", "chat_api", "training", "training.distributed", "training.engine", "training.checkpoint", "training.finetune",
     "training.planning", "quality", "inference", "launch", "serving", "evaluation",
-    "evaluation.measures", "reproduce", "rounds",
+    "evaluation.measures", "baselines", "reproduce", "rounds",
 }  # fmt: skip
 ROOMS = {
     "deepspeed": {"training.distributed.ranks", "training.engine.engine"},

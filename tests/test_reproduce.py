@@ -43,7 +43,8 @@ def data(tmp_path):
     return folder
 
 
-SMALL = [name for name in experiment_names() if "small" in read_experiment(name).scales]
+READ = {name: read_experiment(name) for name in experiment_names()}
+SMALL = [name for name, each in READ.items() if "small" in each.scales and not each.comparison]
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -50,4 +50,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--data is missing: the folder with {', '.join(experiment.rows)}.")
     require_at_least_one(questions=args.questions)
     experiment = replace(experiment, limit=args.questions)
+    if experiment.comparison:
+        from aligner.reproduce.compare import run_comparison
+
+        return run_comparison(experiment, Path(args.data), Path(args.output) / experiment.name, args.dry_run)
     return run_small(experiment, Path(args.data), Path(args.output) / experiment.name, args.dry_run)

@@ -43,6 +43,7 @@ class DecoderRow:
     index: int = 0
     output: list[int] = field(default_factory=list)
     cached: int = 0  # tokens of prompt and correction whose keys and values are in the cache
+    passes: int = 0  # forward passes that it took part in
 
     def __post_init__(self) -> None:
         self.drafter = Drafter(self.prompt, self.answer)
@@ -125,6 +126,7 @@ class Decoder:
             tokens = accepted(draft, answer[len(answer) - 1 - len(draft) :], self.eos)
             row.cached += len(read) + len(tokens) - 1
             row.output += tokens
+            row.passes += 1
             row.drafter.extend(tokens)
             for guess in row_guesses:
                 self.acceptance.learn(guess, tokens)

@@ -18,6 +18,7 @@ from aligner.files import read_yaml
 from aligner.questions import question_key
 from aligner.readers.rows import read_rows
 from aligner.records import DataError, Row, UserError
+from aligner.reproduce.comparison import Comparison, read_comparison
 from aligner.shipped import shipped
 from aligner.texts import kind_of
 from aligner.training.datasets.damage import damage_plan
@@ -62,7 +63,8 @@ class Experiment:
     rows: files in the data folder. longest: characters of an answer or correction at most. questions: how many for each side.
     limit: on each side so many at most, for a trial; None: as the file says. answers: of a side to measure at most.
     damage: what `--hold_back` keeps for measuring, where the records are restorations; else None. passes: corrections of
-    corrections, to see whether they settle. Where there is no scale `small`, the paper's commands are all there is.
+    corrections, to see whether they settle. comparison: of other methods with the Aligner. Where there
+    is no scale `small`, the paper's commands are all there is.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Experiment:
     damage: str | None = None
     passes: int = 1
     limit: int | None = None
+    comparison: Comparison | None = None
 
     def most(self, side: str) -> int:
         """Questions on a side at most."""
@@ -101,9 +104,9 @@ def read_experiment(name: str) -> Experiment:
     if not isinstance(value, dict) or needed - value.keys():
         missing = min(needed - value.keys()) if isinstance(value, dict) else "keys"
         raise UserError(f"{file}: has no {missing}. It needs {', '.join(sorted(needed))}.")
-    if unknown := value.keys() - needed - {"damage", "passes", "answers"}:
+    if unknown := value.keys() - needed - {"damage", "passes", "answers", "comparison"}:
         raise UserError(
-            f"{file}: '{min(unknown)}' is not known. There are {', '.join(sorted(needed))}, answers, damage, passes."
+            f"{file}: '{min(unknown)}' is not known. There are {', '.join(sorted(needed))}, answers, damage, passes, comparison."
         )
     if wrong := [each for each in value["measures"] if each not in MEASURES]:
         raise UserError(f"{file}: there is no measure '{wrong[0]}'. There are {', '.join(MEASURES)}.")
@@ -121,6 +124,7 @@ def read_experiment(name: str) -> Experiment:
         answers=value.get("answers", {}),
         damage=value.get("damage"),
         passes=int(value.get("passes", 1)),
+        comparison=read_comparison(f"{file}: comparison", value["comparison"]) if "comparison" in value else None,
     )
 
 

@@ -12,6 +12,7 @@ from aligner.evaluation.measures.table import markdown_lines, measure_lines
 from aligner.files import read_json, write_json, write_text
 from aligner.locks import take
 from aligner.plots import draw_sweep
+from aligner.reproduce.compare import comparison_lines
 from aligner.reproduce.experiment import RUN_KEYS, Experiment, Scale
 from aligner.reproduce.steps import Step, measuring_steps, run_step, steps_of, words_of, write_rows
 from aligner.terminal import print_lines
@@ -142,7 +143,7 @@ def paper_lines(experiment: Experiment) -> list[str]:
         lines.append(f"# {name}, {request['rows']:,} rows: {_hours(recipe, request)}")
         lines.append(shlex.join(["aligner", "plan", *words_of(request), *recipe]))
         lines.append(shlex.join(["bash", "scripts/sft-correction.sh", *words_of(flags)]))
-    return [*lines, *scale.commands]
+    return [*lines, *scale.commands, *(comparison_lines(experiment) if experiment.comparison else [])]
 
 
 def _hours(recipe: Sequence[str], request: dict[str, Any]) -> str:

@@ -127,18 +127,24 @@ def words_of(flags: Fields) -> list[str]:
 
 def steps_of(experiment: Experiment, folder: Path, counts: dict[str, int]) -> list[Step]:
     """All steps but the last, which is of the chosen recipe: train every run, then measure it on the questions to choose by."""
+    steps = training_steps(experiment, folder, counts)
+    for name, run in experiment.scales["small"].runs.items():
+        if not run.get("shuffled"):
+            steps += measuring_steps(experiment, folder, name, "choose", counts["choose"], tried=1)
+    return steps
+
+
+def training_steps(experiment: Experiment, folder: Path, counts: dict[str, int]) -> list[Step]:
+    """Train every run, the control first."""
     scale, steps = experiment.scales["small"], []
     trained = [name for name, run in scale.runs.items() if "like" not in run]
-    for name in sorted(trained, key=lambda name: not scale.runs[name].get("shuffled")):  # the control first
+    for name in sorted(trained, key=lambda name: not scale.runs[name].get("shuffled")):
         flags = training_flags(experiment, scale, name, folder)
         seen = counts[name] * float(flags.get("epochs", 3)) + counts[name] * float(flags.get("identity_proportion", 0))
         product = folder / "runs" / name / COMPLETED
         words = ("aligner.launch", *words_of(flags))
         rows = folder / "rows" / f"train-{name}.jsonl"
         steps.append(Step(f"train {name}", words, product, seen * scale.seconds.get("record", 1), rows))
-    for name, run in scale.runs.items():
-        if not run.get("shuffled"):
-            steps += measuring_steps(experiment, folder, name, "choose", counts["choose"], tried=1)
     return steps
 
 

@@ -61,12 +61,13 @@ class ScoreJudge:
         """As `Judge` says; the reply is the two scores."""
         for place, each in enumerate(requests):
             try:
-                scores = [self._score(each.question, response) for response in (each.first, each.second)]
+                scores = [self.score_of(each.question, response) for response in (each.first, each.second)]
                 yield place, JudgeReply(json.dumps([round(score, 6) for score in scores]))
             except UserError as error:
                 yield place, error
 
-    def _score(self, question: str, response: str) -> float:
+    def score_of(self, question: str, response: str) -> float:
+        """The model's score of a response. UserError where it is too long, or the score is no number."""
         if (question, response) not in self.known:
             ids = self._ids(question, response)
             if len(ids) > self.longest:
@@ -78,6 +79,10 @@ class ScoreJudge:
                 raise UserError(f"the model's score of it is {score}.")
             self.known[question, response] = score
         return self.known[question, response]
+
+    def tokens_of(self, question: str, response: str) -> int:
+        """How many tokens are read for it."""
+        return len(self._ids(question, response))
 
     def _ids(self, question: str, response: str) -> list[int]:
         if self.tokenizer.chat_template:
