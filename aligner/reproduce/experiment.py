@@ -61,11 +61,12 @@ class Scale:
 class Experiment:
     """The contents of a YAML file.
 
-    rows: files in the data folder. longest: characters of an answer or correction at most. questions: how many for each side (choose: 0
-    where the runs are no recipes to choose from: each is reported). limit: on each side so many at most, for a trial; None: as the file says. answers: of a side to measure at most.
-    damage: what `--hold_back` keeps for measuring, where the records are restorations; else None. rated: rows of each objective,
-    where the records are pairs of a question's answers, rated by what their texts show; else None. passes: corrections of
-    corrections, to see whether they settle. Where there is no scale `small`, the paper's commands are all there is.
+    rows: files in the data folder. longest: characters of an answer or correction at most. questions: how many for each side
+    (choose: 0 where the runs are no recipes to choose from: each is reported). limit: on each side so many at most, for a trial;
+    None: as the file says. answers: of a side to measure at most. damage: what `--hold_back` keeps for measuring, where the records
+    are restorations; else None. rated: pairs of each objective by its name, where the records are pairs of a question's answers,
+    rated by what their texts show; else None. passes: corrections of corrections, to see whether they settle. Where there is no
+    scale `small`, the paper's commands are all there is.
     """
 
     name: str
@@ -77,7 +78,7 @@ class Experiment:
     measures: tuple[str, ...] = ()
     answers: Mapping[str, int] = field(default_factory=dict)
     damage: str | None = None
-    rated: int | None = None
+    rated: Mapping[str, int] | None = None
     passes: int = 1
     limit: int | None = None
 

@@ -88,8 +88,8 @@ def write_rows(experiment: Experiment, data: Path, folder: Path) -> dict[str, in
         if not rows:
             raise UserError(f"{experiment.name}: the run '{name}' has no rows to train on.")
         if experiment.rated:
-            names = [each for each in shown_objectives() if each != run.get("leave_out")]
-            rows = rated_rows(rows, experiment.rated, names)
+            most = {name: most for name, most in experiment.rated.items() if name != run.get("leave_out")}
+            rows = rated_rows(rows, most)
         write_lines(folder / f"train-{name}.jsonl", rows)
         if run.get("shuffled"):
             _write_shuffled(experiment, folder / f"train-{name}.jsonl")

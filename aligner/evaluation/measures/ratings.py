@@ -26,10 +26,10 @@ ALIKE = 0.75  # doublings of length between two texts, so that a pair does not s
 APART = {"concise": 2.25, "detailed": 2.25}  # the same of objectives of length: beyond it the shorter is another answer
 
 
-def rated_rows(
-    rows: Sequence[Mapping[str, Any]], most: int | None = None, objectives: Sequence[str] | None = None
-) -> list[dict[str, Any]]:
-    """Rows for `rated-json`, each of two texts: for each objective those first that are furthest apart, `most` of each.
+def rated_rows(rows: Sequence[Mapping[str, Any]], most: Mapping[str, int] | int | None = None) -> list[dict[str, Any]]:
+    """Rows for `rated-json`, each of two texts: for each objective those first that are furthest apart.
+
+    most: rows of each objective at most, or of those that it names, and then of no other.
 
     Ratings are in standard deviations over all texts, so that `--margin` means the same in every objective. Texts that are alike in
     an objective make no row of it.
@@ -42,8 +42,8 @@ def rated_rows(
                 own.append(text)
     rated = []
     for objective, ratings in _ratings([text for own in texts.values() for text in own]).items():
-        if objectives is None or objective in objectives:
-            rated += _furthest(texts, objective, ratings)[:most]
+        pairs = _furthest(texts, objective, ratings)
+        rated += pairs[: most.get(objective, 0) if isinstance(most, Mapping) else most]
     return rated
 
 
