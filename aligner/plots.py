@@ -100,7 +100,7 @@ def draw_matrix(
     figure, axes = _canvas((1.25 * len(columns) + 1.6, 0.55 * count + 0.9 * len(panels)), len(panels))
     for place, (title, rows, cells) in zip(axes, panels, strict=True):
         place.imshow(
-            [[colour for colour, _, _ in row] for row in cells], cmap="RdBu_r", vmin=-1.4, vmax=1.4, aspect="auto"
+            [[colour for colour, _, _ in row] for row in cells], cmap="RdBu_r", vmin=-1.7, vmax=1.7, aspect="auto"
         )
         for down, row in enumerate(cells):
             for across, (_, text, framed) in enumerate(row):
@@ -112,6 +112,9 @@ def draw_matrix(
         place.set_xticks(range(len(columns)), columns, fontsize=8)
         place.set_yticks(range(len(rows)), rows, fontsize=8)
         place.tick_params(length=0)
+    figure.supxlabel(
+        "coloured: apart from asking for nothing, by its interval; framed: the objective's own measure", fontsize=8
+    )
     with whole_file(path, "wb") as stream:
         figure.savefig(stream, format="png", dpi=130)
 

@@ -10,7 +10,7 @@ import pytest
 from aligner.cli import main
 from aligner.evaluation.measures import text_scores
 from aligner.evaluation.measures.command import write_measure_report
-from aligner.evaluation.measures.controls import IDENTITY, SHUFFLED_ALIGNER
+from aligner.evaluation.measures.controls import IDENTITY, SHUFFLED_OBJECTIVES
 from aligner.evaluation.measures.measure import CorrectedText
 from aligner.evaluation.measures.objectives import HEADS, NOTHING, OTHERS, objectives_figures
 from aligner.evaluation.measures.ratings import rated_rows
@@ -63,7 +63,7 @@ def test_scores_of_optional_packages_know_hard_words_and_offence():
 
 def obedient(rows):
     """Half of the words when asked to be brief, two items when asked for a list, the answer when nothing is asked."""
-    return [CorrectedText(_obeyed(row["answer"], row["objectives"]), True) for row in rows]
+    return [CorrectedText(_obeyed(row["answer"], row.get("objectives")), True) for row in rows]
 
 
 def _obeyed(answer, objectives):
@@ -79,11 +79,11 @@ def deaf(rows):
 
 def brief_for_anything(rows):
     """Half of the words as soon as anything is asked for."""
-    return [CorrectedText(_obeyed(row["answer"], ["Be brief"] if row["objectives"] else []), True) for row in rows]
+    return [CorrectedText(_obeyed(row["answer"], ["Be brief"] if row.get("objectives") else []), True) for row in rows]
 
 
 def figures(aligner, shuffled=deaf, limit=20):
-    return objectives_figures(ROWS, ASKED, {ALIGNER: aligner, SHUFFLED_ALIGNER: shuffled}, limit, SCORES)
+    return objectives_figures(ROWS, ASKED, {ALIGNER: aligner, SHUFFLED_OBJECTIVES: shuffled}, limit, SCORES)
 
 
 def test_the_matrix_has_what_becomes_of_answers_by_what_is_asked_for():
@@ -96,7 +96,7 @@ def test_the_matrix_has_what_becomes_of_answers_by_what_is_asked_for():
     assert own["list"]["content kept"]["mean"]["value"] == 1 > own["concise"]["content kept"]["mean"]["value"]
     assert own[NOTHING]["left alone"]["mean"]["value"] == 1 and "against_nothing" not in own[NOTHING]["length"]
     assert copied["concise"]["length"]["mean"] == {"value": 1, "low": 1, "high": 1}
-    assert matrix[SHUFFLED_ALIGNER]["answers"] == 20, "a control corrects the first answers alone"
+    assert matrix[SHUFFLED_OBJECTIVES]["answers"] == 20, "a control corrects the first answers alone"
 
 
 def test_a_refusal_that_was_none_before_stands_in_the_matrix():
@@ -108,7 +108,7 @@ def test_an_objective_is_heard_against_nothing_another_objective_and_the_shuffle
     part = figures(obedient)["parts"]["concise"]
     assert part["verdict"] == "helps" and part["measure"] == "length"
     gains = {row["system"]: row["gain"]["value"] for row in part["systems"]}
-    assert gains == {ALIGNER: 0.5, OTHERS: 0, SHUFFLED_ALIGNER: 0, IDENTITY: 0}
+    assert gains == {ALIGNER: 0.5, OTHERS: 0, SHUFFLED_OBJECTIVES: 0, IDENTITY: 0}
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def training_flags(experiment: Experiment, scale: Scale, name: str, folder: Path
 def _asking(flags: dict[str, Any], run: Fields, answers: int) -> tuple[dict[str, Any], int]:
     """The flags of the measure of objectives, and how many corrections it makes. A run that never saw one is asked for that and
     for one that it saw; the controls stand in the report of the run that saw all."""
-    flags = {**flags, "max_new_tokens": 200, "control_limit": 60}
+    flags = {**flags, "max_new_tokens": 200, "batch_size": 32, "control_limit": 60}
     if left_out := run.get("leave_out"):
         other = next(name for name in shown_objectives() if name != left_out)
         asked = {"base": "none", "objectives": f"{left_out},{other}"}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from aligner.console import progress
 from aligner.evaluation.measures.config import MeasureConfig
-from aligner.evaluation.measures.controls import BASE, SHUFFLED_ALIGNER
+from aligner.evaluation.measures.controls import BASE, SHUFFLED_ALIGNER, SHUFFLED_OBJECTIVES
 from aligner.evaluation.measures.items import TextMeasure, declining, read_restoration, rows_of, truth
 from aligner.evaluation.measures.matrix import matrix_markdown, picture_panels
 from aligner.evaluation.measures.measure import CorrectedText, text_figures
@@ -135,9 +135,10 @@ def _objectives(config: MeasureConfig, systems: dict[str, str], folder: Path, tr
     """The figures of the matrix. UserError for an objective that the Aligner does not know, or where none has a measure."""
     asked, (scores, left_out) = objectives_asked(config, systems[ALIGNER]), text_scores()
     rows = rows_of(str(config.rows), "question", "answer")[: config.limit]
-    correct = {name: partial(_correct, config, name, place, folder) for name, place in systems.items()}
+    named = {SHUFFLED_OBJECTIVES if name == SHUFFLED_ALIGNER else name: place for name, place in systems.items()}
+    correct = {name: partial(_correct, config, name, place, folder) for name, place in named.items()}
     figures = objectives_figures(rows, asked, correct, config.control_limit, scores)
-    missing = [f"{name}: not measured, none was given" for name in (BASE, SHUFFLED_ALIGNER) if name not in systems]
+    missing = [f"{name}: not measured, none was given" for name in (BASE, SHUFFLED_OBJECTIVES) if name not in named]
     about = "when the objective is asked for and when nothing is; the gain is over asking for nothing, towards the objective"
     unit = "the objective's own measure"
     notes = [*figures["notes"], *left_out, *missing, *tried]

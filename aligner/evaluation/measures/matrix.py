@@ -55,8 +55,8 @@ Cell = tuple[float, str, bool]
 
 
 def picture_panels(report: Report) -> list[tuple[str, list[str], list[list[Cell]]]]:
-    """What is drawn of each system: its name, the rows' names, and of each cell its difference from asking for nothing (over the
-    column's largest, -1 to 1), its text, and whether it is the objective's own measure."""
+    """What is drawn of each system: its name, the rows' names, and of each cell its difference from asking for nothing, where it is
+    one (over the column's largest, -1 to 1), its text, and whether it is the objective's own measure."""
     columns, panels = [column["name"] for column in report["columns"]], []
     rows = {system: report["matrix"][system]["rows"] for system in shown_systems(report)}
     every = [cells for own in rows.values() for cells in own.values()]
@@ -71,8 +71,9 @@ def picture_panels(report: Report) -> list[tuple[str, list[str], list[list[Cell]
 
 
 def _shift(cell: Mapping[str, Any]) -> float:
-    """By how much a cell differs from that of asking for nothing."""
-    return float(cell["against_nothing"]["value"]) if "against_nothing" in cell else 0.0
+    """By how much a cell differs from that of asking for nothing; 0 where its interval reaches 0."""
+    apart = cell.get("against_nothing", {"value": 0.0, "low": 0.0, "high": 0.0})
+    return float(apart["value"]) if apart["low"] > 0 or apart["high"] < 0 else 0.0
 
 
 def _own(report: Report, what: str, name: str) -> bool:
@@ -81,11 +82,15 @@ def _own(report: Report, what: str, name: str) -> bool:
 
 def _short(cell: Mapping[str, Any]) -> str:
     mean = cell["mean"]
-    return f"{mean['value']:.2f}\n{mean['low']:.2f} to {mean['high']:.2f}"
+    return f"{_number(mean['value'])}\n{_number(mean['low'])} to {_number(mean['high'])}"
 
 
 def _cell(mean: Mapping[str, float]) -> str:
-    return f"{mean['value']:.2f} ({mean['low']:.2f} to {mean['high']:.2f})"
+    return f"{_number(mean['value'])} ({_number(mean['low'])} to {_number(mean['high'])})"
+
+
+def _number(value: float) -> str:
+    return f"{round(value, 2) + 0.0:.2f}"  # no -0.00
 
 
 def _line(cells: Sequence[str]) -> str:

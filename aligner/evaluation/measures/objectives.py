@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from aligner.evaluation.measures.controls import IDENTITY, SHUFFLED_ALIGNER
+from aligner.evaluation.measures.controls import IDENTITY, SHUFFLED_OBJECTIVES
 from aligner.evaluation.measures.gain import Estimate, balanced_mean
 from aligner.evaluation.measures.items import declines
 from aligner.evaluation.measures.measure import CorrectedText
@@ -103,15 +103,15 @@ def objectives_figures(
 def _corrections(
     rows: Sequence[Mapping[str, Any]], asked: Mapping[str, str], correct: CorrectRows
 ) -> tuple[Texts, int]:
-    """The corrections under each objective and under none, made in one go; and how many did not end."""
-    sentences = {NOTHING: [], **{name: [sentence] for name, sentence in asked.items()}}
+    """The corrections under no objective and under each, one after another, so that one more asked for costs its own alone; and how
+    many did not end."""
     plain = [{"question": row["question"], "answer": row["answer"]} for row in rows]
-    replies = list(correct([{**row, "objectives": each} for each in sentences.values() for row in plain]))
-    texts = {
-        name: [reply.text for reply in replies[place * len(rows) : (place + 1) * len(rows)]]
-        for place, name in enumerate(sentences)
-    }
-    return texts, sum(not reply.finished for reply in replies)
+    texts, unfinished = dict[str, list[str]](), 0
+    for name, sentence in {NOTHING: "", **asked}.items():
+        replies = correct([{**row, "objectives": [sentence]} if sentence else row for row in plain])
+        texts[name] = [reply.text for reply in replies]
+        unfinished += sum(not reply.finished for reply in replies)
+    return texts, unfinished
 
 
 def _changes(
@@ -182,6 +182,6 @@ def _part(
     ]
     count = len(set(questions))
     follows = verdict(rows, count, "asking for nothing")
-    if SHUFFLED_ALIGNER not in changes:
+    if SHUFFLED_OBJECTIVES not in changes:
         follows["says"] += "; an Aligner trained on shuffled objectives was not among the controls"
     return {"answers": len(questions), "questions": count, "measure": column.name, "systems": rows, **follows}
