@@ -11,6 +11,7 @@ from aligner.cli import main
 from aligner.evaluation.measures import text_scores
 from aligner.evaluation.measures.command import write_measure_report
 from aligner.evaluation.measures.controls import IDENTITY, SHUFFLED_OBJECTIVES
+from aligner.evaluation.measures.matrix import picture_panels
 from aligner.evaluation.measures.measure import CorrectedText
 from aligner.evaluation.measures.objectives import HEADS, NOTHING, OTHERS, objectives_figures
 from aligner.evaluation.measures.ratings import rated_rows
@@ -122,6 +123,14 @@ def test_what_is_not_heard_is_said(aligner, shuffled, verdict):
 def test_corrections_that_did_not_end_are_counted():
     notes = figures(lambda rows: [CorrectedText(row["answer"], False) for row in rows])["notes"]
     assert f"{ALIGNER}: 72 of 72 corrections did not end; the answer was kept" in notes
+
+
+def test_the_picture_colours_what_is_apart_from_asking_for_nothing_and_frames_an_objectives_own_measure():
+    [(title, rows, cells), (_, _, others)] = picture_panels(figures(obedient))
+    assert title == f"{ALIGNER} (24 answers)" and rows == [NOTHING, "concise", "list"]
+    assert cells[1][0] == (-1.0, "0.50\n0.50 to 0.50", True) and cells[0][0][0] == 0
+    assert {colour for row in others for colour, _, _ in row} == {0}, "whoever hears nothing has no colour"
+    assert [framed for _, _, framed in cells[2]] == [False, True, False, False, False, False]
 
 
 def test_the_matrix_is_written_as_json_page_picture_and_table(tmp_path):
