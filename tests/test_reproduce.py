@@ -18,7 +18,7 @@ from aligner.cli import command_parser, main
 from aligner.evaluation.subprocess_step import StepFailed
 from aligner.records import UserError
 from aligner.reproduce.experiment import experiment_names, read_experiment, rows_by_side
-from aligner.reproduce.run import choose_recipe, paper_lines
+from aligner.reproduce.run import choose_recipe, paper_lines, write_reports
 from aligner.reproduce.steps import Step, measuring_steps, run_step, steps_of, write_rows
 from aligner.training.flags import parse
 
@@ -197,6 +197,22 @@ def test_where_there_is_nothing_to_choose_every_run_is_reported_and_asked_for_wh
     ]
     assert "--shuffled" in reports[0].words and "--objectives" not in reports[0].words
     assert reports[1].words[reports[1].words.index("--objectives") + 1] == "concise,detailed"
+
+
+def test_the_summary_has_the_report_of_every_run_where_there_is_nothing_to_choose(several_answers, tmp_path):
+    experiment, _ = several_answers
+    for run in ("objectives", "without-concise"):
+        place = tmp_path / "measures" / run / "report" / "objectives"
+        place.mkdir(parents=True)
+        (place / "measure.json").write_text(json.dumps({"parts": {}, "notes": [f"a note of {run}"]}))
+        (place / "measure.md").write_text(f"a table of {run}\n")
+    lines = write_reports(experiment, tmp_path)
+    assert [line.strip() for line in lines[:4]] == [
+        "objectives, objectives", "a note of objectives", "without-concise, objectives", "a note of without-concise"
+    ]  # fmt: skip
+    summary = (tmp_path / "summary.md").read_text()
+    assert summary.index("## objectives\n\na table of objectives") < summary.index("## without-concise\n\na table of")
+    assert list(json.loads((tmp_path / "summary.json").read_text())["reports"]) == [lines[0], lines[2]]
 
 
 def test_a_step_that_is_done_is_not_run_again_and_other_words_or_rows_are_refused(tmp_path):
