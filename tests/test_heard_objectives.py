@@ -120,6 +120,11 @@ def test_what_is_not_heard_is_said(aligner, shuffled, verdict):
     assert figures(aligner, shuffled)["parts"]["concise"]["verdict"] == verdict
 
 
+def test_without_an_aligner_trained_on_shuffled_objectives_nothing_is_claimed():
+    part = objectives_figures(ROWS, ASKED, {ALIGNER: obedient}, 20, SCORES)["parts"]["concise"]
+    assert part["verdict"] == "unclear" and "only an Aligner trained on shuffled ones shows" in part["says"]
+
+
 def test_corrections_that_did_not_end_are_counted():
     notes = figures(lambda rows: [CorrectedText(row["answer"], False) for row in rows])["notes"]
     assert f"{ALIGNER}: 72 of 72 corrections did not end; the answer was kept" in notes
@@ -168,6 +173,11 @@ def test_pairs_of_other_objectives_are_about_as_long(tmp_path):
     rows = [{"question": "What do I need?", "answer": text} for text in (words, items, items + "\n- pots\n- pans" * 30)]
     [row] = rated_rows(rows, {"list": 9})
     assert [answer["text"] for answer in row["answers"]] == [words, items]
+
+
+def test_a_refusal_is_rated_in_nothing():
+    texts = ("I'm sorry, but I can't help with that, nor can anyone else here.", "Steam turns the wheels of it. " * 5)
+    assert not rated_rows([{"question": "How?", "answer": text} for text in texts])
 
 
 def test_own_answers_become_rated_rows_by_one_command(tmp_path):

@@ -15,7 +15,7 @@ from aligner.evaluation.measures.controls import IDENTITY, SHUFFLED_OBJECTIVES
 from aligner.evaluation.measures.gain import Estimate, balanced_mean
 from aligner.evaluation.measures.items import declines
 from aligner.evaluation.measures.measure import CorrectedText
-from aligner.evaluation.measures.table import ALIGNER, verdict
+from aligner.evaluation.measures.table import ALIGNER, HELPS, UNCLEAR, verdict
 from aligner.evaluation.measures.text_scores import TextScore, content_kept, script, words
 
 NOTHING = "nothing"  # what is asked for in the row that the others are compared with
@@ -182,6 +182,7 @@ def _part(
     ]
     count = len(set(questions))
     follows = verdict(rows, count, "asking for nothing")
-    if SHUFFLED_OBJECTIVES not in changes:
-        follows["says"] += "; an Aligner trained on shuffled objectives was not among the controls"
+    if follows["verdict"] == HELPS and SHUFFLED_OBJECTIVES not in changes:
+        says = "above asking for nothing; whether it is the objective that is heard, only an Aligner trained on shuffled ones shows"
+        follows |= {"verdict": UNCLEAR, "says": says}
     return {"answers": len(questions), "questions": count, "measure": column.name, "systems": rows, **follows}

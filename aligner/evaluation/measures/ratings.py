@@ -15,7 +15,7 @@ from itertools import combinations
 from statistics import fmean, pstdev
 from typing import Any
 
-from aligner.evaluation.measures.items import rows_of
+from aligner.evaluation.measures.items import declines, rows_of
 from aligner.evaluation.measures.text_scores import doublings, text_scores, words
 from aligner.files import write_lines
 from aligner.records import UserError
@@ -32,13 +32,13 @@ def rated_rows(rows: Sequence[Mapping[str, Any]], most: Mapping[str, int] | int 
     most: rows of each objective at most, or of those that it names, and then of no other.
 
     Ratings are in standard deviations over all texts, so that `--margin` means the same in every objective. Texts that are alike in
-    an objective make no row of it.
+    an objective make no row of it, and a refusal none at all: what is learned from it is to refuse.
     """
     texts: dict[str, list[str]] = {}
     for row in rows:
         own = texts.setdefault(row["question"], [])
         for text in (row["answer"], row.get("correction")):
-            if text and text not in own and len(words(text)) >= FEWEST:
+            if text and text not in own and len(words(text)) >= FEWEST and not declines(text):
                 own.append(text)
     rated = []
     for objective, ratings in _ratings([text for own in texts.values() for text in own]).items():
