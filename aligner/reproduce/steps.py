@@ -19,8 +19,8 @@ from aligner.evaluation.measures.ratings import rated_rows
 from aligner.evaluation.measures.text_scores import shown_objectives
 from aligner.evaluation.subprocess_step import StepFailed, the_same
 from aligner.files import COMPLETED, sha256_of, write_lines
+from aligner.known_prompts import OBJECTIVES
 from aligner.objectives import read_objectives
-from aligner.prompts import OBJECTIVES
 from aligner.records import UserError
 from aligner.reproduce.experiment import RUN_KEYS, Experiment, Fields, Scale, digest_of, rows_by_side
 from aligner.training.datasets.mixture import mix
