@@ -174,6 +174,12 @@ def test_answers_are_rated_by_what_they_show_and_one_run_never_sees_an_objective
     assert not asked & {row["question"] for row in rows_of(tmp_path / "rows" / "report.jsonl")}
 
 
+def test_an_objective_that_nothing_rates_is_an_error_before_any_training(several_answers, tmp_path):
+    experiment, folder = several_answers
+    with pytest.raises(UserError, match=r"no text is rated in witty. 'pip install .* There are detailed, concise"):
+        write_rows(replace(experiment, rated={"concise": 9, "witty": 9}), folder, tmp_path / "rows")
+
+
 def test_the_control_learns_the_same_corrections_under_shuffled_objectives(several_answers, tmp_path):
     experiment, folder = several_answers
     counts = write_rows(experiment, folder, tmp_path / "rows")

@@ -70,6 +70,11 @@ def _status_of(words: Sequence[str]) -> int:
 def write_rows(experiment: Experiment, data: Path, folder: Path) -> dict[str, int]:
     """Write the rows of each side, and of each run that has files of its own, to `folder`. Returns how many of each."""
     counts, scale = {}, experiment.scales["small"]
+    if unknown := set(experiment.rated or ()) - set(shown_objectives()):
+        raise UserError(
+            f"{experiment.name}: no text is rated in {min(unknown)}. 'pip install \"qac-aligner[objectives]\"' for its measure, or "
+            f"take it out of 'rated'. There are {', '.join(shown_objectives())}."
+        )
     sides = rows_by_side(experiment, data, experiment.rows)
     for side, rows in sides.items():
         counts[side] = min(len(rows), experiment.answers.get(side, len(rows)))
