@@ -106,13 +106,50 @@ def draw_plane(
     _save(figure, axes, path)
 
 
-def _canvas() -> tuple[Any, Any]:
+def draw_matrix(
+    columns: Sequence[str],
+    panels: Sequence[tuple[str, Sequence[str], Sequence[Sequence[tuple[float, str, bool]]]]],
+    path: str | Path,
+) -> None:
+    """Matrices below each other, as a PNG. A panel has its title, its rows' names, and of each cell a colour (-1 to 1), its text
+    and whether it is framed."""
+    count = sum(len(rows) for _, rows, _ in panels)
+    figure, axes = _canvas((1.25 * len(columns) + 1.6, 0.55 * count + 0.9 * len(panels)), len(panels))
+    for place, (title, rows, cells) in zip(axes, panels, strict=True):
+        place.imshow(
+            [[colour for colour, _, _ in row] for row in cells], cmap="RdBu_r", vmin=-1.7, vmax=1.7, aspect="auto"
+        )
+        for down, row in enumerate(cells):
+            for across, (_, text, framed) in enumerate(row):
+                place.text(across, down, text, ha="center", va="center", fontsize=7)
+                if framed:
+                    corner = (across - 0.5, down - 0.5)
+                    place.add_patch(_rectangle(corner))
+        place.set_title(title, fontsize=9, loc="left")
+        place.set_xticks(range(len(columns)), columns, fontsize=8)
+        place.set_yticks(range(len(rows)), rows, fontsize=8)
+        place.tick_params(length=0)
+    figure.supxlabel(
+        "coloured: apart from asking for nothing, by its interval; framed: the objective's own measure", fontsize=8
+    )
+    with whole_file(path, "wb") as stream:
+        figure.savefig(stream, format="png", dpi=130)
+
+
+def _rectangle(corner: tuple[float, float]) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle(corner, 1, 1, fill=False, edgecolor="black", linewidth=1.8)
+
+
+def _canvas(size: tuple[float, float] = (7, 4), rows: int = 0) -> tuple[Any, Any]:
+    """A figure with one plot, or with `rows` of them below each other in a list."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+    return figure, figure.subplots(rows, squeeze=False)[:, 0] if rows else figure.add_subplot()
 
 
 def _save(figure: Any, axes: Any, path: str | Path | BinaryIO, legend: bool = True) -> None:

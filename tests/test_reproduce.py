@@ -18,7 +18,7 @@ from aligner.cli import command_parser, main
 from aligner.evaluation.subprocess_step import StepFailed
 from aligner.records import UserError
 from aligner.reproduce.experiment import experiment_names, read_experiment, rows_by_side
-from aligner.reproduce.run import choose_recipe, paper_lines
+from aligner.reproduce.run import choose_recipe, paper_lines, write_reports
 from aligner.reproduce.steps import Step, measuring_steps, run_step, steps_of, write_rows
 from aligner.training.flags import parse
 
@@ -136,6 +136,90 @@ def test_the_control_is_trained_on_corrections_of_other_questions(data, tmp_path
     rows = [json.loads(line) for line in (tmp_path / "rows" / "train-shuffled.jsonl").read_text().splitlines()]
     number = [(row["question"].split("number ")[1].rstrip("?"), row["correction"].split()[2]) for row in rows]
     assert len(rows) > 20 and all(asked != answered for asked, answered in number)
+
+
+@pytest.fixture
+def several_answers(tmp_path):
+    """Thirty chats with two answers and a preferred one, each of another length."""
+    folder = tmp_path / "chats"
+    folder.mkdir()
+    rows = [
+        {
+            "messages": [{"role": "user", "content": f"What is the use of thing number {n}, I wonder?"}],
+            "answer": f"Thing {n} is of use to those who know it. " + "It is of no use to others. " * length,
+            "preferred": f"Thing {n} opens the door of house {n}, and whoever has it can go in there.",
+        }
+        for n in range(60)
+        for length in (1, 4)
+    ]
+    (folder / "upstreams_hh_rlhf.json").write_text(json.dumps(rows))
+    experiment = replace(
+        read_experiment("objectives"), rows=("upstreams_hh_rlhf.json",), rated={"concise": 9, "detailed": 9}
+    )
+    return experiment, folder
+
+
+def rows_of(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_answers_are_rated_by_what_they_show_and_one_run_never_sees_an_objective(several_answers, tmp_path):
+    experiment, folder = several_answers
+    counts = write_rows(experiment, folder, tmp_path / "rows")
+    names = [
+        [name for row in rows_of(tmp_path / "rows" / f"train-{run}.jsonl") for name in row["answers"][0]["ratings"]]
+        for run in ("objectives", "without-concise")
+    ]
+    assert names == [["detailed"] * 9 + ["concise"] * 9, ["detailed"] * 9] and counts["choose"] == 0
+    asked = {row["question"] for row in rows_of(tmp_path / "rows" / "train-objectives.jsonl")}
+    assert not asked & {row["question"] for row in rows_of(tmp_path / "rows" / "report.jsonl")}
+
+
+def test_an_objective_that_nothing_rates_is_an_error_before_any_training(several_answers, tmp_path):
+    experiment, folder = several_answers
+    with pytest.raises(UserError, match=r"no text is rated in witty. 'pip install .* There are detailed, concise"):
+        write_rows(replace(experiment, rated={"concise": 9, "witty": 9}), folder, tmp_path / "rows")
+
+
+def test_the_control_learns_the_same_corrections_under_shuffled_objectives(several_answers, tmp_path):
+    experiment, folder = several_answers
+    counts = write_rows(experiment, folder, tmp_path / "rows")
+    rows = rows_of(tmp_path / "rows" / "train-shuffled.jsonl")
+    shorter = [len(row["correction"]) < len(row["answer"]) for row in rows]
+    heard = [short == (row["objectives"] == ["concise"]) for row, short in zip(rows, shorter, strict=True)]
+    assert sum(shorter) == 9 == sum(row["objectives"] == ["concise"] for row in rows) and 0 < sum(heard) < 18
+    [step] = [s for s in steps_of(experiment, tmp_path, counts) if s.name == "train shuffled"]
+    assert step.words[step.words.index("--prompt_template") + 1] == "objectives"
+
+
+def test_where_there_is_nothing_to_choose_every_run_is_reported_and_asked_for_what_it_never_saw(
+    several_answers, tmp_path
+):
+    experiment, folder = several_answers
+    steps = steps_of(experiment, tmp_path, write_rows(experiment, folder, tmp_path / "rows"))
+    reports = [step for step in steps if step.name.endswith("report")]
+    assert [step.name for step in reports] == [
+        "objectives of objectives, report",
+        "objectives of without-concise, report",
+    ]
+    assert "--shuffled" in reports[0].words and "--objectives" not in reports[0].words
+    assert reports[1].words[reports[1].words.index("--objectives") + 1] == "concise,detailed"
+
+
+def test_the_summary_has_the_report_of_every_run_where_there_is_nothing_to_choose(several_answers, tmp_path):
+    experiment, _ = several_answers
+    for run in ("objectives", "without-concise"):
+        place = tmp_path / "measures" / run / "report" / "objectives"
+        place.mkdir(parents=True)
+        (place / "measure.json").write_text(json.dumps({"parts": {}, "notes": [f"a note of {run}"]}))
+        (place / "measure.md").write_text(f"a table of {run}\n")
+    lines = write_reports(experiment, tmp_path)
+    assert [line.strip() for line in lines[:4]] == [
+        "objectives, objectives", "a note of objectives", "without-concise, objectives", "a note of without-concise"
+    ]  # fmt: skip
+    summary = (tmp_path / "summary.md").read_text()
+    assert summary.index("## objectives\n\na table of objectives") < summary.index("## without-concise\n\na table of")
+    assert list(json.loads((tmp_path / "summary.json").read_text())["reports"]) == [lines[0], lines[2]]
 
 
 def test_a_step_that_is_done_is_not_run_again_and_other_words_or_rows_are_refused(tmp_path):

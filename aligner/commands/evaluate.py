@@ -41,7 +41,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         choices=MEASURES,
         help="without a judge: whether --models (one Aligner) makes answers better, beside controls that cannot help. restoration: "
         "damage to good answers taken out; preference: the better answer likelier than the worse; declining: unsafe prompts "
-        "declined and safe ones not; truth: nearest reference a true one",
+        "declined and safe ones not; truth: nearest reference a true one; objectives: what is asked for is heard",
     )
     add(
         "--before",
@@ -72,7 +72,12 @@ def add_measure_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--base", metavar="DIR", help="the untrained model, a control (what the Aligner's card names; 'none': left out)"
     )
-    add("--shuffled", metavar="DIR", help="an Aligner trained on shuffled corrections, a control")
+    add("--shuffled", metavar="DIR", help="an Aligner trained on shuffled corrections (or objectives), a control")
+    add(
+        "--objectives",
+        metavar="NAMES",
+        help="of objectives: what is asked for, comma-separated (all that the Aligner knows and a text shows)",
+    )
     add("--damage", metavar="KINDS", help="of restoration: kinds of damage, comma-separated (all)")
     add("--hold_back", metavar="WHAT", help="of restoration, as in training: what it never saw is measured by itself")
     add(

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aligner.chat_api.dialogue import candidate_questions
 from aligner.evaluation.measures.config import MEASURES
 from aligner.files import read_yaml
 from aligner.questions import question_key
 from aligner.readers.rows import read_rows
-from aligner.records import DataError, Row, UserError
+from aligner.records import DataError, UserError
 from aligner.reproduce.comparison import Comparison, read_comparison
 from aligner.shipped import shipped
 from aligner.texts import kind_of
@@ -34,6 +35,7 @@ RUN_KEYS = {
     "records",
     "like",
     "nats_ahead",
+    "leave_out",
 }  # of a run, besides flags of training
 Fields = Mapping[str, Any]
 
@@ -41,9 +43,9 @@ Fields = Mapping[str, Any]
 @dataclass(frozen=True)
 class Scale:
     """One size of an experiment. train: flags that all runs share. runs: what each changes, by its name (`like`: it is the
-    Aligner of that run, which corrects otherwise). seconds: of a record trained on once, of an answer corrected (correction), of a
-    pair whose likelihoods are compared (pair), on two quiet cores, for the estimate. gpus, gpu_memory, records, tokens_per_row,
-    tflops (of a GPU): for the plan. commands: further ones, as typed."""
+    Aligner of that run, which corrects otherwise; `leave_out`: an objective that it does not learn). seconds: of a record trained
+    on once, of an answer corrected (correction), of a pair whose likelihoods are compared (pair), on two quiet cores, for the
+    estimate. gpus, gpu_memory, records, tokens_per_row, tflops (of a GPU): for the plan. commands: further ones, as typed."""
 
     train: Fields = field(default_factory=dict)
     runs: Mapping[str, Fields] = field(default_factory=dict)
@@ -60,11 +62,12 @@ class Scale:
 class Experiment:
     """The contents of a YAML file.
 
-    rows: files in the data folder. longest: characters of an answer or correction at most. questions: how many for each side.
-    limit: on each side so many at most, for a trial; None: as the file says. answers: of a side to measure at most.
-    damage: what `--hold_back` keeps for measuring, where the records are restorations; else None. passes: corrections of
-    corrections, to see whether they settle. comparison: of other methods with the Aligner. Where there
-    is no scale `small`, the paper's commands are all there is.
+    rows: files in the data folder. longest: characters of an answer or correction at most. questions: how many for each side
+    (choose: 0 where the runs are no recipes to choose from: each is reported). limit: on each side so many at most, for a trial;
+    None: as the file says. answers: of a side to measure at most. damage: what `--hold_back` keeps for measuring, where the records
+    are restorations; else None. rated: pairs of each objective by its name, where the records are pairs of a question's answers,
+    rated by what their texts show; else None. passes: corrections of corrections, to see whether they settle. comparison: of other
+    methods with the Aligner. Where there is no scale `small`, the paper's commands are all there is.
     """
 
     name: str
@@ -76,9 +79,15 @@ class Experiment:
     measures: tuple[str, ...] = ()
     answers: Mapping[str, int] = field(default_factory=dict)
     damage: str | None = None
+    rated: Mapping[str, int] | None = None
     passes: int = 1
     limit: int | None = None
     comparison: Comparison | None = None
+
+    @property
+    def chooses(self) -> bool:
+        """Whether recipes are compared on questions of their own; else every run that is no control is reported."""
+        return self.questions["choose"] > 0
 
     def most(self, side: str) -> int:
         """Questions on a side at most."""
@@ -104,10 +113,9 @@ def read_experiment(name: str) -> Experiment:
     if not isinstance(value, dict) or needed - value.keys():
         missing = min(needed - value.keys()) if isinstance(value, dict) else "keys"
         raise UserError(f"{file}: has no {missing}. It needs {', '.join(sorted(needed))}.")
-    if unknown := value.keys() - needed - {"damage", "passes", "answers", "comparison"}:
-        raise UserError(
-            f"{file}: '{min(unknown)}' is not known. There are {', '.join(sorted(needed))}, answers, damage, passes, comparison."
-        )
+    if unknown := value.keys() - needed - {"damage", "passes", "answers", "rated", "comparison"}:
+        known = ", ".join((*sorted(needed), "answers", "damage", "passes", "rated", "comparison"))
+        raise UserError(f"{file}: '{min(unknown)}' is not known. There are {known}.")
     if wrong := [each for each in value["measures"] if each not in MEASURES]:
         raise UserError(f"{file}: there is no measure '{wrong[0]}'. There are {', '.join(MEASURES)}.")
     if not isinstance(value["questions"], dict) or set(value["questions"]) != set(SIDES):
@@ -123,6 +131,7 @@ def read_experiment(name: str) -> Experiment:
         scales={scale: _scale(f"{file}: {scale}", value[scale]) for scale in ("small", "paper")},
         answers=value.get("answers", {}),
         damage=value.get("damage"),
+        rated=value.get("rated"),
         passes=int(value.get("passes", 1)),
         comparison=read_comparison(f"{file}: comparison", value["comparison"]) if "comparison" in value else None,
     )
@@ -161,7 +170,8 @@ def rows_by_side(experiment: Experiment, data: Path, files: tuple[str, ...]) -> 
         for row in read_rows(path):
             if isinstance(row, DataError):
                 raise row
-            rows += [row.value] if _fits(row, experiment.longest) else []
+            fields = _question_of_chat(row.value)
+            rows += [fields] if _fits(fields, experiment.longest) else []
     order = sorted({digest_of(row["question"]) for row in rows})
     total, sides, start = sum(experiment.questions.values()), {}, 0.0
     for side in ("report", "choose", "train"):
@@ -172,9 +182,16 @@ def rows_by_side(experiment: Experiment, data: Path, files: tuple[str, ...]) -> 
     return {side: [row for row in rows if digest_of(row["question"]) in sides[side]] for side in SIDES}
 
 
-def _fits(row: Row, longest: int) -> bool:
-    fields = row.value if isinstance(row.value, dict) else {}
-    texts = [fields.get(name) for name in ("question", "answer", "correction")]
+def _question_of_chat(value: Any) -> Any:
+    """A row of a chat (messages, answer, preferred) as question, answer and correction; any other as it is."""
+    if not isinstance(value, dict) or not {"messages", "answer", "preferred"} <= value.keys():
+        return value
+    kept = {name: field for name, field in value.items() if name not in ("messages", "preferred")}
+    return {"question": candidate_questions(value["messages"])[0], **kept, "correction": value["preferred"]}
+
+
+def _fits(fields: Any, longest: int) -> bool:
+    texts = [fields.get(name) if isinstance(fields, dict) else None for name in ("question", "answer", "correction")]
     return all(isinstance(text, str) and 20 <= len(text.strip()) <= longest for text in texts)
 
 

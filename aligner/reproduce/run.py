@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aligner.console import progress
-from aligner.evaluation.measures.table import markdown_lines, measure_lines
+from aligner.evaluation.measures.table import markdown_lines, measure_lines, report_lines
 from aligner.files import read_json, write_json, write_text
 from aligner.locks import take
 from aligner.plots import draw_sweep
@@ -24,14 +24,18 @@ def run_small(experiment: Experiment, data: Path, folder: Path, dry_run: bool) -
     try:
         counts = write_rows(experiment, data, folder / "rows")
         steps = steps_of(experiment, folder, counts)
-        reported = measuring_steps(
-            experiment, folder, _recipes(experiment)[0], "report", counts["report"], 1
-        )  # as any other's
-        print_lines(*estimate_lines(experiment, steps, counts, sum(step.seconds for step in reported)))
+        reported = 0.0  # of recipes the chosen one's report takes as long as any other's
+        if experiment.chooses:
+            last = measuring_steps(experiment, folder, _recipes(experiment)[0], "report", counts["report"], 1)
+            reported = sum(step.seconds for step in last)
+        print_lines(*estimate_lines(experiment, steps, counts, reported))
         if dry_run:
             return 0
         for step in progress(steps, desc=experiment.name, unit=" steps"):
             run_step(step)
+        if not experiment.chooses:
+            print_lines(*write_reports(experiment, folder))
+            return 0
         chosen, tried = choose_recipe(experiment, folder)
         last = measuring_steps(experiment, folder, chosen, "report", counts["report"], tried)
         for step in progress(last, desc=f"{experiment.name}, report", unit=" steps"):
@@ -52,6 +56,19 @@ def estimate_lines(experiment: Experiment, steps: Sequence[Step], counts: dict[s
         f"rows: {sides} (no question is on two sides)",
         f"{len(left):,} of {len(steps):,} steps left, and the report: about {hours:.1f} hours on two quiet cores",
     ]
+
+
+def write_reports(experiment: Experiment, folder: Path) -> list[str]:
+    """summary.json and summary.md with every run's report, where there is no recipe to choose; and the lines for a terminal."""
+    places = {
+        (run, m): folder / "measures" / run / "report" / m for run in _recipes(experiment) for m in experiment.measures
+    }
+    reports = {f"{run}, {measure}": read_json(place / "measure.json") for (run, measure), place in places.items()}
+    write_json(folder / "summary.json", {"experiment": experiment.name, "reports": reports})
+    bodies = [f"## {run}\n\n{(place / 'measure.md').read_text()}" for (run, _), place in places.items()]
+    write_text(folder / "summary.md", "\n".join([f"# {experiment.name}", "", experiment.about, "", *bodies]))
+    lines = [line for name, report in reports.items() for line in (name, *report_lines(report))]
+    return [*lines, f"{folder / 'summary.md'}"]
 
 
 def choose_recipe(experiment: Experiment, folder: Path) -> tuple[str, int]:

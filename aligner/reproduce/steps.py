@@ -5,6 +5,7 @@ A step whose product is there is not run again, so a killed experiment goes on w
 
 from __future__ import annotations
 
+import random
 import signal
 import subprocess
 import sys
@@ -13,8 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aligner.evaluation.measures.controls import shuffled
+from aligner.evaluation.measures.ratings import rated_rows
+from aligner.evaluation.measures.text_scores import shown_objectives
 from aligner.evaluation.subprocess_step import StepFailed, the_same
 from aligner.files import COMPLETED, sha256_of, write_lines
+from aligner.known_prompts import OBJECTIVES
+from aligner.objectives import read_objectives
 from aligner.records import UserError
 from aligner.reproduce.experiment import RUN_KEYS, Experiment, Fields, Scale, digest_of, rows_by_side
 from aligner.training.datasets.mixture import mix
@@ -64,6 +70,11 @@ def _status_of(words: Sequence[str]) -> int:
 def write_rows(experiment: Experiment, data: Path, folder: Path) -> dict[str, int]:
     """Write the rows of each side, and of each run that has files of its own, to `folder`. Returns how many of each."""
     counts, scale = {}, experiment.scales["small"]
+    if unknown := set(experiment.rated or ()) - set(shown_objectives()):
+        raise UserError(
+            f"{experiment.name}: no text is rated in {min(unknown)}. 'pip install \"qac-aligner[objectives]\"' for its measure, or "
+            f"take it out of 'rated'. There are {', '.join(shown_objectives())}."
+        )
     sides = rows_by_side(experiment, data, experiment.rows)
     for side, rows in sides.items():
         counts[side] = min(len(rows), experiment.answers.get(side, len(rows)))
@@ -81,6 +92,9 @@ def write_rows(experiment: Experiment, data: Path, folder: Path) -> dict[str, in
         )
         if not rows:
             raise UserError(f"{experiment.name}: the run '{name}' has no rows to train on.")
+        if experiment.rated:
+            most = {name: most for name, most in experiment.rated.items() if name != run.get("leave_out")}
+            rows = rated_rows(rows, most)
         write_lines(folder / f"train-{name}.jsonl", rows)
         if run.get("shuffled"):
             _write_shuffled(experiment, folder / f"train-{name}.jsonl")
@@ -88,33 +102,51 @@ def write_rows(experiment: Experiment, data: Path, folder: Path) -> dict[str, in
     return counts
 
 
-def _write_shuffled(experiment: Experiment, file: Path) -> None:
-    """Replace the file's records by the same ones with their corrections dealt out among the questions."""
-    from aligner.evaluation.measures.controls import shuffled
+def _data_set(experiment: Experiment) -> str:
+    """The data set of an experiment's records."""
+    return "restoration" if experiment.damage else "rated-json" if experiment.rated else "correction-json"
 
+
+def _write_shuffled(experiment: Experiment, file: Path) -> None:
+    """Replace the file's records by the same ones with their corrections dealt out among the questions; where an objective stands
+    in the prompt, with their objectives in another order."""
     options = Options(hold_back=experiment.damage) if experiment.damage else Options()
-    spec = f"restoration::{file}" if experiment.damage else str(file)
-    records = mix([spec], 0, options).records
-    corrections = shuffled([record.correction for record in records], [record.question for record in records])
+    records = mix([f"{_data_set(experiment)}::{file}"], 0, options, objectives=read_objectives()).records
+    questions, corrections = ([getattr(each, name) for each in records] for name in ("question", "correction"))
+    if experiment.rated:
+        dealt = random.Random(0).sample(records, len(records))
+        more = [{"objectives": list(each.objectives)} for each in dealt]
+    else:
+        corrections, more = shuffled(corrections, questions), [{}] * len(records)
+    rows = zip(records, corrections, more, strict=True)
     write_lines(
-        file,
-        [
-            {"question": record.question, "answer": record.answer, "correction": correction}
-            for record, correction in zip(records, corrections, strict=True)
-        ],
+        file, [{"question": r.question, "answer": r.answer, "correction": text, **others} for r, text, others in rows]
     )
 
 
 def training_flags(experiment: Experiment, scale: Scale, name: str, folder: Path) -> dict[str, Any]:
     """The flags of a run's training."""
     run = scale.runs[name]
-    spec = "restoration" if experiment.damage and not run.get("shuffled") else "correction-json"
+    spec = "correction-json" if run.get("shuffled") else _data_set(experiment)
     share = f"{run['share']}" if "share" in run else ""
     flags = {**scale.train, **{key: value for key, value in run.items() if key not in RUN_KEYS}}
     flags["train_datasets"] = f"{spec}:{share}:{folder / 'rows' / f'train-{name}.jsonl'}"
     if spec == "restoration":
         flags["hold_back"] = experiment.damage
+    if spec != _data_set(experiment) and experiment.rated:
+        flags["prompt_template"] = OBJECTIVES.name  # which rated rows bring
     return {**flags, "output_dir": str(folder / "runs" / name)}
+
+
+def _asking(flags: dict[str, Any], run: Fields, answers: int) -> tuple[dict[str, Any], int]:
+    """The flags of the measure of objectives, and how many corrections it makes. A run that never saw one is asked for that and
+    for one that it saw; the controls stand in the report of the run that saw all."""
+    flags = {**flags, "max_new_tokens": 200, "batch_size": 32, "control_limit": 60}
+    if left_out := run.get("leave_out"):
+        other = next(name for name in shown_objectives() if name != left_out)
+        asked = {"base": "none", "objectives": f"{left_out},{other}"}
+        return {**{name: value for name, value in flags.items() if name != "shuffled"}, **asked}, 3 * answers
+    return flags, (len(shown_objectives()) + 1) * (answers + 2 * 60)
 
 
 def words_of(flags: Fields) -> list[str]:
@@ -130,7 +162,8 @@ def steps_of(experiment: Experiment, folder: Path, counts: dict[str, int]) -> li
     steps = training_steps(experiment, folder, counts)
     for name, run in experiment.scales["small"].runs.items():
         if not run.get("shuffled"):
-            steps += measuring_steps(experiment, folder, name, "choose", counts["choose"], tried=1)
+            side = "choose" if experiment.chooses else "report"
+            steps += measuring_steps(experiment, folder, name, side, counts[side], tried=1)
     return steps
 
 
@@ -165,8 +198,12 @@ def measuring_steps(experiment: Experiment, folder: Path, name: str, side: str, 
         }  # the type: as it was trained
         flags |= {"hold_back": experiment.damage} if experiment.damage and measure == "restoration" else {}
         flags |= {"nats_ahead": run["nats_ahead"]} if "nats_ahead" in run and measure != "preference" else {}
-        words = ("aligner", "evaluate", *words_of({**flags, "tried": tried, "control_limit": 20}))
+        flags |= {"tried": tried, "control_limit": 20}
         seconds = 3.5 * each * answers  # damaged in three ways, and every second one left alone
+        if measure == "objectives":
+            flags, corrections = _asking(flags, run, answers)
+            seconds = each * corrections
+        words = ("aligner", "evaluate", *words_of(flags))
         if measure == "preference":
             seconds = (3 if side == "report" else 1) * scale.seconds.get("pair", 1) * answers
         product = output / measure / "measure.json"

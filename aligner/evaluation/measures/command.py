@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aligner.console import progress
 from aligner.evaluation.measures.config import MeasureConfig
-from aligner.evaluation.measures.controls import BASE, SHUFFLED_ALIGNER
-from aligner.evaluation.measures.items import TextMeasure, declining, read_restoration, truth
+from aligner.evaluation.measures.controls import BASE, SHUFFLED_ALIGNER, SHUFFLED_OBJECTIVES
+from aligner.evaluation.measures.items import TextMeasure, declining, read_restoration, rows_of, truth
+from aligner.evaluation.measures.matrix import matrix_markdown, picture_panels
 from aligner.evaluation.measures.measure import CorrectedText, text_figures
+from aligner.evaluation.measures.objectives import HEADS, objectives_figures
 from aligner.evaluation.measures.page import page
-from aligner.evaluation.measures.table import ALIGNER, markdown_lines, measure_lines
+from aligner.evaluation.measures.table import ALIGNER, markdown_lines, report_lines
+from aligner.evaluation.measures.text_scores import shown_objectives, text_scores
 from aligner.evaluation.subprocess_step import command
 from aligner.files import json_line, sha256_of, write_json, write_lines, write_text
 from aligner.locks import take
+from aligner.objectives import sentences, split_objectives
 from aligner.readers.rows import read_rows
 from aligner.records import Row, UserError
 from aligner.terminal import print_lines
@@ -32,7 +36,7 @@ def run_measure(config: MeasureConfig) -> int:
 
     quiet_libraries()
     folder = Path(config.output)
-    measure = None if config.measure == "preference" else text_measure(config)
+    measure = None if config.measure in ("preference", "objectives") else text_measure(config)
     systems = _systems(config)
     release = take(folder / "evaluation.lock", f"{folder}: another evaluation is writing it. Wait for it.")
     try:
@@ -40,15 +44,22 @@ def run_measure(config: MeasureConfig) -> int:
         write_measure_report(folder, report)
     finally:
         release()
-    print_lines(*measure_lines(report), f"report: {folder / 'measure.html'}")
+    print_lines(*report_lines(report), f"report: {folder / 'measure.html'}")
     return 0
 
 
 def write_measure_report(folder: Path, report: dict[str, Any]) -> None:
-    """The figures as JSON; and out of them the page and the table for a README."""
+    """The figures as JSON; and out of them the page and the table for a README, and of a matrix its picture."""
     write_json(folder / "measure.json", report)
-    write_text(folder / "measure.html", page(report))
-    write_text(folder / "measure.md", "\n".join(markdown_lines(report)) + "\n")
+    picture = b""
+    if "matrix" in report:
+        from aligner.plots import draw_matrix
+
+        names = [column["name"] for column in report["columns"]]
+        draw_matrix(names, picture_panels(report), folder / "measure.png")
+        picture = (folder / "measure.png").read_bytes()
+    write_text(folder / "measure.html", page(report, picture))
+    write_text(folder / "measure.md", "\n".join([*matrix_markdown(report), *markdown_lines(report)]) + "\n")
 
 
 def text_measure(config: MeasureConfig) -> TextMeasure:
@@ -99,6 +110,8 @@ def _figures(
     config: MeasureConfig, measure: TextMeasure | None, systems: dict[str, str], folder: Path
 ) -> dict[str, Any]:
     tried = [f"recipes tried before these figures: {config.tried}"]
+    if config.measure == "objectives":
+        return _objectives(config, systems, folder, tried)
     if measure is None:
         from aligner.evaluation.measures.preference import preference_figures
 
@@ -113,9 +126,46 @@ def _figures(
             "parts": parts,
             "notes": missing + tried,
         }
-    correct = {name: partial(_correct, config, name, place, folder) for name, place in systems.items()}
+    correct = {name: partial(_correct_pairs, config, name, place, folder) for name, place in systems.items()}
     parts, notes = text_figures(measure, correct, config.control_limit)
     return {"unit": f"{'minus ' if measure.error else ''}{measure.unit}", "parts": parts, "notes": notes + tried}
+
+
+def _objectives(config: MeasureConfig, systems: dict[str, str], folder: Path, tried: list[str]) -> dict[str, Any]:
+    """The figures of the matrix. UserError for an objective that the Aligner does not know, or where none has a measure."""
+    asked, (scores, left_out) = objectives_asked(config, systems[ALIGNER]), text_scores()
+    rows = rows_of(str(config.rows), "question", "answer")[: config.limit]
+    named = {SHUFFLED_OBJECTIVES if name == SHUFFLED_ALIGNER else name: place for name, place in systems.items()}
+    correct = {name: partial(_correct, config, name, place, folder) for name, place in named.items()}
+    figures = objectives_figures(rows, asked, correct, config.control_limit, scores)
+    missing = [f"{name}: not measured, none was given" for name in (BASE, SHUFFLED_OBJECTIVES) if name not in named]
+    about = "when the objective is asked for and when nothing is; the gain is over asking for nothing, towards the objective"
+    unit = "the objective's own measure"
+    notes = [*figures["notes"], *left_out, *missing, *tried]
+    return {**figures, "unit": unit, "about": about, "heads": list(HEADS), "notes": notes}
+
+
+def objectives_asked(config: MeasureConfig, own: str) -> dict[str, str]:
+    """What is asked for, with its sentence in the Aligner's card."""
+    from aligner.card import objectives_of, prompt_of
+
+    template = prompt_of(own, config.prompt_template)
+    if not template.takes_feedback:
+        raise UserError(f"{own}: its prompt '{template.name}' has no slot for objectives, so none can be asked for.")
+    known = objectives_of(own, template)
+    names = split_objectives(config.objectives) or [name for name in shown_objectives() if name in known]
+    if not set(names) & set(shown_objectives()):
+        raise UserError(
+            f"--measure objectives: a text shows {', '.join(shown_objectives())}; none of them is asked for."
+        )
+    return {name: sentences([name], known) for name in names}
+
+
+def _correct_pairs(
+    config: MeasureConfig, name: str, place: str, folder: Path, pairs: Sequence[tuple[str, str]]
+) -> list[CorrectedText]:
+    rows = [{"question": question, "answer": answer} for question, answer in pairs]
+    return _correct(config, name, place, folder, rows)
 
 
 def _prompt(config: MeasureConfig, name: str, folder: Path) -> str | None:
@@ -139,9 +189,9 @@ def _open(config: MeasureConfig, name: str, place: str, folder: Path) -> Correct
 
 
 def _correct(
-    config: MeasureConfig, name: str, place: str, folder: Path, pairs: Sequence[tuple[str, str]]
+    config: MeasureConfig, name: str, place: str, folder: Path, rows: Sequence[Mapping[str, Any]]
 ) -> list[CorrectedText]:
-    """What a model makes of these answers, in a process of its own. Kept in `folder`: run again, it is not made again, and a
+    """What a model makes of these rows' answers, in a process of its own. Kept in `folder`: run again, it is not made again, and a
     killed one goes on."""
     from aligner.card import prompt_of
     from aligner.models import fingerprint
@@ -150,7 +200,6 @@ def _correct(
     flags: dict[str, Any] = {"max_new_tokens": config.max_new_tokens, "trust_remote_code": config.trust_remote_code}
     flags |= {"dtype": config.dtype} if config.dtype else {}
     flags |= {} if config.nats_ahead is None else {"nats_ahead": config.nats_ahead}
-    rows = [{"question": question, "answer": answer} for question, answer in pairs]
     parts = [
         *map(json_line, rows),
         fingerprint(place, config.trust_remote_code),
@@ -160,14 +209,15 @@ def _correct(
     stem = folder / "corrections" / hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     source, corrected = stem.with_suffix(".rows.jsonl"), stem.with_suffix(".jsonl")
     if not corrected.exists():
-        print_lines(f"{name}: corrections of {len(pairs):,} answers")
+        print_lines(f"{name}: corrections of {len(rows):,} answers")
         write_lines(source, rows)
         more = {"batch_size": config.batch_size, "prompt_template": prompt}
         command("correct", {"model": place, "input": source, "output": corrected, **flags, **more})
     replies = [row.value for row in read_rows(corrected) if isinstance(row, Row)]
-    if len(replies) != len(pairs):
-        raise UserError(f"{corrected}: has {len(replies):,} rows for {len(pairs):,} answers. Remove it and run again.")
-    return [
-        CorrectedText(answer if reply["corrected"] is None else reply["corrected"], bool(reply.get("finished", False)))
-        for reply, (_, answer) in zip(replies, pairs, strict=True)
+    if len(replies) != len(rows):
+        raise UserError(f"{corrected}: has {len(replies):,} rows for {len(rows):,} answers. Remove it and run again.")
+    texts = [
+        row["answer"] if reply["corrected"] is None else reply["corrected"]
+        for reply, row in zip(replies, rows, strict=True)
     ]
+    return [CorrectedText(text, bool(reply.get("finished", False))) for text, reply in zip(texts, replies, strict=True)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from aligner.records import UserError, require_at_least_one
 from aligner.training.datasets.damage import damage_plan
 
-MEASURES = ("restoration", "preference", "declining", "truth")
+MEASURES = ("restoration", "preference", "declining", "truth", "objectives")
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,10 @@ class MeasureConfig:
     """What is measured: one Aligner (`models` has one) on `rows`, beside its controls.
 
     base: the untrained model (None: the one its card names; 'none': left out). shuffled: an Aligner trained on shuffled
-    corrections. control_limit: answers that models among the controls correct at most. tried: recipes that were tried before this
-    one was chosen. nats_ahead: of `aligner correct`, for all models. UserError where the flags do not go together.
+    corrections (of `objectives`: on shuffled objectives). control_limit: answers that models among the controls correct at most.
+    tried: recipes that were tried before this one was chosen. nats_ahead: of `aligner correct`, for all models. objectives: what
+    is asked for by name, comma-separated (None: all that the Aligner knows and a text shows). UserError where the flags do not go
+    together.
     """
 
     output: str
@@ -36,6 +38,7 @@ class MeasureConfig:
     dtype: str | None = None
     trust_remote_code: bool = False
     nats_ahead: float | None = None
+    objectives: str | None = None
 
     def __post_init__(self) -> None:
         if self.measure not in MEASURES:
@@ -46,6 +49,8 @@ class MeasureConfig:
             raise UserError(f"--measure {self.measure} needs one Aligner: --models DIR ({len(self.models)} are given).")
         if (self.damage or self.hold_back) and self.measure != "restoration":
             raise UserError(f"--{'damage' if self.damage else 'hold_back'} is for --measure restoration.")
+        if self.objectives and self.measure != "objectives":
+            raise UserError("--objectives is for --measure objectives.")
         if self.nats_ahead is not None and self.measure == "preference":
             raise UserError(
                 "--nats_ahead is for measures of corrected texts; preference compares likelihoods as they are."

@@ -15,6 +15,7 @@ IDENTITY, SHUFFLED_TEXTS, BASE, SHUFFLED_ALIGNER = (
     "the untrained base",
     "an Aligner trained on shuffled corrections",
 )
+SHUFFLED_OBJECTIVES = "an Aligner trained on shuffled objectives"
 SPELLING = "a spelling corrector"
 Rewrite = Callable[[str, str], str]
 TEXT_CONTROLS: dict[str, Rewrite] = {

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from aligner.evaluation.measures.table import ALIGNER
+from aligner.evaluation.measures.matrix import matrix_html
+from aligner.evaluation.measures.table import ALIGNER, HEADS
 
+ABOUT = "of answers that needed help and of answers that did not; the gain is over leaving the answers alone, balanced over both"
 STYLE = """
   :root { color-scheme: light dark; }
   body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
@@ -16,26 +19,36 @@ STYLE = """
   th:first-child, td:first-child { text-align: left; } .own { font-weight: 600; }
   .bar { width: 16rem; position: relative; } .bar i { position: absolute; top: .45rem; height: .9rem; background: #4c72b0; }
   .bar i.minus { background: #dd8452; } .verdict { padding: .5rem .75rem; border-left: .35rem solid #888; }
-  .helps { border-color: #1e8449; } .fooled, .null { border-color: #c0392b; }
+  img { max-width: 100%; background: #fff; } .helps { border-color: #1e8449; } .fooled, .null { border-color: #c0392b; }
 """
 
 
-def page(report: Mapping[str, Any]) -> str:
-    """The page: for each part the verdict first, then the table with the controls."""
-    parts = "".join(_part(name, part) for name, part in report["parts"].items())
+def page(report: Mapping[str, Any], picture: bytes = b"") -> str:
+    """The page: for each part the verdict first, then the table with the controls. picture: a PNG of the matrix, if any."""
+    heads = report.get("heads", HEADS)
+    parts = "".join(_part(name, part, heads) for name, part in report["parts"].items())
+    if picture:
+        drawn = f"<img alt='matrix' src='data:image/png;base64,{b64encode(picture).decode()}'>"
+        parts = f"{drawn}{matrix_html(report)}{_units(report)}{parts}"
     notes = "".join(f"<li>{escape(note)}</li>" for note in report["notes"])
     title = f"Aligner: {escape(report['measure'])}"
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style><h1>{title}</h1>'
-        f"<p>{escape(report['unit'])}, of answers that needed help and of answers that did not; the gain is over leaving the "
-        f"answers alone, balanced over both, with 95 % intervals (paired bootstrap over questions).</p>{parts}"
+        f"<p>{escape(report['unit'])}, {escape(report.get('about', ABOUT))}, with 95 % intervals (paired bootstrap over "
+        f"questions).</p>{parts}"
         f"<ul>{notes}</ul></html>\n"
     )
 
 
-def _part(name: str, part: Mapping[str, Any]) -> str:
+def _units(report: Mapping[str, Any]) -> str:
+    """What each column of the matrix is."""
+    items = "".join(f"<li>{escape(each['name'])}: {escape(each['unit'])}</li>" for each in report["columns"])
+    return f"<ul>{items}</ul>"
+
+
+def _part(name: str, part: Mapping[str, Any], two_heads: Sequence[str]) -> str:
     most = max(1e-9, *(abs(row["gain"]["value"]) for row in part["systems"]))
-    heads = ("system", "answers", "needed help", "did not", "gain", "", "Aligner ahead by")
+    heads = ("system", "answers", *two_heads, "gain", "", "Aligner ahead by")
     rows = "".join(_row(row, most) for row in part["systems"])
     head = "".join(f"<th>{text}</th>" for text in heads)
     own, gone = part["systems"][0], ""

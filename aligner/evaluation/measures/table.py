@@ -13,9 +13,11 @@ from typing import Any
 from aligner.evaluation.measures.controls import IDENTITY
 from aligner.evaluation.measures.gain import balanced_mean, share_gone
 from aligner.evaluation.measures.items import MeasuredAnswer
+from aligner.evaluation.measures.matrix import matrix_lines
 
 ALIGNER = "the Aligner"
 HELPS, FOOLED, NULL, UNCLEAR = "helps", "fooled", "null", "unclear"
+HEADS = ("needed help", "did not")  # the columns of a measure that says nothing else
 FEW = 20  # questions below which a bootstrap says too little to claim anything
 Scores = Mapping[int, float]  # an item's place -> its score under a system; a costly system has some of the items alone
 
@@ -62,10 +64,13 @@ def _mean(values: Any) -> float | None:
     return sum(numbers) / len(numbers) if numbers else None
 
 
-def verdict(rows: Sequence[Mapping[str, Any]], questions: int) -> dict[str, Any]:
+def verdict(
+    rows: Sequence[Mapping[str, Any]], questions: int, baseline: str = "leaving the answers alone"
+) -> dict[str, Any]:
     """What the table shows: `helps` where the Aligner's gain is above zero and above every control's, each by its interval;
     `fooled` where a control that gains something does as well as the Aligner or better; `null` where the gain may be none;
-    `unclear` where a control may be as good, or the questions are few. With the strongest control and one sentence."""
+    `unclear` where a control may be as good, or the questions are few. With the strongest control and one sentence. baseline: what
+    a gain is over."""
     own = next(row for row in rows if row["system"] == ALIGNER)
     controls = [row for row in rows if row["system"] not in (ALIGNER, IDENTITY)]
     strongest = max(controls, key=lambda row: -row["aligner_ahead"]["value"], default=None)
@@ -78,7 +83,7 @@ def verdict(rows: Sequence[Mapping[str, Any]], questions: int) -> dict[str, Any]
             f"the measure is fooled: {names} gains as much as the Aligner or more, so its gain shows nothing",
         )
     elif own["gain"]["low"] <= 0:
-        kind, text = NULL, "a null: the Aligner's gain over leaving the answers alone may be none"
+        kind, text = NULL, f"a null: the Aligner's gain over {baseline} may be none"
     elif close:
         kind, text = UNCLEAR, f"above zero, but {close[0]['system']} may be as good: its interval reaches the Aligner's"
     elif questions < FEW:
@@ -99,16 +104,21 @@ def _by_kind(items: Sequence[MeasuredAnswer], scores: Mapping[str, Scores]) -> d
     return figures
 
 
+def report_lines(report: Mapping[str, Any]) -> list[str]:
+    """All of a report for a terminal: its matrix, where it has one, and the tables."""
+    return [*matrix_lines(report), *measure_lines(report)]
+
+
 def measure_lines(report: Mapping[str, Any]) -> list[str]:
     """The tables for a terminal."""
-    lines = []
+    lines, (needed, others) = [], report.get("heads", HEADS)
     for name, part in report["parts"].items():
         lines.append(
             f"{report['measure']}{f', {name}' if name else ''} ({report['unit']}; {part['questions']:,} questions)"
         )
         width = max(len(row["system"]) for row in part["systems"])
         lines.append(
-            f"  {'':<{width}}  {'answers':>7}  {'needed help':>11}  {'did not':>8}  gain (95 %)               "
+            f"  {'':<{width}}  {'answers':>7}  {needed:>11}  {others:>8}  gain (95 %)               "
             "Aligner ahead by (95 %)"
         )
         lines += [_line(row, width) for row in part["systems"]]
@@ -133,12 +143,12 @@ def _line(row: Mapping[str, Any], width: int) -> str:
 
 def markdown_lines(report: Mapping[str, Any]) -> list[str]:
     """The tables as a README shows them, out of the same figures."""
-    lines = []
+    lines, heads = [], " | ".join(report.get("heads", HEADS))
     for name, part in report["parts"].items():
         title = f"{report['measure']}{f', {name}' if name else ''}"
         lines += [f"**{title}**: {part['says']}.", ""]
         lines += [
-            "| system | answers | needed help | did not | gain (95 %) | Aligner ahead by (95 %) |",
+            f"| system | answers | {heads} | gain (95 %) | Aligner ahead by (95 %) |",
             "|---|---|---|---|---|---|",
         ]
         for row in part["systems"]:
