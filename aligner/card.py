@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from aligner.files import read_json, write_json
+from aligner.known_prompts import CHAT, KNOWN, find_template
 from aligner.objectives import FILE as OBJECTIVES_FILE
 from aligner.objectives import PUBLISHED, read_objectives
-from aligner.prompts import CHAT, KNOWN, PromptTemplate, find_template
+from aligner.prompts import PromptTemplate
 from aligner.readers.paths import nearest_folder
 from aligner.records import UserError
 from aligner.terminal import warn_once

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from transformers import PreTrainedTokenizerBase
 
-from aligner.prompts import CHAT, USER_TURN, PromptTemplate
+from aligner.known_prompts import CHAT, USER_TURN
+from aligner.prompts import PromptTemplate
 from aligner.records import UserError
 
 REMEDY = f"Leave --prompt_template {CHAT} out, or give a YAML file with the whole prompt."

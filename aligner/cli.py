@@ -21,6 +21,7 @@ from aligner.commands import (
     doctor,
     evaluate,
     export,
+    pairs,
     plan,
     push,
     reproduce,
@@ -58,6 +59,11 @@ COMMANDS: dict[str, Command] = {
     ),
     "export": ("write a resume state as a model folder", export.add_flags, export.run),
     "push": ("upload a finished Aligner with a model card; a dry run without a token", push.add_flags, push.run),
+    "pairs": (
+        "turn corrected answers into rows that train the upstream: supervised ones and preferences",
+        pairs.add_flags,
+        pairs.run,
+    ),
     "campaign": ("answers of many upstreams: corrected, judged, in one table", campaign.add_flags, campaign.run),
     "serve": ("stand in front of a model's server and correct its answers", serve.add_flags, serve.run),
     "reproduce": (

@@ -16,7 +16,7 @@ SIDES = {"answers": "#dd8452", "corrections": "#4c72b0"}
 def draw_loss(lines: Sequence[dict[str, Any]], title: str, path: str | Path | BinaryIO) -> None:
     """The training and held-out loss over updates, from the lines of train_log.jsonl, as a PNG."""
     train = [(line["update"], line["loss"]) for line in lines if "loss" in line]
-    held_out = [(line["update"], line["eval_loss"]) for line in lines if "eval_loss" in line]
+    held_out = [(line["update"], line["eval_loss"]) for line in lines if line.get("eval_loss") is not None]
     figure, axes = _canvas()
     if train:
         axes.plot(*zip(*train, strict=True), label="training", color="#4c72b0", linewidth=1.2)

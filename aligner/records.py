@@ -43,9 +43,9 @@ class Row(NamedTuple):
 class Correction:
     """One Q-A-C record: a question, a model's answer to it, and the better answer to learn (paper, section 2).
 
-    feedback: an instruction for the correction, for prompts with a slot for it; mostly empty. objectives: the same by name, which
-    become its text when a run reads the record. prompt: the name of the prompt that its data set brings; empty where that leaves
-    it to the run.
+    feedback: an instruction for the correction, for prompts with a slot for it; usually empty. objectives: names, whose
+    sentences become the feedback when a run reads the record. prompt: the name of the prompt that its data set brings; empty
+    where that leaves it to the run.
     """
 
     question: str

@@ -50,6 +50,7 @@ SHARED_BY = {
     "ranks": (
         "test_exact_updates",
         "test_resume",
+        "test_state_writer",
         "test_launchers",
         "test_objective_check",
         "test_families",
@@ -61,9 +62,9 @@ SHARED_BY = {
 }
 # The parts of the slow suite: files, tests of a file by a word in their name. The first part that fits is a test's own.
 PARTS = {
-    "exact": ("test_exact_updates",),
+    "exact": ("test_exact_updates", "test_no_padding"),
     "stops": ("test_faults::SIGTERM", "test_faults::dies", "test_faults::orphaned", "test_faults::second_run"),
-    "faults": ("test_faults", "test_state_faults"),
+    "faults": ("test_faults", "test_state_faults", "test_state_writer"),
     "disks": ("test_faults_of_disks", "test_scarce"),
     "resume": ("test_resume",),
     "launchers": ("test_launchers",),

@@ -17,7 +17,8 @@ from aligner.evaluation.judges.dimensions import DIMENSIONS
 from aligner.evaluation.replies import ReplyStore
 from aligner.inference.journal import Journal
 from aligner.inference.servers import Server
-from aligner.prompts import CORRECTION, find_template
+from aligner.known_prompts import find_template
+from aligner.prompts import CORRECTION
 from aligner.records import UserError
 from aligner.serving.app import Limits, application
 from aligner.serving.config import ServeConfig

@@ -14,11 +14,13 @@ from warm import forks
 
 from aligner.encoder import Encoder
 from aligner.files import cache_folder
-from aligner.prompts import CORRECTION, EDIT_PAIR
+from aligner.known_prompts import EDIT_PAIR
+from aligner.prompts import CORRECTION
 from aligner.records import Correction, Origin, UserError
 from aligner.training.datasets.cache import UNUSED, load_or_compute, name_of
 from aligner.training.datasets.run_prompts import RunPrompts
 from aligner.training.datasets.supervised import Tally, Tokens, tokenise
+from aligner.training.datasets.token_table import TokenTable, lengths_of, target_lengths_of
 
 RECORDS = [
     Correction("Is the moon cheese?", "Yes.", "No, it is rock.", Origin("a.json", 1)),
@@ -60,6 +62,33 @@ def test_what_is_kept_is_what_was_made(encoder):
     assert (counted.rows, counted.kept, counted.places) == (tally.rows, tally.kept, tally.places)
 
 
+def test_processes_share_the_memory_of_an_entry_which_is_mapped_and_not_copied(encoder):
+    """A record costs a process no object: of a million ids nothing is copied when they are read."""
+    row = Tokens(np.arange(1000, dtype=np.int32), 400, Origin("a.json", 1), False, True)
+    computed = [replace(row, origin=Origin(f"{number % 3}.json", number)) for number in range(1000)]
+    for found in (
+        load_or_compute("large", lambda: (computed, Tally(rows=1000)))[0],
+        load_or_compute("large", refuse)[0],
+    ):
+        assert isinstance(found, TokenTable) and as_values(found) == as_values(computed)
+        assert as_values(found[-2:]) == as_values(computed[-2:]) and found[-1].origin == Origin("0.json", 999)
+        assert lengths_of(found).tolist() == [1000] * 1000 and target_lengths_of(found).tolist() == [600] * 1000
+        with pytest.raises(IndexError):
+            found[1000]
+        address = found[7].ids.__array_interface__["data"][0]
+        assert str(entries()[0]) in mapping_at(address) and " r" in mapping_at(address)
+        assert not found[7].ids.flags.writeable
+
+
+def mapping_at(address: int) -> str:
+    """The line of this process's memory map that an address lies in."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        first, last = (int(end, 16) for end in line.split()[0].split("-"))
+        if first <= address < last:
+            return line
+    return ""
+
+
 def test_the_name_changes_with_everything_that_decides_the_tokens(encoder, bpe_folder, monkeypatch):
     other = AutoTokenizer.from_pretrained(bpe_folder)
     other.add_tokens(["moon"])
@@ -90,14 +119,14 @@ def test_the_name_changes_with_everything_that_decides_the_tokens(encoder, bpe_f
 def test_an_entry_that_is_not_what_was_written_is_made_anew(encoder, harm):
     what = RECORDS, RunPrompts(CORRECTION), encoder, 100, "cut"
     name = name_of(*what)
-    plain, _ = load_or_compute(name, lambda: tokenise(*what))
+    plain = as_values(load_or_compute(name, lambda: tokenise(*what))[0])
     (file,) = entries()
     whole = bytearray(file.read_bytes())
     whole[-1] ^= 1
     file.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "byte": whole, "other": b"no tensors here"}[harm])
     again, _ = load_or_compute(name, lambda: tokenise(*what))
-    assert as_values(again) == as_values(plain)
-    assert as_values(load_or_compute(name, refuse)[0]) == as_values(plain)
+    assert as_values(again) == plain
+    assert as_values(load_or_compute(name, refuse)[0]) == plain
 
 
 def test_nothing_is_kept_of_what_fails(encoder):

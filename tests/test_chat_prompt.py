@@ -12,7 +12,7 @@ from aligner.card import prompt_of
 from aligner.chat_prompt import chat_prompt
 from aligner.demo import embedded_model
 from aligner.encoder import Encoder
-from aligner.prompts import USER_TURN
+from aligner.known_prompts import USER_TURN
 from aligner.records import UserError
 from aligner.training.checkpoint.chat_template import set_chat_template
 from aligner.training.datasets.supervised import tokenise

@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 from aligner.chat_api.dialogue import candidate_questions
 from aligner.encoder import Encoder
 from aligner.inference.corrector import Corrector, Settings
-from aligner.prompts import CORRECTION, KNOWN, PromptTemplate
+from aligner.known_prompts import KNOWN
+from aligner.prompts import CORRECTION, PromptTemplate
 from aligner.training.checkpoint.chat_template import set_chat_template
 
 PLAIN = PromptTemplate("plain", "USER: {question} ASSISTANT:")

@@ -288,19 +288,19 @@ def test_a_stack_corrects_what_the_one_before_it_made(tmp_path):
     assert [drift.name for drift in report.drift] == ["pass 1, aligner-0", "pass 2, aligner-1"]
 
 
-def test_rounds_feed_corrections_back_and_report_the_drift(tmp_path):
-    """'aaaa' loses a sign a round until two are left, a fixed point: what was corrected once is not computed again."""
+def test_passes_feed_corrections_back_and_report_the_drift(tmp_path):
+    """'aaaa' loses a sign a pass until two are left, a fixed point: what was corrected once is not computed again."""
     shorten = Rewriter(lambda text: text[:-1] if len(text) > 2 else text)
-    report = correct_file(work(tmp_path, [{"question": "Q", "answer": "aaaa"}], shorten, rounds=5), QUIET)
+    report = correct_file(work(tmp_path, [{"question": "Q", "answer": "aaaa"}], shorten, passes=5), QUIET)
     assert lines(tmp_path / "out.jsonl")[0]["passes"] == ["aaa", "aa", "aa", "aa", "aa"]
     assert [drift.unchanged for drift in report.drift] == [0, 0, 1, 1, 1]
     assert [drift.length for drift in report.drift] == [0.75, 0.5, 0.5, 0.5, 0.5]
     assert [request.answer for request in shorten.asked] == ["aaaa", "aaa", "aa"]
 
 
-def test_with_sampling_every_round_is_computed(tmp_path):
+def test_with_sampling_every_pass_is_computed(tmp_path):
     same = Rewriter(lambda text: text)
-    correct_file(work(tmp_path, ROWS[:1], same, rounds=3, about={"sampling": {"seed": 1}}), QUIET)
+    correct_file(work(tmp_path, ROWS[:1], same, passes=3, about={"sampling": {"seed": 1}}), QUIET)
     assert len(same.asked) == 3
 
 
@@ -394,7 +394,7 @@ def test_ctrl_c_says_how_to_go_on(tiny_model, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--rounds", 0], "--rounds is 0: it must be at least 1."),
+        (["--passes", 0], "--passes is 0: it must be at least 1."),
         (["--upstream_url", "http://localhost:1/v1"], "--upstream_url needs --upstream_model."),
         (["--aligner_model", "x"], "--aligner_model needs --aligner_url."),
         (["--output", "folder/"], "folder/: is a folder. Name a file."),

@@ -12,7 +12,7 @@ from disturbed import Run
 from test_resume import losses, weights
 from test_standing import flags
 
-from aligner.prompts import EQUAL
+from aligner.known_prompts import EQUAL
 from aligner.records import UserError
 from aligner.training.flags import parse
 from aligner.training.stages import stage_data, stages

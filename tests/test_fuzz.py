@@ -18,8 +18,9 @@ from aligner.evaluation.judges.dimensions import DIMENSIONS
 from aligner.evaluation.replies import ReplyStore
 from aligner.inference.journal import Journal
 from aligner.keys import remember, without_keys
+from aligner.known_prompts import find_template
 from aligner.parsing import json_value, yaml_value
-from aligner.prompts import PromptTemplate, find_template
+from aligner.prompts import PromptTemplate
 from aligner.records import UserError
 from aligner.serving.hosts import hostname
 from aligner.serving.protocol import Refused, completion, parse_request

@@ -84,7 +84,7 @@ def test_rows_that_cannot_be_used_are_named_and_the_rest_goes_on(tmp_path):
     assert [fault.row for fault in faults] == [2, 3, 4, 5, 6] and "it is refused" in str(faults[2])
 
 
-def test_rounds_say_whether_the_last_one_changed_nothing(tmp_path):
+def test_passes_say_whether_the_last_one_changed_nothing(tmp_path):
     row = {"question": "q", "answer": "a", "corrected": "c"}
     path = write(tmp_path / "f.jsonl", {**row, "passes": ["c", "c"]}, {**row, "passes": ["b", "c"]}, row)
     assert [pair.settled for pair in read_pairs(path)[0]] == [True, False, None]

@@ -500,7 +500,7 @@ def test_a_slurm_job_near_its_time_limit_queues_itself_again_and_goes_on(tiny_mo
     assert not (folder / "COMPLETED").exists()
     assert "stopped after update" in log.read_text()  # no work is lost: not the state of --save_interval
     assert slurm_job(tmp_path, *arguments, log=log).wait(300) == 0, log.read_text()
-    assert "going on after update" in log.read_text() and len(losses(folder)) == 240
+    assert "resuming after update" in log.read_text() and len(losses(folder)) == 240
 
 
 def test_a_slurm_job_whose_step_does_not_end_in_time_is_queued_again_all_the_same(tmp_path):

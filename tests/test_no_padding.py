@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+from conftest import TEMPLATE, read_rows
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from aligner.records import Origin
-from aligner.training.datasets.supervised import Tokens
-from aligner.training.engine import head_loss
+from aligner.demo import embedded_model
+from aligner.encoder import Encoder
+from aligner.prompts import CORRECTION
+from aligner.records import Correction, Origin
+from aligner.training.datasets.run_prompts import RunPrompts
+from aligner.training.datasets.supervised import Tokens, tokenise
+from aligner.training.engine import attention, head_loss
 from aligner.training.engine.attention import FAMILIES, is_listed, segment_attention, supports
 from aligner.training.engine.batching import Layout, Segments, collate, micro_batches, row_weights
 from aligner.training.engine.head_loss import weighted_nll_of_hidden
@@ -69,6 +77,33 @@ def test_loss_and_gradient_equal_the_padded_model_s(family, reduction):
     ours_gradient = gradient(model, ours)
     assert ours.item() == pytest.approx(plain.item(), rel=1e-6)
     assert (ours_gradient - plain_gradient).norm() / plain_gradient.norm() < 1e-6
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_capped_scores_in_one_flex_attention_equal_those_record_by_record(window):
+    """Off by default, for it has not run on a GPU; on a CPU torch has its forward pass alone."""
+    torch.manual_seed(0)
+    lengths = [len(row.ids) for row in rows()]
+    starts = np.cumsum([0, *lengths])
+    segments = Segments(tuple(itertools.pairwise(starts.tolist())), torch.from_numpy(starts.astype(np.int32)))
+    q, k, v = torch.randn(1, 4, starts[-1], 16), *torch.randn(2, 1, 2, starts[-1], 16)
+    expected, _ = segment_attention(
+        torch.nn.Module(), q, k, v, None, segments=segments, scaling=0.3, sliding_window=window, softcap=2.0
+    )
+    ours = attention._flex(q, k, v, segments, 0.3, window, 2.0)
+    assert not attention.uses_untried() and ours.shape == expected.shape
+    assert (ours - expected).abs().max() < 1e-6
+
+
+def test_wide_heads_take_the_kernel_on_large_cards_and_elsewhere_on_request(monkeypatch):
+    def takes(head: int, capability: tuple[int, int]) -> bool:
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        query = SimpleNamespace(is_cuda=True, dtype=torch.bfloat16, device=None, shape=(1, 1, 1, head))
+        return attention.has_varlen_kernel(query)  # type: ignore[arg-type]
+
+    assert takes(256, (9, 0)) and takes(192, (8, 6)) and not takes(256, (8, 6)) and not takes(64, (7, 5))
+    monkeypatch.setenv(attention.UNTRIED, "1")
+    assert takes(256, (8, 6)) and not takes(256, (7, 5)) and not takes(264, (9, 0))
 
 
 def test_every_listed_family_is_compared_and_others_are_padded():
@@ -248,3 +283,34 @@ class Moved(TorchDispatchMode):
         parts = made if isinstance(made, tuple | list) else [made]
         self.numbers += sum(part.numel() for part in parts if isinstance(part, torch.Tensor))
         return made
+
+
+@pytest.mark.slow
+def test_on_real_weights_loss_and_gradient_are_as_near_to_double_precision_as_the_plain_ones(capsys):
+    """The embedded model, whose activations are far larger than a random one's; four of the project's records."""
+    folder = embedded_model()
+    encoder = Encoder(AutoTokenizer.from_pretrained(folder))
+    records = [Correction(**row) for row in read_rows(TEMPLATE, 4)]
+    tokens, _ = tokenise(records, RunPrompts(CORRECTION), encoder, 512)
+    weights = row_weights([row.target_length for row in tokens], 4, "token")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).train()
+
+    def measured(flat: bool) -> tuple[float, torch.Tensor]:
+        objective = Objective(model, flat)
+        value = objective(collate(tokens, weights, Layout(flat, 4, 4096, 0)))
+        result = value.item(), gradient(model, value).double()
+        objective.set_flat(False)
+        return result
+
+    ours, plain = measured(True), measured(False)
+    model.double()
+    exact = measured(False)
+    size = exact[1].norm()
+    apart = (ours[1] - plain[1]).norm() / size
+    errors = [(abs(loss / exact[0] - 1), float((grad - exact[1]).norm() / size)) for loss, grad in (ours, plain)]
+    with capsys.disabled():
+        print(
+            f"\nreal weights: gradient {apart:.1e} from the plain one; loss and gradient from double precision: {errors}"
+        )
+    assert abs(ours[0] / plain[0] - 1) < 1e-6 and apart < 5e-6
+    assert errors[0][0] < errors[1][0] + 1e-6 and errors[0][1] < 1.1 * errors[1][1]

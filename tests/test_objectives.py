@@ -19,8 +19,9 @@ from test_standing import card, flags
 from aligner.cli import main
 from aligner.inference.corrector import Corrector, Settings
 from aligner.inference.guard import Guard
+from aligner.known_prompts import FEEDBACK, KNOWN, METAALIGNER_HH_RLHF, OBJECTIVES
 from aligner.objectives import PUBLISHED, read_objectives, sentences, split_objectives
-from aligner.prompts import FEEDBACK, KNOWN, METAALIGNER_HH_RLHF, OBJECTIVES, PromptTemplate
+from aligner.prompts import PromptTemplate
 from aligner.records import Correction, DataError, Skipped, UserError
 from aligner.training.datasets.mixture import mix
 from aligner.training.datasets.options import Options

@@ -22,9 +22,13 @@ def process(tiny_model, tmp_path_factory) -> dict[str, Any]:
 
 
 def test_a_closed_engine_holds_no_model_states_at_any_zero_stage(process):
-    for zero_stage, during, after in process["lives"]:
+    for zero_stage, during, _, after in process["lives"]:
         assert during > 500_000, "weights and two moments of 50,000 parameters in fp32"
         assert after < 8_000, f"ZeRO-{zero_stage} keeps {after} of {during} bytes"
+
+
+def test_recomputing_leaves_nothing_behind_from_one_micro_batch_to_the_next(process):
+    assert [stacked for _, _, stacked, _ in process["lives"]] == [0, 0, 0]
 
 
 def test_nor_does_a_run_of_two_stages(process):
@@ -35,3 +39,7 @@ def test_a_run_that_is_to_stop_does_not_begin_another_stage_and_goes_on_with_it(
     assert process["text"] == "stopped after the identity stage, which is saved. The same command goes on from there."
     assert process["left"] == ["identity"]
     assert process["warm_up_untouched"] and process["updates"] == 2
+
+
+def test_training_holds_the_text_of_no_record(process):
+    assert process["held"] == [0, 0], "at each of the two updates: their ids are enough"

@@ -2,7 +2,8 @@
 
 import pytest
 
-from aligner.prompts import CORRECTION, DEFAULT, EDIT_PAIR, KNOWN, PromptTemplate, find_template
+from aligner.known_prompts import EDIT_PAIR, KNOWN, find_template
+from aligner.prompts import CORRECTION, DEFAULT, PromptTemplate
 from aligner.records import UserError
 
 

@@ -16,7 +16,8 @@ from transformers import AutoTokenizer
 from aligner.card import Card, read_card, write_card
 from aligner.cli import main
 from aligner.inference.corrector import Corrector, Settings
-from aligner.prompts import EDIT_PAIR, PromptTemplate
+from aligner.known_prompts import EDIT_PAIR
+from aligner.prompts import PromptTemplate
 from aligner.training.checkpoint.model_card import model_card
 from aligner.training.checkpoint.push import publishable
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ROOT
+from selenium.webdriver.support.wait import WebDriverWait
 from test_correct_file import write
 from test_systems import compete
 
@@ -59,6 +61,41 @@ def test_the_report_filters_sorts_and_runs_no_script_of_an_answer(browser, tmp_p
     assert not browser.find_elements("css selector", "#rows script, #rows img, #rows b")
     assert article.find_element("css selector", "ins").text.strip() == "more"
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_texts_of_many_pairs_lie_beside_the_page_and_are_read_when_shown_or_searched(browser, tmp_path, monkeypatch):
+    monkeypatch.setattr("aligner.evaluation.report.IN_THE_PAGE", 30)
+    monkeypatch.setattr("aligner.evaluation.report.IN_A_FILE", 25)
+    rows = [{"question": f"question {n}", "answer": f"answer {n} old" * 9, "corrected": f"answer {n} new", "label": "tie"}
+            for n in range(90)]  # fmt: skip
+    rows[77] |= {"question": ATTACK, "label": "after"}  # the best, so that it is shown last
+    page = report(tmp_path, rows)
+    [folder] = (tmp_path / "out").glob("report-*")
+    assert sorted(file.name for file in folder.iterdir()) == ["0.js", "1.js", "2.js"]
+    assert "question 89" not in (tmp_path / "out" / "report.html").read_text()
+    browser.get(page)
+    find = lambda name: browser.find_element("id", name)  # noqa: E731
+    wait = lambda count: WebDriverWait(browser, 10).until(  # noqa: E731
+        lambda _: len(browser.find_elements("css selector", "#rows article")) == count
+    )
+
+    def choose(name: str, value: str) -> None:
+        script = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))"
+        browser.execute_script(script, find(name), value)
+
+    wait(40)
+    read = lambda: [script.get_attribute("src")[-4:] for script in browser.find_elements("css selector", "script[src]")]  # noqa: E731
+    assert read() == ["0.js"], "ten of the forty were not in the page"
+    choose("search", "owned")
+    wait(1)
+    assert find("rows").text.startswith(ATTACK) and find("count").text == "1 of 90" and len(read()) == 3
+    assert browser.title == "Aligner: evaluation" and not browser.find_elements("css selector", "#rows script, #rows b")
+    report(tmp_path, rows[:60])
+    assert folder not in (tmp_path / "out").glob("report-*"), "an earlier report's texts are gone"
+    browser.get(page)
+    shutil.rmtree(*(tmp_path / "out").glob("report-*"))
+    choose("search", "question 3")
+    WebDriverWait(browser, 10).until(lambda _: "keep the folder report-" in find("count").text)
 
 
 def bars(browser: Any) -> list[str]:

@@ -165,11 +165,11 @@ def processes_of(folder: Path) -> list[int]:
     return [pid for pid in found if pid != os.getpid()]
 
 
-def kill_when(moment, command: list[str], folder: Path) -> None:
+def kill_when(moment, command: list[str], folder: Path, **variables: str) -> None:
     """Start a run and kill -9 all of it as soon as `moment()` holds."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", **variables}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not moment():
         assert process.poll() is None and time.monotonic() < deadline, "the moment never came"
         time.sleep(0.0005)

@@ -12,8 +12,9 @@ from conftest import ROOT
 from transformers import AutoTokenizer
 
 from aligner.demo import embedded_model
+from aligner.known_prompts import EMPATHY
 from aligner.launch.report import examples, next_command, show_examples
-from aligner.prompts import CORRECTION, EMPATHY, PromptTemplate
+from aligner.prompts import CORRECTION, PromptTemplate
 from aligner.training.checkpoint.model_card import model_card
 from aligner.training.datasets.registry import REGISTERED
 from aligner.training.datasets.run_prompts import RunPrompts

@@ -19,7 +19,8 @@ from aligner.inference.corrector import CorrectionRequest, Corrector, NoRoom, Se
 from aligner.inference.guard import Guard, code_blocks, markers_of, runs_on
 from aligner.inference.served import UpstreamModel
 from aligner.inference.servers import Server
-from aligner.prompts import CORRECTION, EDIT_PAIR
+from aligner.known_prompts import EDIT_PAIR
+from aligner.prompts import CORRECTION
 from aligner.records import UserError
 
 

@@ -128,7 +128,7 @@ def test_overlength_can_drop_or_stop(tokenizer):
 
 
 def test_nothing_left_is_an_error_that_says_why(tokenizer):
-    with pytest.raises(UserError, match=r"no row is left.*leaves no room"):
+    with pytest.raises(UserError, match=r"no row is left.*leaves no room.*Raise --max_length"):
         only([record(answer="word " * 300)], tokenizer, max_length=50)
 
 

@@ -23,8 +23,8 @@ LINES = {
     "a word too many": ("export update-5 --output m again", "nothing takes 'again'"),
     "nothing": ("serve", "the following arguments are required: --model, --upstream_url"),
     "no number": (
-        "correct --model a --input b --output c --rounds two",
-        "argument --rounds: invalid int value: 'two'",
+        "correct --model a --input b --output c --passes two",
+        "argument --passes/--rounds: invalid int value: 'two'",
     ),
 }
 

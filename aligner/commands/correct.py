@@ -47,7 +47,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="of MT-Bench's answers: question.jsonl (beside them, or one folder above)",
     )
     add("--retry_failed", action="store_true", help="correct again the rows of --output that failed, and no others")
-    add("--rounds", type=int, default=1, metavar="N", help="feed corrections back in, so many times in all (1)")
+    add("--passes", "--rounds", type=int, default=1, metavar="N", help="feed corrections back in, N times in all (1)")
     instruction = parser.add_mutually_exclusive_group()
     instruction.add_argument(
         "--objectives",

@@ -26,7 +26,7 @@ def named_fields(columns: Columns) -> dict[str, tuple[str, ...]]:
 @dataclass(frozen=True, slots=True)
 class Pair:
     """An answer and its correction. `upstream`, `category`: fields of the row, or empty. `settled`: whether the last
-    of several passes changed nothing any more (idempotence, after `--rounds`); None of a single one. `unfinished`: whether its
+    of several passes changed nothing any more (idempotence, after `--passes`); None of a single one. `unfinished`: whether its
     correction had no room or no end."""
 
     origin: Origin

@@ -1,8 +1,13 @@
-"""The report: one HTML file that opens from the disk and needs no network. The models' texts are in it as data, shown as text."""
+"""The report: an HTML file that opens from the disk and needs no network. The models' texts are in it as data, shown as text.
+
+Of many pairs the file holds the figures of all and the texts of the first; the other texts lie in files beside it, which the
+page reads when it shows them.
+"""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -13,7 +18,7 @@ from typing import Any
 from aligner.evaluation.figures import KINDS
 from aligner.evaluation.judging import Verdict
 from aligner.evaluation.pairs import Pair
-from aligner.files import write_text
+from aligner.files import remove_folder, whole_folder, write_text
 from aligner.parsing import json_value
 from aligner.plots import draw_histogram, draw_loss, draw_plane, draw_shift, draw_sweep
 from aligner.quality.edits import diff, edits
@@ -21,6 +26,8 @@ from aligner.readers.rows import read_rows
 from aligner.records import DataError, UserError
 
 PAGE = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
+IN_THE_PAGE = 2_000  # pairs whose texts are in the page itself: it opens and is searched at once
+IN_A_FILE = 500  # pairs of each file beside it
 
 
 def write_report(
@@ -31,29 +38,58 @@ def write_report(
     curves: list[dict[str, Any]] | None = None,
 ) -> None:
     """Write the page: the tables, the pictures, and every pair as a diff with its verdicts."""
-    rows = [_row(pair) for pair in pairs]
-    places = {id(pair): place for place, pair in enumerate(pairs)}
+    judged: dict[int, list[Verdict]] = {id(pair): [] for pair in pairs}
     for each in verdicts:
-        verdict = {"dimension": each.dimension, "outcome": each.outcome, "error": each.error, "replies": each.replies}
-        rows[places[id(each.pair)]]["verdicts"].append(verdict)
-    data = {**report, "rows": rows, "pictures": _pictures(report, verdicts, curves)}
+        judged[id(each.pair)].append(each)
+    rows = sorted(((_row(pair, judged[id(pair)]), pair) for pair in pairs), key=lambda row: _worst_first(row[0]))
+    texts = [_texts(pair, judged[id(pair)]) for _, pair in rows]
+    beside = texts[IN_THE_PAGE:]
+    folder = f"{path.stem}-{hashlib.sha256(json.dumps(beside).encode()).hexdigest()[:8]}" if beside else ""
+    if beside:
+        _write_beside(path.with_name(folder), beside)
+    shown = {"rows": [row for row, _ in rows], "texts": texts[:IN_THE_PAGE], "in_a_file": IN_A_FILE, "folder": folder}
+    data = {**report, **shown, "pictures": _pictures(report, verdicts, curves)}
     write_text(path, PAGE.replace("DATA", _as_script(data)))
+    for earlier in path.parent.glob(f"{path.stem}-{'?' * 8}"):
+        if earlier.name != folder:
+            remove_folder(earlier)
 
 
-def _row(pair: Pair) -> dict[str, Any]:
+def _row(pair: Pair, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """What the page filters and sorts by."""
     figures = edits(pair.before, pair.after)
     return {
         "row": pair.origin.row,
-        "question": pair.question,
         "upstream": pair.upstream,
         "category": pair.category,
         "same": figures.identical,
         "similarity": round(figures.similarity, 3),
         "before": len(pair.before),
         "after": len(pair.after),
-        "verdicts": [],
-        "diff": [[kind, text] for kind, text in diff(pair.before, pair.after)],
+        "verdicts": [[each.dimension, each.outcome] for each in verdicts],
     }
+
+
+def _worst_first(row: dict[str, Any]) -> tuple[int, float]:
+    """The order in which the page shows the rows at first: the texts of the first are in it."""
+    return sum(outcome or 0 for _, outcome in row["verdicts"]), row["similarity"]
+
+
+def _texts(pair: Pair, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """What the page shows of a pair."""
+    return {
+        "question": pair.question,
+        "diff": [[kind, text] for kind, text in diff(pair.before, pair.after)],
+        "replies": [{"error": each.error, "replies": each.replies} for each in verdicts],
+    }
+
+
+def _write_beside(folder: Path, texts: Sequence[dict[str, Any]]) -> None:
+    """Texts in files that a page from the disk may read: scripts, for it may read nothing else."""
+    with whole_folder(folder) as partial:
+        for number, start in enumerate(range(0, len(texts), IN_A_FILE)):
+            part = _as_script(texts[start : start + IN_A_FILE])
+            write_text(partial / f"{number}.js", f"texts_of({number}, {part});\n")
 
 
 def _as_script(value: Any) -> str:

@@ -82,7 +82,7 @@ def job_of(config: CorrectConfig) -> CorrectionJob:
         config.input,
         config.output,
         stack,
-        config.rounds,
+        config.passes,
         config.feedback,
         _upstream_of(config),
         parse_columns(config.columns, "") or QAC,

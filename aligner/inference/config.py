@@ -32,7 +32,7 @@ class CorrectConfig:
     model: str | None = None
     stack: tuple[str, ...] | None = None
     columns: tuple[str, ...] = ()
-    rounds: int = 1
+    passes: int = 1
     feedback: str | None = None
     objectives: tuple[str, ...] = ()
     sample: bool = False
@@ -59,7 +59,7 @@ class CorrectConfig:
         require_at_least_one(
             batch_size=self.options.batch_size,
             max_new_tokens=self.options.max_new_tokens,
-            rounds=self.rounds,
+            passes=self.passes,
             concurrency=self.concurrency,
         )
         refuse_overwriting(self.output, self.input)

@@ -1,8 +1,8 @@
 """A file of answers -> a file of corrected ones, in order. A job that is killed continues without losing or repeating a row.
 
 First the upstream generates the answers that are missing. Then come the passes: every Aligner of the stack corrects the output
-of the one before it, for the given number of rounds. Finished rows are kept in a journal beside the output until the output is
-complete.
+of the one before it, as many times through the stack as asked for. Finished rows are kept in a journal beside the output until
+the output is complete.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class CorrectionJob:
     input: str
     output: str
     stack: Sequence[StackedAligner]
-    rounds: int = 1
+    passes: int = 1
     feedback: str | None = None
     upstream: UpstreamModel | None = None
     columns: Columns = QAC
@@ -106,7 +106,7 @@ def correct_file(job: CorrectionJob, progress: Progress) -> CorrectionSummary:
         raise next(
             (item.fault for item in items if item.fault), UserError(f"{job.input}: has no rows. Check the path.")
         )
-    about = {"input": sha256_of(job.input), "rounds": job.rounds, "feedback": job.feedback, **job.about}
+    about = {"input": sha256_of(job.input), "rounds": job.passes, "feedback": job.feedback, **job.about}
     if job.retry_failed:
         about["output"] = sha256_of(job.output)
     guard = {**asdict(job.guard), "scripts": list(job.guard.scripts)}
@@ -116,13 +116,13 @@ def correct_file(job: CorrectionJob, progress: Progress) -> CorrectionSummary:
     journal = Journal(journal_file, about)
     try:
         upstream_answers = _ask(job.upstream, items, journal, progress) if job.upstream else 0
-        passes = job.rounds * len(job.stack)
+        count = job.passes * len(job.stack)
         if len(job.stack) == 1:  # the same in every round: opened once
             job = replace(job, stack=[replace(job.stack[0], open=functools.cache(job.stack[0].open))])
-        for number in range(passes):
+        for number in range(count):
             _pass(job, number, items, journal, progress)
-        summary = _summary(job, items, journal, upstream_answers, passes)
-        anew = (_output(item, row, journal, passes) for row, item in enumerate(items))
+        summary = _summary(job, items, journal, upstream_answers, count)
+        anew = (_output(item, row, journal, count) for row, item in enumerate(items))
         write_lines(job.output, [next(anew) if row is None else row for row in earlier])
     except BaseException:
         journal.close()
@@ -179,7 +179,7 @@ def _pass(job: CorrectionJob, number: int, items: Sequence[Item], journal: Journ
             CorrectionRequest(item.text("question"), _input(number, row, item, journal), _feedback(job, member, item))
             for row, item in ((row, items[row]) for row in left)
         ]
-        name = "correcting" if job.rounds * len(job.stack) == 1 else f"{kind}, {member.name}"
+        name = "correcting" if job.passes * len(job.stack) == 1 else f"{kind}, {member.name}"
         for place, outcome in progress(aligner.stream(requests), total=len(left), desc=name):
             journal.add(kind, left[place], _result(outcome, requests[place], job.guard, member.markers))
     for row, item in enumerate(items):

@@ -59,7 +59,9 @@ def disk_need(config: RunConfig) -> tuple[float, Check | None]:
         )
     except UserError as error:
         return 0.0, Check("base model", BAD, str(error).split(". ")[0], "Check --model_name_or_path and the network")
-    states = (config.output.save_total_limit + 1) * 12.12 if config.output.save_interval else 0
+    states = (
+        (config.output.save_total_limit + 1) * 12.12 if config.output.save_interval or config.output.save_minutes else 0
+    )
     return parameters * (states + 4), None
 
 

@@ -10,7 +10,7 @@ from aligner.models import load_tokenizer
 from aligner.terminal import print_lines
 from aligner.training.config import RunConfig
 from aligner.training.datasets.rated import length_ratios
-from aligner.training.distributed.hardware import gpu_memory
+from aligner.training.distributed.hardware import gpu_memory, gpus_here
 from aligner.training.distributed.hosts import read_hostfile
 from aligner.training.planning.memory import size_of
 from aligner.training.planning.memory_plan import (
@@ -52,7 +52,7 @@ def memory_summary(config: RunConfig, ranks: int) -> list[str]:
     size, per_node = size_of(shape, config.lora), ranks
     if config.launch.hostfile:
         per_node = max(host.slots for host in read_hostfile(config.launch.hostfile))
-    hardware = Hardware(ranks, per_node, gpu_memory())
+    hardware = Hardware(ranks, per_node, gpu_memory(), on_cpu=not (gpus_here() or config.launch.hostfile))
     settled = settle_recomputing(config, shape, size, hardware)
     need = need_of(settled, shape, size, hardware)
     lines = [f"memory ({size.parameters:,} parameters; 'aligner plan' has more)", recomputing_line(config, settled)]

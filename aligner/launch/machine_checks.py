@@ -117,8 +117,10 @@ def limits() -> Iterator[Check]:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     granted = _limit("memory.max", "memory/memory.limit_in_bytes")
     memory = min(total, int(granted) / 1e9) if granted.isdigit() else total
-    remedy = "The first command needs 4 GB a rank: ask for more (--mem, resources.limits.memory)"
-    yield _check("memory", f"{memory:,.1f} of {total:,.1f} GB", (memory < 4, BAD, remedy))
+    remedy = "The first command needs 8 GB on one rank: ask for more (--mem, resources.limits.memory)"
+    yield _check(
+        "memory", f"{memory:,.1f} of {total:,.1f} GB", (memory < 4, BAD, remedy), (memory < 8, WARNING, remedy)
+    )
     try:
         shm = shutil.disk_usage("/dev/shm").free / 1e6
     except OSError:

@@ -21,7 +21,7 @@ from aligner.training.datasets.damage import DamagePlan, damage_plan
 from aligner.training.datasets.mixture import Source
 from aligner.training.datasets.supervised import Tokens
 from aligner.training.stages import BEFORE, Stage, StageData
-from aligner.training.train_log import read_log
+from aligner.training.train_log import evaluations, read_log
 
 if TYPE_CHECKING:
     from aligner.inference.corrector import Corrector
@@ -39,10 +39,10 @@ def examples(tokens: Sequence[Tokens], sources: Sequence[Source], count: int = 3
     """The first row of each source, and further ones up to `count`: each data set may have a prompt of its own."""
     places = [set(source.files) or {source.path} for source in sources]
     firsts = [next((row for row in tokens if row.origin.file in files), None) for files in places]
-    chosen: dict[int, Tokens] = {id(row): row for row in firsts if row}
+    chosen = {row.origin: row for row in firsts if row}
     for row in tokens[:count]:
         if len(chosen) < count:
-            chosen[id(row)] = row
+            chosen[row.origin] = row
     return list(chosen.values())
 
 
@@ -66,13 +66,13 @@ def held_out_losses(stages: Sequence[Stage], export: str) -> list[tuple[str, flo
     """
     losses: list[tuple[str, float]] = []
     for stage in stages:
-        values = [line["eval_loss"] for line in read_log(stage.folder) if "eval_loss" in line]
+        values = [loss for _, loss in evaluations(read_log(stage.folder))]
         if values:
             losses += [] if losses else [("before", values[0])]
             if stage.name != "correction":
                 losses.append((f"after the {BEFORE[stage.name]}", values[-1]))
             else:
-                losses.append(("after the correction", min(values[1:]) if export == "best" else values[-1]))
+                losses.append(("after the correction", min(values[1:] or values) if export == "best" else values[-1]))
     return losses
 
 

@@ -8,8 +8,8 @@ from functools import partial
 from aligner.console import progress
 from aligner.encoder import Encoder, warn_of_lost_newlines
 from aligner.files import refuse_overwriting
+from aligner.known_prompts import CHAT
 from aligner.objectives import read_objectives
-from aligner.prompts import CHAT
 from aligner.quality.check import DataReport, examine, examine_tokens
 from aligner.quality.config import COUNTED, CheckConfig
 from aligner.records import UserError

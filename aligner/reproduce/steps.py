@@ -178,7 +178,7 @@ def measuring_steps(experiment: Experiment, folder: Path, name: str, side: str, 
     steps.append(Step(f"losses of {name}, {side}", words, output / "losses" / "report.json", answers * each, rows))
     if experiment.passes > 1:
         file = output / "passes.jsonl"
-        flags = {"model": model, "input": rows, "output": file, "rounds": experiment.passes}
+        flags = {"model": model, "input": rows, "output": file, "passes": experiment.passes}
         words = ("aligner", "correct", *words_of({**flags, "max_new_tokens": 256}))
         steps.append(Step(f"passes of {name}, {side}", words, file, answers * experiment.passes * each, rows))
     return steps

@@ -200,6 +200,10 @@ class OutputConfig:
         choices=("last", "best"),
     )
     save_interval: int = flag(100, "updates between two resume states (and one at the end); 0: none")
+    save_minutes: float | None = flag(
+        None,
+        "minutes between two resume states, beside those of save_interval (0 there: these alone, and one at the end)",
+    )
     save_total_limit: int = flag(1, "resume states to keep")
     resume: str = flag(
         "auto",

@@ -49,6 +49,8 @@ def check_values(config: RunConfig) -> None:
     for name, rate in {"lr": o.lr, "identity_learning_rate": o.identity_learning_rate}.items():
         if rate is not None and not 0 < rate < float("inf"):
             raise UserError(f"--{name} is {rate}: it must be above 0.")
+    if output.save_minutes is not None and not 0 < output.save_minutes < float("inf"):
+        raise UserError(f"--save_minutes is {output.save_minutes}: it must be above 0.")
     if not 0 <= o.weight_decay < float("inf") or o.seed < 0:
         raise UserError("--weight_decay and --seed must be at least 0.")
 

@@ -16,9 +16,10 @@ from aligner.chat_prompt import chat_prompt
 from aligner.console import progress
 from aligner.demo import locate
 from aligner.encoder import Encoder, warn_of_lost_newlines
+from aligner.known_prompts import CHAT, EQUAL
 from aligner.models import fingerprint, load_config, load_tokenizer, positions_of
 from aligner.objectives import read_objectives
-from aligner.prompts import CHAT, EQUAL, PromptTemplate
+from aligner.prompts import PromptTemplate
 from aligner.records import Correction, Skipped, UserError
 from aligner.training.config import OptimizationConfig, RunConfig, fingerprint_fields
 from aligner.training.datasets import cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,3 +22,9 @@ def read_log(folder: str | Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return [line for line in lines if isinstance(line, dict)]
+
+
+def evaluations(lines: Iterable[Mapping[str, Any]]) -> list[tuple[int, float]]:
+    """The update and the held-out loss of each evaluation whose loss was finite."""
+    losses = [(line["update"], line["eval_loss"]) for line in lines if line.get("eval_loss") is not None]
+    return [(update, loss) for update, loss in losses if math.isfinite(loss)]

@@ -25,7 +25,8 @@ from transformers import PreTrainedModel
 
 from aligner.demo import locate
 from aligner.models import load_config, load_model, quiet_libraries
-from aligner.training.config import DataConfig, LaunchConfig, OptimizationConfig
+from aligner.training.checkpoint.state_writer import StateWriter
+from aligner.training.config import DataConfig, LaunchConfig, OptimizationConfig, OutputConfig
 from aligner.training.datasets.supervised import IGNORED
 from aligner.training.distributed.launcher_variables import free_port
 from aligner.training.distributed.ranks import Ranks, connect
@@ -83,9 +84,8 @@ def run_side(args: argparse.Namespace) -> None:
     plan = plan_of(o, len(rows), ROWS_PER_UPDATE, ranks.count)
     engine, losses = engine_of(args.side, o, plan, args.zero_stage, ranks), Losses()
     layout = Layout(args.side == "ours", original.ROWS, TOKENS, 0, target_cost=0.2)
-    state = TrainState(
-        engine, rows, [], plan, o, DataConfig(), layout, layout, losses, lambda update: None, 0, False, lambda: False
-    )  # type: ignore[arg-type]
+    writer = StateWriter(engine, Path(args.data).parent, {}, OutputConfig(save_interval=0), keep_best=False)
+    state = TrainState(engine, rows, [], plan, o, DataConfig(), layout, layout, losses, writer, lambda: False)  # type: ignore[arg-type]
     ranks.wait()
     began, used = time.perf_counter(), time.process_time()
     train(state, 0)

@@ -68,7 +68,7 @@ def refuse_infinite_gradients(model_folder: str, stage: int) -> dict:
     torch.manual_seed(0)  # dropout
     heard = []  # the request comes while the last micro-batch is under way, and on one rank alone
     hook = engine.model.lm_head.weight.register_hook(lambda gradient: heard.append(ranks.rank == 1))
-    _, stop = engine.accumulate([collate([row], [1 / 24], Layout(True, 1, 100, 0))], lambda: any(heard))
+    _, [stop] = engine.accumulate([collate([row], [1 / 24], Layout(True, 1, 100, 0))], lambda: [any(heard)])
     hook.remove()
     rate, norm = engine.update()
     engine.close()

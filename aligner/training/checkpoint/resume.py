@@ -7,7 +7,6 @@ to refuse a folder or to find the run complete; the first rank calls it for all 
 from __future__ import annotations
 
 import logging
-import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from aligner.locks import take
 from aligner.records import UserError
 from aligner.training.config import RunConfig
 from aligner.training.stages import BEFORE, Stage, make_card, records_per_update, stage_data, stages, stages_to_train
-from aligner.training.train_log import read_log
+from aligner.training.train_log import evaluations, read_log
 
 log = logging.getLogger("aligner")
 STATE_NAME = re.compile(r"update-(\d+)")
@@ -145,9 +144,8 @@ def states(output: Path) -> list[Path]:
 def best_state(output: Path) -> Path | None:
     """The whole resume state with the lowest held-out loss in the log, the earliest of equals; None where none was evaluated."""
     kept = {path.name: path for path in states(output)}
-    losses = [(line["eval_loss"], line["update"]) for line in read_log(output) if "eval_loss" in line]
-    evaluated = [(loss, f"update-{update}") for loss, update in sorted(losses) if math.isfinite(loss)]
-    return next((kept[name] for _, name in evaluated if name in kept), None)
+    by_loss = sorted((loss, update) for update, loss in evaluations(read_log(output)))
+    return next((kept[name] for _, update in by_loss if (name := f"update-{update}") in kept), None)
 
 
 def read_state(state: Path) -> dict[str, Any]:

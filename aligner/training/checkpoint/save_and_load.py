@@ -1,117 +1,38 @@
-"""Save, resume, export. Whatever a later step reads is written beside its place and renamed when it is whole."""
+"""A resume state -> an engine, and an engine -> a model folder, written beside its place and renamed when it is whole."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
-from aligner.file_systems import give_usual_mode, move_folder
-from aligner.files import COMPLETED, remove_folder, sha256_of, sync, write_json, write_text
+from aligner.files import remove_folder
 from aligner.quantised import unpacked
 from aligner.records import UserError
-from aligner.training.checkpoint.checksums import FILE, KIND, state_reader, tensor_checksum
+from aligner.training.checkpoint.checksums import state_reader
 from aligner.training.checkpoint.folder_writer import check_reopens, plan_folder, write_rest, write_weights
 from aligner.training.checkpoint.partitions import (
     flat_tensors,
     moments,
-    optimizer_steps,
     pieces,
     refresh_weights,
     set_optimizer_steps,
 )
-from aligner.training.checkpoint.resume import best_state, read_state, states
-from aligner.training.checkpoint.tensor_index import INDEX, Piece, saved_pieces
+from aligner.training.checkpoint.resume import read_state
+from aligner.training.checkpoint.tensor_index import Piece, saved_pieces
 from aligner.training.engine.adapters import merging, write_adapters
-from aligner.training.engine.engine import Engine, full_precision, gathered, numel, shape_of
+from aligner.training.engine.engine import Engine, full_precision, gathered, shape_of
 from aligner.training.stages import ADAPTER
-
-
-def save(engine: Engine, output: Path, state: dict[str, Any], keep: int, keep_best: bool) -> None:
-    """Save a resume state after update `state['update']` and remove all but the newest `keep`, and with `keep_best` the one
-    with the lowest held-out loss. Called by all ranks.
-
-    UserError on every rank where one cannot write; the states that were there are untouched then.
-    """
-    name = f"update-{state['update']}"
-    partial = output / "checkpoints" / f"{name}.partial"
-    engine.ranks.broadcast_from_rank0(lambda: make_room(partial, engine))
-    engine.ranks.all_succeed(lambda: write_rank(engine, partial))
-
-    def put_in_place() -> None:
-        own = {
-            "moves": optimizer_steps(engine),
-            "schedule": engine.schedule.last_epoch,
-            "scaler": engine.scaler_state(),
-            "checksums": KIND,
-        }
-        write_json(partial / "state.json", {**state, **own, "shapes": _shapes(engine)})
-        write_text(partial / COMPLETED, sha256_of(partial / "state.json"))
-        remove_folder(output / "checkpoints" / name)
-        move_folder(partial, output / "checkpoints" / name)
-        rotate(output, keep, keep_best)
-
-    engine.ranks.broadcast_from_rank0(put_in_place)
-
-
-def make_room(partial: Path, engine: Engine) -> None:
-    """An empty folder for a state. UserError where the disk has no room for it."""
-    remove_folder(partial)
-    partial.mkdir(parents=True)
-    need = sum(numel(p) for p in engine.model.parameters() if p.requires_grad) * 3 * 4 * 1.01
-    free = shutil.disk_usage(partial).free
-    if free < need:
-        partial.rmdir()
-        raise UserError(
-            f"{partial.parent} has {free / 1e6:,.1f} MB free, and a resume state takes {need / 1e6:,.1f}. Make room and run "
-            "the same command again: it goes on from the last state."
-        )
-
-
-def write_rank(engine: Engine, folder: Path) -> None:
-    """This rank's masters and moments, a file for each flat tensor, and the index of what they hold.
-
-    At stage 0 every rank has everything, and the first writes.
-    """
-    if engine.stage == 0 and not engine.ranks.first:
-        return
-    mine = folder / f"rank-{engine.ranks.rank:05}"
-    mine.mkdir()
-    checksums: dict[str, str] = {}
-    try:
-        for number, flat in enumerate(flat_tensors(engine)):
-            for kind, tensor in {"weight": flat, **moments(engine, flat)}.items():
-                file, whole = mine / f"{kind}-{number}.safetensors", tensor.detach().flatten().cpu()
-                checksums[file.name] = tensor_checksum(whole)
-                save_file({"flat": whole}, file)
-                give_usual_mode(file)
-                sync(file)
-        write_json(mine / INDEX, pieces(engine))
-        write_json(mine / FILE, {**checksums, INDEX: sha256_of(mine / INDEX)})
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{mine} cannot be written ({error}). The state before it is untouched: run the same command again to go on."
-        ) from None
-
-
-def rotate(output: Path, keep: int, keep_best: bool) -> None:
-    """Remove all but the newest `keep` whole states (and the best), and what a kill left half-written."""
-    kept = {*states(output)[-keep:], best_state(output) if keep_best else None}
-    for doomed in set((output / "checkpoints").glob("update-*")) - kept:
-        if doomed.is_dir():
-            remove_folder(doomed)
 
 
 def load(engine: Engine, checkpoint: Path) -> None:
     """Put weights, moments and schedule back to a resume state, by however many ranks and at whichever stage it was saved."""
     state = read_state(checkpoint)
-    for name, shape in _shapes(engine).items():
-        if state["shapes"].get(name) != shape:
+    for name, parameter in engine.model.named_parameters():
+        if state["shapes"].get(name) != (shape := list(shape_of(parameter))):
             raise UserError(
                 f"{checkpoint} was saved from another model: {name} was {state['shapes'].get(name)} and is {shape}."
             )
@@ -119,10 +40,6 @@ def load(engine: Engine, checkpoint: Path) -> None:
     set_optimizer_steps(engine, state["moves"])
     refresh_weights(engine)
     engine.restore_schedule(state["schedule"], state["scaler"])
-
-
-def _shapes(engine: Engine) -> dict[str, list[int]]:
-    return {name: list(shape_of(parameter)) for name, parameter in engine.model.named_parameters()}
 
 
 def _read_pieces(engine: Engine, checkpoint: Path) -> None:

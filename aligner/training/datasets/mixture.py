@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 
+from aligner.known_prompts import EQUAL, find_template
 from aligner.objectives import BETWEEN, sentences, shuffled
-from aligner.prompts import DEFAULT, EQUAL, PromptTemplate, find_template
+from aligner.prompts import DEFAULT, PromptTemplate
 from aligner.questions import question_key
 from aligner.records import Correction, DataError, Skipped, UserError
 from aligner.training.datasets.options import NO_OPTIONS, Options

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from aligner.prompts import EQUAL
+from aligner.known_prompts import EQUAL
 from aligner.records import Correction, Skipped
 
 SOURCES = (Path(__file__),)  # what decides the records besides a formatter

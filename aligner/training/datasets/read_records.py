@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from aligner.hub import is_hub_address, parse_address, read_hub
-from aligner.prompts import DEFAULT, find_template
+from aligner.known_prompts import find_template
+from aligner.prompts import DEFAULT
 from aligner.readers.rows import read_rows_lazily
 from aligner.records import Correction, DataError, Origin, Row, Skipped
 from aligner.texts import kind_of, text_fault

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from aligner.prompts import DEFAULT, PromptTemplate, find_template
+from aligner.known_prompts import find_template
+from aligner.prompts import DEFAULT, PromptTemplate
 from aligner.records import Correction, UserError
 
 

@@ -68,17 +68,19 @@ def tokenise(
                 tally.add(Tally.SPECIAL, record.origin)
             if record.feedback and not prompts.of(record).takes_feedback:
                 tally.add(Tally.UNREAD, record.origin)
-            if lost is not None and not _spelt(record.origin, lost, unspellable, tally):
+            if lost is not None and not _keep_unspellable(record.origin, lost, unspellable, tally):
                 continue
             if fitted := _fit(row, max_length, overlength, tally):
                 kept.append(fitted)
     tally.kept = len(kept)
     if not kept:
-        raise UserError(f"no row is left: {'; '.join(line.strip() for line in tally.lines())}. Raise --max_length.")
+        too_long = {Tally.NO_ROOM, Tally.TOO_LONG} & tally.places.keys()
+        remedy = "Raise --max_length" if too_long else "Choose --unspellable keep, or another base model"
+        raise UserError(f"no row is left: {'; '.join(line.strip() for line in tally.lines())}. {remedy}.")
     return kept, tally
 
 
-def _spelt(origin: Origin, lost: Counter[str], unspellable: str, tally: Tally) -> bool:
+def _keep_unspellable(origin: Origin, lost: Counter[str], unspellable: str, tally: Tally) -> bool:
     """Count a row whose correction the tokenizer cannot spell; whether it is kept."""
     if unspellable == "error":
         problem = f"'correction' holds what the tokenizer cannot spell ({told_losses(lost or {'': 1})})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +56,18 @@ def ranks_here(config: RunConfig) -> int:
 def gpu_memory() -> int | None:
     """Bytes of the smallest GPU here, or None where there is none."""
     return min((torch.cuda.get_device_properties(i).total_memory for i in range(gpus_here())), default=None)
+
+
+def spare_memory() -> int:
+    """Bytes of this host's memory that can still be taken, by the system's account and by its control group's limit."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    spare = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    with suppress(OSError, ValueError, StopIteration):  # no control group, or one without a limit
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        kinds = (line.split() for line in (group / "memory.stat").read_text().splitlines())
+        spare = min(spare, limit - used + next(int(size) for kind, size in kinds if kind == "inactive_file"))
+    return spare
 
 
 def threads_per_rank(ranks: int) -> int:

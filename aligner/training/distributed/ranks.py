@@ -37,6 +37,12 @@ class Ranks:
         """Whether this is the rank that prints and writes."""
         return self.rank == 0
 
+    def on_this_host(self) -> int:
+        """How many of the ranks run on this one's host."""
+        hosts: list[str] = [""] * self.count
+        dist.all_gather_object(hosts, socket.gethostname())
+        return hosts.count(socket.gethostname())
+
     def wait(self) -> None:
         """Return when all ranks have come here."""
         dist.barrier()

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from aligner.training.distributed.ranks import Ranks  # first: it sets the accelerator of a machine without a GPU
@@ -158,10 +159,10 @@ class Engine:
         return loss
 
     def accumulate(
-        self, batches: Sequence[MicroBatch], stop_requested: Callable[[], bool] = lambda: False
-    ) -> tuple[float, bool]:
-        """Forward and backward over this rank's share of one update. Returns the update's loss over all ranks, and whether
-        `stop_requested` holds on any of them by now.
+        self, batches: Sequence[MicroBatch], signals: Callable[[], Sequence[bool]] = tuple
+    ) -> tuple[float, list[bool]]:
+        """Forward and backward over this rank's share of one update. Returns the update's loss over all ranks, and which of
+        the `signals`, asked for at its end, hold on any of them.
 
         Raises FloatingPointError where the loss or a gradient is not finite; the weights are unchanged then.
         """
@@ -172,12 +173,14 @@ class Engine:
             self.deepspeed.set_gradient_accumulation_boundary(index == len(batches) - 1)
             part = self.forward(batch.to(self.ranks.device))
             self.deepspeed.backward(part * self.ranks.count, scale_wrt_gas=False)
+            # Recomputing stops as soon as it has what it needs, and leaves its modules on this stack, two a layer.
+            parameter_offload.FWD_MODULE_STACK.clear()
             loss += part.detach()
-        request = torch.tensor(float(stop_requested()), device=self.ranks.device)
-        total, nonfinite, stop = self.ranks.sum(torch.stack([loss, self._nonfinite, request]))
+        own = torch.tensor([float(signal) for signal in signals()], device=self.ranks.device)
+        total, nonfinite, *counts = self.ranks.sum(torch.cat([torch.stack([loss, self._nonfinite]), own]))
         if not self.scaled and (nonfinite or not math.isfinite(total)):
             raise FloatingPointError("a gradient is not finite" if math.isfinite(total) else f"the loss is {total}")
-        return total, bool(stop)
+        return total, [count > 0 for count in counts]
 
     def update(self) -> tuple[float, float]:
         """Clip the gradient, step the optimizer, advance the schedule. Returns the learning rate used and the gradient's norm."""
@@ -246,6 +249,11 @@ class Engine:
         cached: Any = vars(PartitionedParameterCoordinator)["_PartitionedParameterCoordinator__params_to_release"]
         inspect.getclosurevars(cached).nonlocals["func"].cache_clear()
         parameter_offload.FWD_MODULE_STACK.clear()
+
+
+def seed_dropout(seed: int, update: int, rank: int) -> None:
+    """Make dropout a function of (seed, update, rank), so that resuming needs no random state."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, update, rank]).generate_state(1)[0]))
 
 
 def release_memory() -> None:

@@ -2,8 +2,9 @@
 
     loss = sum over the update's target tokens of  weight x -log p(target | question, answer, correction so far)
 
-The weights sum to 1 over an update (batching.row_weights). objective.py applies this to a model; head_loss.py computes the
-same from hidden states, without the logits of a whole micro-batch at once.
+Summed over the target tokens of an update, the weights are 1 (batching.row_weights). objective.py applies this to a model;
+head_loss.py computes the same from hidden states, without the logits of a whole micro-batch at once. Suffixes of names are
+dimensions: B rows, L tokens, V vocabulary, T targets.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import torch
 
 from aligner.records import UserError
 from aligner.training.datasets.supervised import Tokens
+from aligner.training.datasets.token_table import lengths_of
 from aligner.training.engine.batching import Layout, MicroBatch, collate
 from aligner.training.engine.engine import Engine
 
@@ -33,7 +34,7 @@ def check_objective(engine: Engine, tokens: Sequence[Tokens], rows: int, pad: in
     if not few:
         return
     with torch.no_grad():
-        own = _own_loss(engine, few, max(tokens, key=lambda row: len(row.ids)), pad)
+        own = _own_loss(engine, few, tokens[int(np.argmax(lengths_of(tokens)))], pad)
         engine.deepspeed.eval()
         if engine.flat:
             flat = _loss(engine, collate(few, [1.0] * len(few), Layout(True, rows, 0, pad)), flat=True)

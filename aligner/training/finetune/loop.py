@@ -7,17 +7,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from aligner.records import UserError
+from aligner.training.checkpoint.state_writer import StateWriter
 from aligner.training.config import DataConfig, OptimizationConfig
 from aligner.training.datasets.supervised import Tokens
+from aligner.training.datasets.token_table import lengths_of, target_lengths_of
 from aligner.training.distributed.stop_signals import Stopped
 from aligner.training.engine.batching import Layout, MicroBatch, micro_batches, prefetch, row_weights, rows_of_update
-from aligner.training.engine.engine import Engine
-from aligner.training.finetune.metrics import Metrics
+from aligner.training.engine.engine import Engine, seed_dropout
+from aligner.training.finetune.metrics import Metrics, throughput
 from aligner.training.plan import Plan
 
 
@@ -34,9 +36,7 @@ class TrainState:
     layout: Layout
     evaluation_layout: Layout
     metrics: Metrics | None  # on the first rank
-    save: Callable[[int], None]
-    save_interval: int
-    save_evaluated: bool
+    states: StateWriter
     stop_requested: Callable[[], bool]  # whether this rank knows that the run is to stop
 
 
@@ -54,21 +54,35 @@ class Update:
         return {"update": self.number + 1, "epoch": self.epoch + 1}
 
 
+class Signals(NamedTuple):
+    """What some rank knows after an update: a stop is requested; a state is still being written; --save_minutes have passed."""
+
+    stop: bool
+    writing: bool
+    save_due: bool
+
+
 def train(state: TrainState, start: int) -> None:
-    """Make updates `start` to the last one (counted from 0). Raises Stopped after saving, where a rank knows of a request."""
+    """Make updates `start` to the last one (counted from 0); the last state is whole at the end. Raises Stopped, after saving,
+    where any rank was asked to stop."""
     if start == 0:
         evaluate(state, 0)
     for update in prefetch(partial(prepare_update, state), range(start, state.plan.updates)):
-        stop = make_update(state, update)
+        signals = make_update(state, update)
         done = update.number + 1
-        if stop:  # before an evaluation: who asks for a stop may not wait for long
-            state.save(done)
-        if is_evaluation_due(state, done):
+        if not signals.writing:
+            state.states.settle()
+        if signals.stop:  # whole before an evaluation: who asks for a stop may not wait for long
+            state.states.begin(done)
+            state.states.settle()
+        evaluated = is_evaluation_due(state, done)
+        if evaluated:
             evaluate(state, done)
-        if not stop and is_save_due(state, done):
-            state.save(done)
-        if stop and done < state.plan.updates:
+        if not signals.stop and (signals.save_due or state.states.is_due(done, state.plan.updates, evaluated)):
+            state.states.begin(done)
+        if signals.stop and done < state.plan.updates:
             raise Stopped(f"update {done}")
+    state.states.settle()
 
 
 def prepare_update(state: TrainState, number: int) -> Update:
@@ -80,44 +94,42 @@ def prepare_update(state: TrainState, number: int) -> Update:
     return Update(number, epoch, rows, micro_batches(state.train, rows, weights, state.layout, ranks.count, ranks.rank))
 
 
-def make_update(state: TrainState, update: Update) -> bool:
-    """This rank's share of the gradient, the step, and one line of the log. Returns whether to stop after it."""
+def own_signals(state: TrainState) -> Signals:
+    """What this rank knows, in the order of Signals."""
+    return Signals(state.stop_requested(), state.states.is_writing(), state.states.is_save_due())
+
+
+def make_update(state: TrainState, update: Update) -> Signals:
+    """This rank's share of the gradient, the step, and one line of the log. Returns what some rank knows after it."""
     began = time.perf_counter()
     seed_dropout(state.optimization.seed, update.number, state.engine.ranks.rank)
     try:
-        loss, stop = state.engine.accumulate(update.batches, state.stop_requested)
+        loss, known = state.engine.accumulate(update.batches, partial(own_signals, state))
     except FloatingPointError as error:
         return handle_nonfinite(state, update, str(error))
     rate, norm = state.engine.update()
     if state.engine.overflowed():
         reason = "its gradient is too large for fp16, whose loss scale is lowered; the weights were not changed"
         record_skipped(state, update, reason)
-        return stop
+        return Signals(*known)
     if state.metrics:
         step = {"loss": loss, "lr": rate, "grad_norm": norm if math.isfinite(norm) else None}
         seconds = time.perf_counter() - began
-        state.metrics.record({**update.numbers(), **step, **throughput(state, update, seconds)})
-    return stop
+        state.metrics.record({**update.numbers(), **step, **throughput(state.train, update.rows, seconds)})
+    return Signals(*known)
 
 
-def throughput(state: TrainState, update: Update, seconds: float) -> dict[str, float]:
-    """The tokens of an update and its seconds."""
-    tokens = sum(len(state.train[row].ids) for row in update.rows)
-    targets = sum(state.train[row].target_length for row in update.rows)
-    speed = round(tokens / seconds, 1)
-    return {"target_tokens": targets, "tokens": tokens, "seconds": round(seconds, 4), "tokens_per_second": speed}
-
-
-def handle_nonfinite(state: TrainState, update: Update, problem: str) -> bool:
+def handle_nonfinite(state: TrainState, update: Update, problem: str) -> Signals:
     """An update that is not finite: the weights stay as they are, and the run stops or goes on, as configured."""
     places = ", ".join(str(state.train[row].origin) for row in update.rows[:4])
     text = f"{problem}; the weights were not changed. Its records begin with {places}"
     if state.optimization.on_nonfinite == "stop":
+        state.states.settle()  # what was saved before it is not lost
         remedy = "Try a lower --lr, --bf16 instead of --fp16, or --on_nonfinite skip."
         raise UserError(f"update {update.number + 1}: {text}. {remedy}")
     state.engine.skip()
     record_skipped(state, update, text)
-    return state.engine.ranks.any(state.stop_requested())
+    return Signals(*(state.engine.ranks.any(signal) for signal in own_signals(state)))
 
 
 def record_skipped(state: TrainState, update: Update, reason: str) -> None:
@@ -126,31 +138,20 @@ def record_skipped(state: TrainState, update: Update, reason: str) -> None:
         state.metrics.record({**update.numbers(), "skipped": f"update {update.number + 1}: {reason}"})
 
 
-def seed_dropout(seed: int, update: int, rank: int) -> None:
-    """Make dropout a function of (seed, update, rank), so that resuming needs no random state."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, update, rank]).generate_state(1)[0]))
-
-
 def is_evaluation_due(state: TrainState, done: int) -> bool:
     """Whether to evaluate after `done` updates: at the end, and at each epoch's or interval's end as configured."""
     every = {"epoch": state.plan.updates_per_epoch, "steps": state.data.eval_interval, "none": state.plan.updates}
     return done == state.plan.updates or done % every[state.data.eval_strategy] == 0
 
 
-def is_save_due(state: TrainState, done: int) -> bool:
-    """Whether to save after `done` updates: at the end, at each interval's end, and after an evaluation where the best counts."""
-    at_interval = bool(state.save_interval) and (done % state.save_interval == 0 or done == state.plan.updates)
-    return at_interval or (state.save_evaluated and is_evaluation_due(state, done))
-
-
 def evaluate(state: TrainState, done: int) -> None:
-    """The held-out loss: the mean over all target tokens of the corrections, in both stages."""
+    """The held-out loss: the mean over all target tokens of the real corrections, in every stage."""
     if not state.held_out:
         return
     ranks = state.engine.ranks
-    rows = np.argsort([len(row.ids) for row in state.held_out], kind="stable")  # neighbours in length together
+    rows = np.argsort(lengths_of(state.held_out), kind="stable")  # neighbours in length together
     weights = np.ones(len(rows))
     batches = micro_batches(state.held_out, rows, weights, state.evaluation_layout, ranks.count, ranks.rank)
-    loss = state.engine.evaluate(batches) / sum(row.target_length for row in state.held_out)
+    loss = state.engine.evaluate(batches) / int(target_lengths_of(state.held_out).sum())
     if state.metrics:
-        state.metrics.record({"update": done, "eval_loss": loss})
+        state.metrics.record({"update": done, "eval_loss": loss if math.isfinite(loss) else None})

@@ -15,12 +15,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from aligner import network
 from aligner.console import NOW_AND_THEN, has_terminal, print_progress
 from aligner.files import write_lines, write_text
 from aligner.training.config import OutputConfig
+from aligner.training.datasets.supervised import Tokens
 from aligner.training.train_log import FILE, read_log
 
 RECENT = 50  # losses that a new one is compared with
@@ -34,6 +36,14 @@ def is_far_above(loss: float, recent: Sequence[float]) -> bool:
     middle = statistics.median(recent)
     usual = statistics.median(abs(value - middle) for value in recent)
     return loss > max(1.5 * middle, middle + 6 * usual)
+
+
+def throughput(records: Sequence[Tokens], rows: np.ndarray, seconds: float) -> dict[str, float]:
+    """The tokens of an update's rows, and its seconds."""
+    tokens = sum(len(records[row].ids) for row in rows)
+    targets = sum(records[row].target_length for row in rows)
+    speed = round(tokens / seconds, 1)
+    return {"target_tokens": targets, "tokens": tokens, "seconds": round(seconds, 4), "tokens_per_second": speed}
 
 
 class Metrics:
@@ -73,7 +83,8 @@ class Metrics:
                 f"loss {values['loss']:.3f}, lr {values['lr']:.1e}, {values['tokens_per_second']:,.0f} tokens/s"
             )
         else:
-            log.info("update %s: held-out loss %.4f", values["update"], values["eval_loss"])
+            loss = values["eval_loss"]
+            log.info("update %s: held-out loss %s", values["update"], "not finite" if loss is None else f"{loss:.4f}")
         for tracker in list(self._trackers):
             try:
                 tracker({name: value for name, value in values.items() if name != "skipped"})

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import chain
 from typing import Any
 
 from aligner.card import Card, write_card
@@ -20,7 +19,9 @@ from aligner.training.checkpoint import save_and_load
 from aligner.training.checkpoint.chat_template import set_chat_template
 from aligner.training.checkpoint.folder_writer import plan_folder
 from aligner.training.checkpoint.resume import RunState, begin_run, best_state, read_state
+from aligner.training.checkpoint.state_writer import StateWriter
 from aligner.training.config import RunConfig
+from aligner.training.datasets.token_table import lengths_of
 from aligner.training.distributed.ranks import Ranks
 from aligner.training.distributed.stop_signals import Stopped
 from aligner.training.engine.build import build_engine, layouts
@@ -33,7 +34,7 @@ from aligner.training.flags import rerun_script
 from aligner.training.planning.here import settled_recomputing
 from aligner.training.planning.memory_plan import with_flags
 from aligner.training.stages import Stage, check_positions, make_card, plan_of, sides_as_tokens, stage_data, stages
-from aligner.training.train_log import read_log
+from aligner.training.train_log import evaluations, read_log
 
 log = logging.getLogger("aligner")
 
@@ -46,7 +47,7 @@ def train_run(config: RunConfig, ranks: Ranks, stop_requested: Callable[[], bool
     if config.launch.gpus and not config.launch.hostfile and config.launch.gpus != ranks.count:
         raise UserError(f"--gpus is {config.launch.gpus} and {ranks.count} ranks were started. Leave it out.")
     settled = ranks.broadcast_from_rank0(partial(settled_recomputing, config, ranks.count))
-    config = with_flags(config, {"gradient_checkpointing": settled})  # this alone: other differences are to be noticed
+    config = with_flags(config, {"gradient_checkpointing": settled})  # alone: ranks that differ elsewhere are noticed
     remaining = ranks.broadcast_from_rank0(partial(begin_run, config, ranks.count))
     for stage in stages(config):
         if stage.name in remaining:
@@ -74,12 +75,13 @@ def train_stage(
     if ranks.first:
         write_text(stage.folder / "command.sh", rerun_script(config))
         announce(stage, plan, data, tally, held_out_tally)
+    del data  # the text of all records, which nothing reads any more
     engine = build_engine(config, stage, plan, ranks, tokenizer)
     plan_folder(engine.model)  # what could not be written in the end is refused here
     rows = min(stage.optimization.per_device_train_batch_size, plan.records)
     check_objective(engine, train_tokens, rows, tokenizer.pad_token_id)
     start = load_state(engine, run_state)
-    longest = max(len(row.ids) for row in chain(train_tokens, held_out))
+    longest = max(int(lengths_of(side).max()) for side in (train_tokens, held_out) if side)
     metrics = (
         Metrics(config.output, stage.folder, stage.name, plan.updates, start, card.config) if ranks.first else None
     )
@@ -92,9 +94,7 @@ def train_stage(
         config.data,
         *layouts(config, engine, tokenizer.pad_token_id, longest),
         metrics,
-        partial(save_state, engine, config, stage, card),
-        config.output.save_interval,
-        exports_best(config, stage),
+        state_writer(engine, config, stage, card),
         stop_requested,
     )
     with closing(metrics) if metrics else nullcontext():  # closed last: a tracker may take its time to send what it has
@@ -109,19 +109,26 @@ def load_state(engine: Engine, run_state: RunState) -> int:
         return 0
     save_and_load.load(engine, run_state.resume_from)
     done: int = read_state(run_state.resume_from)["update"]
-    log.info("going on after update %s", done)
+    log.info("resuming after update %s", done)
     return done
 
 
-def save_state(engine: Engine, config: RunConfig, stage: Stage, card: Card, update: int) -> None:
-    """Save a resume state, with the card of its run."""
-    about = {"update": update, "ranks": engine.ranks.count, "zero_stage": engine.stage, "card": asdict(card)}
-    save_and_load.save(engine, stage.folder, about, config.output.save_total_limit, exports_best(config, stage))
+def state_writer(engine: Engine, config: RunConfig, stage: Stage, card: Card) -> StateWriter:
+    """What writes a stage's resume states, each with the card of its run."""
+    about = {"ranks": engine.ranks.count, "zero_stage": engine.stage, "card": asdict(card)}
+    return StateWriter(engine, stage.folder, about, config.output, exports_best(config, stage))
 
 
 def exports_best(config: RunConfig, stage: Stage) -> bool:
-    """Whether the folder gets the weights with the lowest held-out loss; a warm-up's are always its last."""
+    """Whether the folder gets the weights with the lowest held-out loss; an earlier stage's are always its last."""
     return config.output.export == "best" and stage.name == "correction"
+
+
+def warn_of_no_gain(stage: Stage) -> None:
+    """Say it where no evaluation was as good as the one before the first update, of which there is no state."""
+    (first, before), *later = evaluations(read_log(stage.folder))
+    if first == 0 and later and before < min(loss for _, loss in later):
+        log.warning("training did not lower the held-out loss: it was %.4f before the first update", before)
 
 
 def finish(engine: Engine, tokenizer: Any, config: RunConfig, stage: Stage, card: Card) -> None:
@@ -129,7 +136,8 @@ def finish(engine: Engine, tokenizer: Any, config: RunConfig, stage: Stage, card
     if exports_best(config, stage) and (best := engine.ranks.broadcast_from_rank0(partial(best_state, stage.folder))):
         save_and_load.load(engine, best)
         card = replace(card, stage=f"{card.stage}, after {best.name.replace('-', ' ')}")
-        log.info("exporting %s, which has the lowest held-out loss", best.name)
+        log.info("exporting %s, which has the lowest held-out loss of the states", best.name)
+        warn_of_no_gain(stage)
     half = config.optimization.bf16 or config.optimization.fp16
     master = bool(half and not config.output.save_16bit)
     set_chat_template(tokenizer, card.prompt)

@@ -23,13 +23,16 @@ from aligner.training.planning.shapes import Shape
 GB = 1e9
 FILLED = 0.9  # of a GPU's memory, that `auto` lets a plan take
 RESERVE = int(2 * GB)  # the GPU's own context, NCCL, fragmentation: assumed, not measured
+# A rank on a CPU, measured (README.md): Python and its libraries, and what the C library keeps of freed tensors, as a share
+# of all that lives at the peak: micro-batches differ in length, so that one's pieces do not fit the next one's.
+PROCESS, KEPT = int(0.7 * GB), 0.4
 
 
 @dataclass(frozen=True)
 class Hardware:
     """GPUs in all, on each node, and the memory of one in bytes; a node's CPU memory in bytes where it is known.
 
-    slots: GPUs that a node could have.
+    slots: GPUs that a node could have. on_cpu: there are none, and ranks are processes on the CPU.
     """
 
     gpus: int
@@ -37,6 +40,7 @@ class Hardware:
     gpu_memory: int | None = None
     cpu_memory: int | None = None
     slots: int = 8
+    on_cpu: bool = False
 
     @property
     def nodes(self) -> int:
@@ -46,21 +50,35 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes on each GPU (states, activations and logits, buffers, reserve), and in each node's CPU memory."""
+    """Bytes on each GPU (states, activations and logits, buffers, reserve), and in each node's CPU memory.
+
+    on_cpu: ranks are processes on the CPU, and what a GPU would hold is in the node's memory.
+    """
 
     states: States
     activations: int
     buffers: int
+    on_cpu: bool = False
+
+    @property
+    def reserve(self) -> int:
+        """Bytes on each GPU beside all that is counted."""
+        counted = self.states.gpu + self.activations + self.buffers
+        return PROCESS + int(KEPT * counted) if self.on_cpu else RESERVE
 
     @property
     def gpu(self) -> int:
         """Bytes on each GPU."""
-        return self.states.gpu + self.activations + self.buffers + RESERVE
+        return self.states.gpu + self.activations + self.buffers + self.reserve
+
+    def cpu(self, hardware: Hardware) -> int:
+        """Bytes in each node's CPU memory."""
+        return self.gpu * hardware.per_node if self.on_cpu else self.states.cpu
 
     def fits(self, hardware: Hardware) -> bool:
         """Whether it is within the memory that is known."""
         gpu, cpu = hardware.gpu_memory, hardware.cpu_memory
-        return (gpu is None or self.gpu <= gpu) and (cpu is None or self.states.cpu <= cpu)
+        return (gpu is None or self.gpu <= gpu) and (cpu is None or self.cpu(hardware) <= cpu)
 
 
 def is_half(config: RunConfig) -> bool:
@@ -77,9 +95,9 @@ def need_of(config: RunConfig, shape: Shape, size: Size, hardware: Hardware) -> 
         rows = -(-o.tokens_per_micro_batch // length)
     recomputed = "all" if config.recomputed == "auto" else config.recomputed
     activations = peak_activations(shape, rows, length, recomputed, dtype, config.lora)
-    activations += gpu_workspace(
-        shape.config.get_text_config().vocab_size, int(LEARNED * rows * length), dtype.itemsize
-    )
+    if not hardware.on_cpu:
+        vocabulary = shape.config.get_text_config().vocab_size
+        activations += gpu_workspace(vocabulary, int(LEARNED * rows * length), dtype.itemsize)
     return replace(least, activations=activations)
 
 
@@ -87,7 +105,8 @@ def need_without_activations(config: RunConfig, shape: Shape, size: Size, hardwa
     """The part of `need_of` that is arithmetic alone."""
     launch, half = config.launch, is_half(config)
     states = model_states(size, half, launch.zero_stage, launch.offload, hardware.gpus, hardware.nodes)
-    return Need(states, 0, buffers(shape, size, half, launch.zero_stage, hardware.gpus, config.lora.lora_rank))
+    extra = buffers(shape, size, half, launch.zero_stage, hardware.gpus, config.lora.lora_rank)
+    return Need(states, 0, extra, hardware.on_cpu)
 
 
 def fits(config: RunConfig, shape: Shape, size: Size, hardware: Hardware) -> bool:
@@ -177,21 +196,22 @@ def readable(number: float) -> str:
 
 
 def memory_lines(need: Need, hardware: Hardware) -> list[str]:
-    """The need of one GPU, part by part."""
+    """The need of one GPU, or of one rank on a CPU, part by part."""
     room = f" of {readable(hardware.gpu_memory)}" if hardware.gpu_memory else ""
+    reserve = "process, and what malloc keeps (as measured)" if need.on_cpu else "reserve (context, NCCL; assumed)"
     return [
         f"model states (weights, gradients, optimizer)  {readable(need.states.gpu):>10}",
         f"activations and logits (worst micro-batch)    {readable(need.activations):>10}",
         f"DeepSpeed's buffers                           {readable(need.buffers):>10}",
-        f"reserve (context, NCCL; assumed)              {readable(RESERVE):>10}",
-        f"on each GPU (rank)                            {readable(need.gpu):>10}{room}",
-        f"CPU memory of each node                       {readable(need.states.cpu):>10}",
+        f"{reserve:<45} {readable(need.reserve):>10}",
+        f"{'on each rank (CPU)' if need.on_cpu else 'on each GPU (rank)':<45} {readable(need.gpu):>10}{room}",
+        f"CPU memory of each node                       {readable(need.cpu(hardware)):>10}",
     ]
 
 
 def one_gpu_line(config: RunConfig, gpus: int) -> list[str]:
     """A word on ZeRO-3 where there is nothing to split. (Figures: tests/acceptance/README.md.)"""
-    if gpus > 1 or config.launch.zero_stage < 3 or config.launch.offload != "none":
+    if gpus > 1 or config.launch.zero_stage < 3 or config.launch.offload != "none" or config.launch.device == "cpu":
         return []
     return [
         "on one GPU ZeRO-3 splits nothing and waits for the device at every layer: --zero_stage 1 takes the same memory and "
@@ -212,7 +232,7 @@ def fit_lines(config: RunConfig, shape: Shape, size: Size, hardware: Hardware, n
     then = need_of(config, shape, size, larger)
     flags = " ".join(f"--{name} {value}" for name, value in change.items())
     lines = [
-        f"it does not fit. It does with {flags}: {readable(then.gpu)} on each GPU, {readable(then.states.cpu)} CPU memory a node"
+        f"it does not fit. It does with {flags}: {readable(then.gpu)} on each GPU, {readable(then.cpu(larger))} CPU memory a node"
     ]
     if "gpus" in change:
         lines.append("  (with --records_per_update as it is, the updates stay the same)")

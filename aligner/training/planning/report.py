@@ -14,6 +14,7 @@ from aligner.records import UserError
 from aligner.training.config import RunConfig
 from aligner.training.config_check import check_packages
 from aligner.training.datasets.mixture import identity_size
+from aligner.training.datasets.token_table import lengths_of
 from aligner.training.flags import parse
 from aligner.training.plan import Plan
 from aligner.training.planning.memory import Size, size_of
@@ -71,11 +72,14 @@ def report(flags: Sequence[str], request: PlanRequest) -> tuple[list[str], bool]
     gpus = config.launch.gpus or 1
     cpu = int(request.cpu_memory * GB) if request.cpu_memory else None
     slots = request.gpus_per_node
-    hardware = Hardware(gpus, min(gpus, slots), int(request.gpu_memory * GB), cpu, slots)
+    on_cpu = config.launch.device == "cpu"
+    memory = None if on_cpu else int(request.gpu_memory * GB)
+    hardware = Hardware(gpus, min(gpus, slots), memory, cpu, slots, on_cpu)
     shape = shape_of_model(name, config.model.trust_remote_code)
     check_unpacking(name, shape.config)
     size = size_of(shape, config.lora)
-    where = f"{gpus} x {request.gpu_memory:g} GB" + (f" in {hardware.nodes} nodes" if hardware.nodes > 1 else "")
+    where = "on the CPU" if on_cpu else f"{gpus} x {request.gpu_memory:g} GB"
+    where += f" in {hardware.nodes} nodes" if hardware.nodes > 1 else ""
     kind = "16 bit" if is_half(config) else "32 bit"
     lines = [
         f"{name}: {size.parameters / 1e9:,.2f} billion parameters; {where}; ZeRO-{config.launch.zero_stage}, {kind}"
@@ -110,7 +114,7 @@ def count_rows(config: RunConfig, request: PlanRequest) -> tuple[int, float]:
     base = locate(config.model.model_name_or_path or "")
     tokenizer = load_tokenizer(base, config.model.trust_remote_code)
     (tokens, _), _ = sides_as_tokens(config, stage_data(config, "correction"), tokenizer)
-    return len(tokens), sum(len(row.ids) for row in tokens) / len(tokens)
+    return len(tokens), float(lengths_of(tokens).mean())
 
 
 def plans_of(config: RunConfig, rows: int, gpus: int) -> dict[str, Plan]:
