@@ -19,9 +19,20 @@ from aligner.texts import kind_of, text_fault
 from aligner.training.datasets.options import QAC, Columns
 
 OWN = (
-    "method", "answer", "draft", "finished", "failure", "steps", "candidates", "reward", "reward_model", "corrected",
-    "correction_finished", "cost", "error",
-)  # fmt: skip
+    "method",
+    "answer",
+    "draft",
+    "finished",
+    "failure",
+    "steps",
+    "candidates",
+    "reward",
+    "reward_model",
+    "corrected",
+    "correction_finished",
+    "cost",
+    "error",
+)
 
 
 @dataclass(frozen=True)
@@ -164,9 +175,9 @@ def _output(job: BaselineJob, row: BaselineRow, talk: Conversation | None) -> di
         more["draft"] = row.question.answer
     if "candidates" in more:
         more["reward_model"] = job.reward_model
-    said = {"answer": outcome.text, "finished": outcome.finished, "failure": outcome.failure}
+    result = {"answer": outcome.text, "finished": outcome.finished, "failure": outcome.failure}
     error = {} if outcome.text else {"error": "the upstream gave no text"}
-    return {**head, **said, **more, "cost": _written(added(outcome.carried, talk.cost)), **error}
+    return {**head, **result, **more, "cost": _written(added(outcome.carried, talk.cost)), **error}
 
 
 def _written(cost: Cost) -> dict[str, Any]:

@@ -111,13 +111,13 @@ def critique(question: Question, settings: MethodSettings) -> Steps:
     if not last.text:
         return last
     [reply] = yield [settings.request("critique", question=question.text, answer=last.text)]
-    said, *behind = _at_mark(reply.text, settings.prompts.mark)
-    texts = [{"critique": said.strip(), "revision": reply.text}]
+    critique, *behind = _at_mark(reply.text, settings.prompts.mark)
+    texts = [{"critique": critique.strip(), "revision": reply.text}]
     if not reply.text.strip():
         return _ended(last, EMPTY, texts)
     if not behind:
         return _ended(last, UNFINISHED if not reply.finished else NO_REVISION, texts)
-    last = _revised(last, reply, question.text, said.strip(), settings.prompts.mark)
+    last = _revised(last, reply, question.text, critique.strip(), settings.prompts.mark)
     return _ended(last, last.failure, texts)
 
 

@@ -70,7 +70,7 @@ class PairReward:
 
     def stream(self, requests: Sequence[RewardRequest]) -> Iterator[tuple[int, Reply | UserError]]:
         """As `Responder` says. A verdict that cannot be read is a tie: the first answer stands."""
-        asked = [
+        requested = [
             (place, JudgeRequest(self.dimension, each.question, first, second))
             for place, each in enumerate(requests)
             for first, second in ((each.against, each.answer), (each.answer, each.against))
@@ -80,12 +80,12 @@ class PairReward:
             if each.answer == each.against:
                 yield place, Reply(reward=0.0, usage=Usage())
         began, waiting = time.perf_counter(), dict[int, dict[int, JudgeReply | UserError]]()
-        for at, reply in self.judge.ask([request for _, request in asked]):
-            both = waiting.setdefault(asked[at][0], {})
+        for at, reply in self.judge.ask([request for _, request in requested]):
+            both = waiting.setdefault(requested[at][0], {})
             both[at % 2] = reply
             if len(both) == 2:
                 seconds, began = time.perf_counter() - began, time.perf_counter()
-                yield asked[at][0], self._rewarded([both[0], both[1]], asked[at - at % 2][1], seconds)
+                yield requested[at][0], self._rewarded([both[0], both[1]], requested[at - at % 2][1], seconds)
 
     def _rewarded(
         self, both: Sequence[JudgeReply | UserError], first: JudgeRequest, seconds: float

@@ -39,13 +39,13 @@ def run_comparison(experiment: Experiment, data: Path, folder: Path, dry_run: bo
     release = take(folder / "reproduce.lock", f"{folder}: another run of this experiment is writing it. Wait for it.")
     try:
         counts = write_rows(experiment, data, folder / "rows")
-        asked = write_questions(experiment, data, folder)
-        steps = [*training_steps(experiment, folder, counts), *answering_steps(experiment, folder, asked)]
+        questions = write_questions(experiment, data, folder)
+        steps = [*training_steps(experiment, folder, counts), *answering_steps(experiment, folder, questions)]
         left = [step for step in steps if not step.product.exists()]
         hours = sum(step.seconds for step in left) / 3600
         print_lines(
             f"{experiment.name}: {experiment.about}",
-            f"{asked:,} questions to report, none of them trained on",
+            f"{questions:,} questions to report, none of them trained on",
             f"{len(left):,} of {len(steps):,} steps left: about {hours:.1f} hours on two quiet cores",
         )
         if dry_run:

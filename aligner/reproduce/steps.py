@@ -144,8 +144,8 @@ def _asking(flags: dict[str, Any], run: Fields, answers: int) -> tuple[dict[str,
     flags = {**flags, "max_new_tokens": 200, "batch_size": 32, "control_limit": 60}
     if left_out := run.get("leave_out"):
         other = next(name for name in shown_objectives() if name != left_out)
-        asked = {"base": "none", "objectives": f"{left_out},{other}"}
-        return {**{name: value for name, value in flags.items() if name != "shuffled"}, **asked}, 3 * answers
+        request = {"base": "none", "objectives": f"{left_out},{other}"}
+        return {**{name: value for name, value in flags.items() if name != "shuffled"}, **request}, 3 * answers
     return flags, (len(shown_objectives()) + 1) * (answers + 2 * 60)
 
 

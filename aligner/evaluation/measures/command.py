@@ -133,11 +133,11 @@ def _figures(
 
 def _objectives(config: MeasureConfig, systems: dict[str, str], folder: Path, tried: list[str]) -> dict[str, Any]:
     """The figures of the matrix. UserError for an objective that the Aligner does not know, or where none has a measure."""
-    asked, (scores, left_out) = objectives_asked(config, systems[ALIGNER]), text_scores()
+    requested, (scores, left_out) = requested_objectives(config, systems[ALIGNER]), text_scores()
     rows = rows_of(str(config.rows), "question", "answer")[: config.limit]
     named = {SHUFFLED_OBJECTIVES if name == SHUFFLED_ALIGNER else name: place for name, place in systems.items()}
     correct = {name: partial(_correct, config, name, place, folder) for name, place in named.items()}
-    figures = objectives_figures(rows, asked, correct, config.control_limit, scores)
+    figures = objectives_figures(rows, requested, correct, config.control_limit, scores)
     missing = [f"{name}: not measured, none was given" for name in (BASE, SHUFFLED_OBJECTIVES) if name not in named]
     about = "when the objective is asked for and when nothing is; the gain is over asking for nothing, towards the objective"
     unit = "the objective's own measure"
@@ -145,7 +145,7 @@ def _objectives(config: MeasureConfig, systems: dict[str, str], folder: Path, tr
     return {**figures, "unit": unit, "about": about, "heads": list(HEADS), "notes": notes}
 
 
-def objectives_asked(config: MeasureConfig, own: str) -> dict[str, str]:
+def requested_objectives(config: MeasureConfig, own: str) -> dict[str, str]:
     """What is asked for, with its sentence in the Aligner's card."""
     from aligner.card import objectives_of, prompt_of
 

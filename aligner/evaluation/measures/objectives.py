@@ -69,45 +69,49 @@ def _difference(each: TextScore) -> Callable[[str, str], float]:
 
 def objectives_figures(
     rows: Sequence[Mapping[str, Any]],
-    asked: Mapping[str, str],
+    requested: Mapping[str, str],
     systems: Mapping[str, CorrectRows],
     control_limit: int,
     scores: Sequence[TextScore],
 ) -> dict[str, Any]:
     """The matrix of every system, a part with a verdict for each objective that has a measure, and notes.
 
-    rows: question and answer. asked: the objectives, each with its sentence. systems: ALIGNER and the controls that there are,
+    rows: question and answer. requested: the objectives, each with its sentence. systems: ALIGNER and the controls that there are,
     which correct the first `control_limit` answers.
     """
     columns, notes, changes = columns_of(scores), list[str](), dict[str, dict[str, dict[str, list[float]]]]()
     for name, correct in systems.items():
         some = rows[: None if name == ALIGNER else control_limit]
-        texts, unfinished = _corrections(some, asked, correct)
+        texts, unfinished = _corrections(some, requested, correct)
         changes[name] = _changes(some, texts, columns)
         if unfinished:
             total = len(some) * len(texts)
             notes.append(f"{name}: {unfinished:,} of {total:,} corrections did not end; the answer was kept")
-    changes[IDENTITY] = _changes(rows, {what: [row["answer"] for row in rows] for what in (NOTHING, *asked)}, columns)
+    changes[IDENTITY] = _changes(
+        rows, {what: [row["answer"] for row in rows] for what in (NOTHING, *requested)}, columns
+    )
     questions = [row["question"] for row in rows]
     own = [(name, column, sign) for column in columns for name, sign in ((column.more, 1), (column.less, -1))]
     return {
         "columns": [{name: getattr(column, name) for name in ("name", "unit", "more", "less")} for column in columns],
         "matrix": {name: _matrix(each, questions) for name, each in changes.items()},
         "parts": {
-            name: _part(changes, questions, name, column, sign) for name, column, sign in own if name and name in asked
+            name: _part(changes, questions, name, column, sign)
+            for name, column, sign in own
+            if name and name in requested
         },
         "notes": notes,
     }
 
 
 def _corrections(
-    rows: Sequence[Mapping[str, Any]], asked: Mapping[str, str], correct: CorrectRows
+    rows: Sequence[Mapping[str, Any]], requested: Mapping[str, str], correct: CorrectRows
 ) -> tuple[Texts, int]:
     """The corrections under no objective and under each, one after another, so that one more asked for costs its own alone; and how
     many did not end."""
     plain = [{"question": row["question"], "answer": row["answer"]} for row in rows]
     texts, unfinished = dict[str, list[str]](), 0
-    for name, sentence in {NOTHING: "", **asked}.items():
+    for name, sentence in {NOTHING: "", **requested}.items():
         replies = correct([{**row, "objectives": [sentence]} if sentence else row for row in plain])
         texts[name] = [reply.text for reply in replies]
         unfinished += sum(not reply.finished for reply in replies)
@@ -164,16 +168,16 @@ def _part(
     sign: int,
 ) -> dict[str, Any]:
     """An objective by its own measure, beside what cannot have heard it."""
-    asked = {name: own[objective][column.name] for name, own in changes.items()}
+    requested = {name: own[objective][column.name] for name, own in changes.items()}
     nothing = {name: own[NOTHING][column.name] for name, own in changes.items()}
     if others := _over_others(changes[ALIGNER], objective, column.name):
-        asked, nothing = {**asked, OTHERS: others}, {**nothing, OTHERS: nothing[ALIGNER]}
-    gains = {name: [sign * change for change in _less(asked[name], nothing[name])] for name in asked}
+        requested, nothing = {**requested, OTHERS: others}, {**nothing, OTHERS: nothing[ALIGNER]}
+    gains = {name: [sign * change for change in _less(requested[name], nothing[name])] for name in requested}
     rows = [
         {
             "system": name,
             "answers": len(gain),
-            "needed": _mean(asked[name], questions).value,
+            "needed": _mean(requested[name], questions).value,
             "not_needed": _mean(nothing[name], questions).value,
             "gain": asdict(_mean(gain, questions)),
             "aligner_ahead": None if name == ALIGNER else asdict(_mean(_less(gains[ALIGNER], gain), questions)),
