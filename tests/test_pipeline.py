@@ -155,7 +155,8 @@ def test_what_is_missing_is_named_in_one_line(flags, message, capsys, tmp_path, 
     if message is None:
         config = completed_flags(["--lr", "1e-5"])
         assert config.model.model_name_or_path == "embedded" and config.optimization.lr == 1e-5
-        assert config.data.train_datasets == [f"correction-json:0.25:{TEMPLATE}", f"restoration:2:{TEMPLATE}"]
+        damaged = f"restoration::{TEMPLATE}"
+        assert config.data.train_datasets == [f"correction-json:0.25:{TEMPLATE}", damaged, damaged]
         assert config.output.show_corrections == 3 and config.data.damage
         return
     assert main(flags) == 2
