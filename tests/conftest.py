@@ -78,7 +78,7 @@ PARTS = {
     "data": ("test_check", "test_malformed", "test_files_by_kind"),
     "fuzz": ("test_fuzz",),
     "lora": ("test_lora",),
-    "objectives": ("test_equal_preference",),
+    "objectives": ("test_equal_preference", "test_heard_objectives"),
     "baselines": ("test_alternatives", "test_real_baselines"),
     "memory": ("test_plan",),
     "families": ("test_families", "test_odd_bases", "test_objective_check"),

@@ -191,6 +191,7 @@ def test_own_answers_become_rated_rows_by_one_command(tmp_path):
     assert {"concise", "detailed"} <= {name for row in rated for name in row["answers"][0]["ratings"]}
 
 
+@pytest.mark.slow
 def test_objectives_are_asked_for_by_the_command(tiny_model, tmp_path, capsys):
     rows = tmp_path / "rows.json"
     rows.write_text(json.dumps(ROWS[:2]))
