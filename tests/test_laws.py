@@ -69,7 +69,7 @@ ORDER = [
     "evaluation.measures.measure", "evaluation.measures.objectives",
     "evaluation.measures.preference", "evaluation.measures.held_out", "evaluation.measures.page",
     "evaluation.measures.config", "evaluation.measures.command", "evaluation.harness",
-    "baselines.protocol", "baselines.prompts", "baselines.methods", "baselines.chat_turn", "baselines.local", "baselines.served",
+    "baselines.protocol", "baselines.prompts", "baselines.methods", "baselines.local", "baselines.served",
     "baselines.rewards", "baselines.corrector", "baselines.converse", "baselines.answer_file", "baselines.config",
     "baselines.command", "baselines.help_per_cost",
     "launch.guard", "launch.command", "launch.report",

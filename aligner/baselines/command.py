@@ -49,17 +49,17 @@ def job_of(config: BaselineConfig) -> BaselineJob:
     """The job that the settings describe. UserError where a model cannot be used as they say."""
     config = _located(config)
     settings = config.method_settings()
-    trusted = config.trust_remote_code
+    trusted = config.options.trust_remote_code
     upstream = (
         fingerprint(config.model, trusted) if config.model else f"served {config.upstream_model} {config.dialect}"
     )
     about = {  # not the address of a server: it may come back elsewhere
         "upstream": upstream,
         "prompts": settings.prompts.about(),
-        "max_new_tokens": config.max_new_tokens,
+        "max_new_tokens": config.options.max_new_tokens,
         "rounds": settings.rounds,
         "seed": settings.seed,
-        "dtype": config.dtype or best_dtype(),
+        "dtype": config.options.dtype or best_dtype(),
     }
     reward_model = ""
     if config.method == "bon":
@@ -68,7 +68,7 @@ def job_of(config: BaselineConfig) -> BaselineJob:
     if config.method == "beam":
         about["width"] = settings.width
     if config.aligner:
-        prompt = prompt_of(config.aligner, config.prompt_template)  # before anything is paid for
+        prompt = prompt_of(config.aligner, config.options.prompt_template)  # before anything is paid for
         about |= {"aligner": fingerprint(config.aligner, trusted), "aligner prompt": prompt.text}
     return BaselineJob(
         config.method,
@@ -97,12 +97,12 @@ def _located(config: BaselineConfig) -> BaselineConfig:
 def _reward_name(config: BaselineConfig) -> str:
     if config.reward_kind == "served":
         return f"{config.reward_model} {config.dimension}"
-    return fingerprint(config.reward_model or "", config.trust_remote_code)
+    return fingerprint(config.reward_model or "", config.options.trust_remote_code)
 
 
 def _responders(config: BaselineConfig) -> dict[str, Callable[[], Responder]]:
     """How to open whoever replies; a model here that is upstream and reward is opened once."""
-    local = cache(lambda folder: LocalModel.load(folder, config.trust_remote_code, config.dtype))
+    local = cache(lambda folder: LocalModel.load(folder, config.options.trust_remote_code, config.options.dtype))
     return {
         UPSTREAM: partial(_open_upstream, config, local),
         REWARD: partial(_open_reward, config, local),
@@ -112,10 +112,10 @@ def _responders(config: BaselineConfig) -> dict[str, Callable[[], Responder]]:
 
 def _open_upstream(config: BaselineConfig, local: Callable[[str], LocalModel]) -> Responder:
     if config.model:
-        return LocalUpstream(local(config.model), config.max_new_tokens, config.batch_size)
+        return LocalUpstream(local(config.model), config.options.max_new_tokens, config.options.batch_size)
     url, name = config.upstream_url or "", config.upstream_model or ""
     server = Server(url, name, config.upstream_key, config.concurrency, config.timeout)
-    return ServedUpstream(server, config.max_new_tokens, config.dialect)
+    return ServedUpstream(server, config.options.max_new_tokens, config.dialect)
 
 
 def _open_reward(config: BaselineConfig, local: Callable[[str], LocalModel]) -> Responder:
@@ -125,14 +125,14 @@ def _open_reward(config: BaselineConfig, local: Callable[[str], LocalModel]) -> 
     if config.reward_kind == "served":
         server = Server(config.judge_url or "", model, config.judge_key, config.concurrency, config.timeout)
         return PairReward(ServedJudge(server), DIMENSIONS[config.dimension])
-    return ScoreReward(ScoreJudge.load(model, config.reward_kind == "cost", config.trust_remote_code))
+    return ScoreReward(ScoreJudge.load(model, config.reward_kind == "cost", config.options.trust_remote_code))
 
 
 def _open_aligner(config: BaselineConfig) -> Responder:
     # Twice the upstream's: an answer that was cut off at its limit has room for a correction all the same.
-    settings = Settings(config.batch_size, 2 * config.max_new_tokens, whole_only=True)
-    folder, trusted = config.aligner or "", config.trust_remote_code
-    return AlignerStage(Corrector.load(folder, config.prompt_template, settings, trusted, config.dtype))
+    settings = Settings(config.options.batch_size, 2 * config.options.max_new_tokens, whole_only=True)
+    folder, trusted = config.aligner or "", config.options.trust_remote_code
+    return AlignerStage(Corrector.load(folder, config.options.prompt_template, settings, trusted, config.options.dtype))
 
 
 def summary_lines(summary: BaselineSummary, config: BaselineConfig) -> Iterator[str]:

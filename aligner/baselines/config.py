@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from aligner.baselines.methods import METHODS, MethodSettings
 from aligner.baselines.prompts import read_prompts
 from aligner.files import refuse_overwriting
+from aligner.inference.config import AlignerOptions
 from aligner.records import UserError, require_at_least_one
 
 REWARDS = ("likelihood", "reward", "cost", "served")
@@ -24,6 +25,7 @@ class BaselineConfig:
     method: str
     input: str
     output: str
+    options: AlignerOptions
     model: str | None = None
     upstream_url: str | None = None
     upstream_model: str | None = None
@@ -40,23 +42,18 @@ class BaselineConfig:
     judge_key: str = "OPENAI_API_KEY"
     dimension: str = "helpful"
     aligner: str | None = None
-    prompt_template: str | None = None
     columns: tuple[str, ...] = ()
     seed: int = 42
-    max_new_tokens: int = 512
-    batch_size: int = 8
     concurrency: int = 8
     timeout: float = 600
-    dtype: str | None = None
-    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         require_at_least_one(
             n=self.n,
             width=self.width,
             rounds=self.rounds,
-            max_new_tokens=self.max_new_tokens,
-            batch_size=self.batch_size,
+            max_new_tokens=self.options.max_new_tokens,
+            batch_size=self.options.batch_size,
             concurrency=self.concurrency,
         )
         refuse_overwriting(self.output, self.input)
@@ -83,7 +80,7 @@ class BaselineConfig:
             raise UserError(f"--reward_model is for 'bon', and the method is '{self.method}': leave it out.")
         if (reward == "served") != bool(self.judge_url):
             raise UserError("--reward served and --judge_url belong together: give both.")
-        if self.prompt_template and not self.aligner:
+        if self.options.prompt_template and not self.aligner:
             raise UserError("--prompt_template is of --aligner: give both.")
         if self.method == "beam" and self.beams > 1 and self.upstream_url and self.dialect == "openai":
             raise UserError(

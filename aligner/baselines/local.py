@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from aligner.baselines.chat_turn import user_turn
 from aligner.baselines.protocol import ChatRequest, Reply, Usage
 from aligner.chat_api.thoughts import split_thoughts
+from aligner.chat_prompt import in_user_turn
 from aligner.encoder import Encoder
 from aligner.inference.corrector import DTYPES, best_dtype, in_batches, memory_named
 from aligner.inference.sampling import Sampling, generate, takes_padding
@@ -40,10 +40,11 @@ class LocalModel:
         where = device_map_options(folder, kind, trust_remote_code)
         model = load_model(folder, kind, trust_remote_code, **where).eval()
         encoder = Encoder(load_tokenizer(folder, trust_remote_code))
+        template = in_user_turn(encoder.tokenizer, PromptTemplate("plain", "{question}"))
         own = model.generation_config.eos_token_id
         ends = dict.fromkeys([encoder.eos, *(own if isinstance(own, list) else [own] if own is not None else [])])
         model.generation_config = GenerationConfig()  # its own would fill in what is not set, penalties for instance
-        return cls(model, encoder, user_turn(encoder.tokenizer), tuple(ends))
+        return cls(model, encoder, template, tuple(ends))
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Texts as user turns, up to where the model speaks."""

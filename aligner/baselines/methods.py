@@ -87,22 +87,7 @@ def beam(question: Question, settings: MethodSettings) -> Steps:
 
 def refine(question: Question, settings: MethodSettings) -> Steps:
     """Self-Refine (Madaan et al. 2023): feedback and a revision by it, until the feedback has nothing to improve."""
-    last = yield from _draft(question, settings)
-    texts: list[dict[str, Any]] = []
-    for _ in range(settings.rounds if last.text else 0):
-        fields = {"question": question.text, "answer": last.text or ""}
-        [feedback] = yield [settings.request("feedback", **fields)]
-        texts.append({"critique": feedback.text})
-        if not feedback.text.strip():
-            return _ended(last, EMPTY, texts)
-        if feedback.text.strip().startswith(settings.prompts.satisfied):
-            break
-        [reply] = yield [settings.request("refine", critique=feedback.text, **fields)]
-        texts[-1]["revision"] = reply.text
-        last = _revised(last, reply, question.text, feedback.text, settings.prompts.mark)
-        if last.failure:
-            break
-    return _ended(last, last.failure, texts)
+    return _by_critique(question, settings, "feedback", "refine", satisfied=settings.prompts.satisfied)
 
 
 def critique(question: Question, settings: MethodSettings) -> Steps:
@@ -123,16 +108,35 @@ def critique(question: Question, settings: MethodSettings) -> Steps:
 
 def revise(question: Question, settings: MethodSettings) -> Steps:
     """Revision by principles, as Constitutional AI has it (Bai et al. 2022): a critique by a principle, a revision by both."""
+
+    def principle(number: int) -> dict[str, str]:
+        return {"principle": settings.prompts.principle(question.text, number, settings.seed)}
+
+    return _by_critique(question, settings, "principle_critique", "principle_revision", principle)
+
+
+def _by_critique(
+    question: Question,
+    settings: MethodSettings,
+    critique: str,
+    revision: str,
+    more: Callable[[int], dict[str, str]] = lambda _: {},
+    satisfied: str | None = None,
+) -> Steps:
+    """In each round a reply to the prompt `critique`, and one to `revision` that has the first. more: fields of a round that both
+    prompts show. A critique that begins with `satisfied` is the last."""
     last = yield from _draft(question, settings)
     texts: list[dict[str, Any]] = []
     for number in range(settings.rounds if last.text else 0):
-        principle = settings.prompts.principle(question.text, number, settings.seed)
-        fields = {"question": question.text, "answer": last.text or "", "principle": principle}
-        [criticism] = yield [settings.request("principle_critique", **fields)]
-        texts.append({"principle": principle, "critique": criticism.text})
+        own = more(number)
+        fields = {"question": question.text, "answer": last.text or "", **own}
+        [criticism] = yield [settings.request(critique, **fields)]
+        texts.append({**own, "critique": criticism.text})
         if not criticism.text.strip():
             return _ended(last, EMPTY, texts)
-        [reply] = yield [settings.request("principle_revision", critique=criticism.text, **fields)]
+        if satisfied and criticism.text.strip().startswith(satisfied):
+            break
+        [reply] = yield [settings.request(revision, critique=criticism.text, **fields)]
         texts[-1]["revision"] = reply.text
         last = _revised(last, reply, question.text, criticism.text, settings.prompts.mark)
         if last.failure:

@@ -6,7 +6,7 @@ import argparse
 
 from aligner.baselines.config import DIALECTS, REWARDS
 from aligner.baselines.methods import METHODS
-from aligner.commands.shared_flags import add_column_flag, add_server_flags, config_from
+from aligner.commands.shared_flags import add_column_flag, add_model_flags, add_server_flags, config_from
 from aligner.evaluation.judges.dimensions import DIMENSIONS
 
 EXAMPLES = """methods:
@@ -23,6 +23,9 @@ examples:
   aligner baseline revise --upstream_url http://localhost:8000/v1 --upstream_model NAME --aligner output/sft \\
       --input questions.jsonl --output revised.jsonl
   aligner evaluate --systems bon=bon-10.jsonl revised=revised.jsonl --output report
+
+--batch_size, --dtype and --trust_remote_code are of all models here, --prompt_template of --aligner, whose corrections may have
+twice --max_new_tokens.
 
 A row has 'answer', 'failure' (empty, unfinished, no revision; the text before it stands), 'cost' (calls, tokens, forward passes,
 seconds, by who is paid) and, with --aligner, 'corrected'. A row's own 'answer' is what refine, critique and revise begin with.
@@ -56,21 +59,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="how the server is asked for beams; 'transformers serve' also draws only when asked its own way (openai)",
     )
     add("--aligner", metavar="DIR", help="an Aligner behind the method: an output folder or a hub id")
-    add("--prompt_template", metavar="NAME", help="of --aligner, where it has no aligner.json")
     add("--prompts", metavar="FILE", help="your copy of configs/baselines/prompts.yaml (that file)")
     add_column_flag(parser, "question, answer")
     add_method_flags(parser)
     add("--seed", type=int, default=42, metavar="N", help="of drawn answers and principles (42)")
-    add(
-        "--max_new_tokens",
-        type=int,
-        default=512,
-        metavar="N",
-        help="longest reply in tokens; a correction may have twice as many (512)",
-    )
-    add("--batch_size", type=int, default=8, metavar="N", help="of models here: texts, or beams, at once (8)")
-    add("--dtype", choices=("float32", "bfloat16"), help="of models here (bfloat16 on a GPU that has it, else float32)")
-    add("--trust_remote_code", action="store_true", help="run Python code that comes with a model")
+    add_model_flags(parser, longest=512)
     add_server_flags(parser)
 
 

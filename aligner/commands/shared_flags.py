@@ -20,11 +20,11 @@ def config_from(args: argparse.Namespace, kind: type[Config]) -> Config:
     return kind(**values)
 
 
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """How the Aligner is opened and how it decodes."""
+def add_model_flags(parser: argparse.ArgumentParser, longest: int = 2048) -> None:
+    """How models are opened and how they decode. longest: tokens of a text, by default."""
     add = parser.add_argument
-    add("--batch_size", type=int, default=8, metavar="N", help="answers corrected at once (8)")
-    add("--max_new_tokens", type=int, default=2048, metavar="N", help="longest correction in tokens (2048)")
+    add("--batch_size", type=int, default=8, metavar="N", help="texts decoded at once (8)")
+    add("--max_new_tokens", type=int, default=longest, metavar="N", help=f"longest text in tokens ({longest})")
     add(
         "--prompt_template",
         metavar="NAME",

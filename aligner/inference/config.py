@@ -10,7 +10,7 @@ from aligner.records import UserError, require_at_least_one
 
 @dataclass(frozen=True)
 class AlignerOptions:
-    """How an Aligner is opened and how it decodes: the flags that `correct`, `serve` and `calibrate` share."""
+    """How a model is opened and how it decodes: the flags that `correct`, `serve`, `calibrate` and `baseline` share."""
 
     batch_size: int = 8
     max_new_tokens: int = 2048

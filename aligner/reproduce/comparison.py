@@ -10,12 +10,14 @@ from typing import Any
 from aligner.baselines.config import BaselineConfig
 from aligner.baselines.methods import METHODS
 from aligner.evaluation.measures.config import MEASURES
+from aligner.inference.config import AlignerOptions
 from aligner.records import UserError
 
 TEXT_MEASURES = tuple(name for name in MEASURES if name in ("truth", "declining"))  # of an upstream's own answers
 UPSTREAM = "upstream"  # the method that is the upstream as it is
 OWN = ("method", "input", "aligner")  # keys of a method, besides flags
-FLAGS = {field.name for field in fields(BaselineConfig)} - {"method", "input", "output", "aligner"}
+SET_BY_STEP = {"method", "input", "output", "aligner", "options"}  # each step's own; options are flags in turn
+FLAGS = {field.name for kind in (BaselineConfig, AlignerOptions) for field in fields(kind)} - SET_BY_STEP
 
 
 @dataclass(frozen=True)
