@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 
 from aligner.commands.shared_flags import add_column_flag, config_from
+from aligner.rounds.filters import WANTED
+from aligner.rounds.training_rows import FORMS
 from aligner.terminal import print_lines
 
 
@@ -19,7 +21,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--output", required=True, metavar="DIR", help="the folder to write")
     add(
         "--form",
-        choices=("trl", "llamafactory", "aligner"),
+        choices=tuple(FORMS),
         default="trl",
         help="whose rows: TRL's conversations, LLaMA-Factory's alpaca with its dataset_info.json, or this project's (trl)",
     )
@@ -34,7 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="drop corrections whose length over the answer's is outside (any length)",
     )
     add("--verdicts", metavar="FILE", help="verdicts.jsonl of 'aligner evaluate': keep what a judge or reward found")
-    add("--wanted", choices=("better", "not_worse"), default="better", help="the verdict to keep (better)")
+    add("--wanted", choices=WANTED, default=WANTED[0], help="the verdict to keep (better)")
     add("--dimensions", nargs="+", default=(), metavar="NAME", help="of --verdicts: those that count (all)")
     add("--aligner", metavar="DIR", help="what corrected the answers: its name and its prompt's stand in every row")
     add("--round", type=int, metavar="N", help="number of the round, to stand in every row")
