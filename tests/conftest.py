@@ -67,7 +67,7 @@ PARTS = {
     "faults": ("test_faults", "test_state_faults", "test_state_writer"),
     "disks": ("test_faults_of_disks", "test_scarce"),
     "resume": ("test_resume",),
-    "launchers": ("test_launchers",),
+    "launchers": ("test_launchers", "test_pipeline"),
     "browser": ("test_report_page", "test_real_layer::page", "test_rebinding"),
     "servers": ("test_real_servers", "test_real_layer"),
     "clients": ("test_real_clients",),

@@ -109,6 +109,7 @@ def test_a_batch_gives_what_one_at_a_time_gives(trained):
     assert corrector.correct(pairs) == [corrector.correct([pair])[0] for pair in pairs]
 
 
+@pytest.mark.slow
 def test_command_sh_runs_this_run_again(trained):
     script = trained[0] / "command.sh"
     assert f"--output_dir {trained[0]}" in script.read_text()

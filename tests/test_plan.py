@@ -177,8 +177,9 @@ def test_too_little_cpu_memory_asks_for_more_gpus():
     assert smallest_change(config, shape, size, Hardware(8, 8, int(80e9), int(1e12))) == {"gpus": 24}
 
 
+@pytest.mark.slow
 def test_a_plan_on_the_cpu_counts_the_process_and_what_malloc_keeps(capsys):
-    """The first command held 7.2 to 7.6 GB on one rank; a small model of the same recipe 2.4 to 2.5 (planning in README)."""
+    """The rank of the first command's recipe; the whole command takes more (aligner/training/README.md)."""
     flags = ["--config", ROOT / "configs/embedded.yaml", "--model_name_or_path", "embedded", "--device", "cpu"]
     said = plan(capsys, *flags)
     [each, node] = re.findall(r"(?:on each rank \(CPU\)|CPU memory of each node) +([\d.]+) GB", said)
