@@ -21,6 +21,7 @@ from aligner.commands import (
     doctor,
     evaluate,
     export,
+    interpret,
     pairs,
     plan,
     push,
@@ -66,6 +67,11 @@ COMMANDS: dict[str, Command] = {
     ),
     "campaign": ("answers of many upstreams: corrected, judged, in one table", campaign.add_flags, campaign.run),
     "serve": ("stand in front of a model's server and correct its answers", serve.add_flags, serve.run),
+    "interpret": (
+        "where inside an Aligner correcting is decided, and a direction that turns it up and down",
+        interpret.add_flags,
+        interpret.run,
+    ),
     "reproduce": (
         "run an experiment of the paper at a small scale, or print it at the paper's",
         reproduce.add_flags,

@@ -136,6 +136,60 @@ def draw_matrix(
         figure.savefig(stream, format="png", dpi=130)
 
 
+def draw_depth(series: Mapping[str, Sequence[Interval]], path: str | Path) -> None:
+    """Shares layer by layer (from 1), each with its interval as a band, and chance as a line, as a PNG."""
+    figure, axes = _canvas((8, 4.2))
+    for number, (name, values) in enumerate(series.items()):
+        share, low, high = zip(*values, strict=True)
+        places = range(1, len(values) + 1)
+        axes.plot(places, share, ".-", label=name, color=f"C{number}", linewidth=1.4)
+        axes.fill_between(places, low, high, color=f"C{number}", alpha=0.12, linewidth=0)
+    axes.axhline(0.5, color="#555555", linestyle="--", linewidth=1)
+    axes.set(title="Told apart, by depth", xlabel="layer", ylabel="share of held-out rows", ylim=(0, 1.02))
+    _save(figure, axes, path)
+
+
+def draw_lines(
+    alphas: Sequence[float], series: Mapping[str, tuple[Sequence[Interval], float, float, str]], path: str | Path
+) -> None:
+    """Means with intervals against alpha, each with its line, as a PNG. series: the means, the line's slope and intercept, and a
+    colour."""
+    figure, axes = _canvas((8, 4.8))
+    for name, (values, slope, intercept, colour) in series.items():
+        mean, low, high = zip(*values, strict=True)
+        errors = [[m - x for m, x in zip(mean, low, strict=True)], [x - m for m, x in zip(mean, high, strict=True)]]
+        axes.errorbar(alphas, mean, yerr=errors, fmt="o", color=colour, capsize=2, markersize=4, label=name)
+        axes.plot(alphas, [intercept + slope * alpha for alpha in alphas], color=colour, linewidth=1.2)
+    axes.set(
+        title="How far corrections are from their answers",
+        xlabel="alpha (units of the residual's norm)",
+        ylabel="Levenshtein ratio, tokens",
+    )
+    axes.legend(frameon=False, fontsize=7, bbox_to_anchor=(1.01, 1), loc="upper left")
+    _save(figure, axes, path, legend=False)
+
+
+def draw_scan(panels: Sequence[tuple[str, Sequence[str], Sequence[Sequence[float]]]], path: str | Path) -> None:
+    """Heat maps of layers (upwards) by tokens, below each other, as a PNG. A panel has its title, its tokens, and a row of scores
+    for each layer, from the first."""
+    figure, axes = _canvas((9, 3.4 * len(panels)), len(panels))
+    for place, (title, tokens, scores) in zip(axes, panels, strict=True):
+        image = place.imshow(
+            scores, cmap="RdBu_r", vmin=-3, vmax=3, aspect="auto", origin="lower", extent=_cells(scores)
+        )
+        place.set_title(title, fontsize=9, loc="left")
+        place.set_xticks(range(len(tokens)), tokens, fontsize=7, rotation=45, ha="right")
+        place.set_ylabel("layer")
+        figure.colorbar(image, ax=place, label="copying - 0 - correcting")
+    with whole_file(path, "wb") as stream:
+        figure.savefig(stream, format="png", dpi=130)
+
+
+def _cells(scores: Sequence[Sequence[float]]) -> tuple[float, float, float, float]:
+    """Where an image of layers from 1 and tokens from 0 lies."""
+    return -0.5, len(scores[0]) - 0.5, 0.5, len(scores) + 0.5
+
+
 def _rectangle(corner: tuple[float, float]) -> Any:
     from matplotlib.patches import Rectangle
 

@@ -48,6 +48,7 @@ ORDER = [
     "training.planning.report",
     "training.finetune.metrics", "training.finetune.loop", "training.finetune.announce", "training.finetune.run",
     "training.finetune.rank", "training.finetune.__main__",
+    "interpretation.steer_options", "interpretation.statistics", "interpretation.hooks", "interpretation.direction_file",
     "quality.suspicions", "quality.check", "quality.config", "quality.command", "inference.drafts", "inference.row_cache",
     "inference.greedy", "inference.text_stream", "inference.sampling", "inference.likelihood", "inference.corrector",
     "inference.guard", "inference.servers", "inference.served",
@@ -69,6 +70,8 @@ ORDER = [
     "evaluation.measures.measure", "evaluation.measures.objectives",
     "evaluation.measures.preference", "evaluation.measures.held_out", "evaluation.measures.page",
     "evaluation.measures.config", "evaluation.measures.command", "evaluation.harness",
+    "interpretation.directions", "interpretation.scan", "interpretation.effect", "interpretation.page", "interpretation.pictures",
+    "interpretation.config", "interpretation.command",
     "baselines.protocol", "baselines.prompts", "baselines.methods", "baselines.local", "baselines.served",
     "baselines.rewards", "baselines.corrector", "baselines.converse", "baselines.answer_file", "baselines.config",
     "baselines.command", "baselines.help_per_cost",
@@ -77,7 +80,7 @@ ORDER = [
     "launch.prepare_offline", "launch.machine_checks", "launch.doctor",
     "rounds.training_rows", "rounds.filters", "rounds.pairs",
     "reproduce.comparison", "reproduce.experiment", "reproduce.steps", "reproduce.compare", "reproduce.run",
-    "commands.pipes", "commands.push", "commands.shared_flags", "commands.check", "commands.baseline",
+    "commands.pipes", "commands.push", "commands.shared_flags", "commands.interpret", "commands.check", "commands.baseline",
     "commands.reproduce", "commands.doctor",
     "commands.plan", "commands.evaluate", "commands.correct", "commands.serve", "commands.calibrate", "commands.export",
     "commands.campaign", "commands.pairs", "commands.train", "commands", "cli",
@@ -86,7 +89,7 @@ ORDER = [
 BARE = {
     "readers", "chat_api", "training", "training.distributed", "training.engine", "training.checkpoint", "training.finetune",
     "training.planning", "quality", "inference", "launch", "serving", "evaluation",
-    "evaluation.measures", "baselines", "reproduce", "rounds",
+    "evaluation.measures", "baselines", "reproduce", "rounds", "interpretation",
 }  # fmt: skip
 ROOMS = {
     "deepspeed": {"training.distributed.ranks", "training.engine.engine"},

@@ -10,8 +10,10 @@ from aligner.commands.shared_flags import (
     add_guard_flags,
     add_model_flags,
     add_server_flags,
+    add_steer_flags,
     config_from,
 )
+from aligner.interpretation.steer_options import SteerOptions
 from aligner.objectives import split_objectives
 from aligner.records import UserError
 
@@ -71,6 +73,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_served_flags(parser)
     add_server_flags(parser)
     add_model_flags(parser)
+    add_steer_flags(parser)
 
 
 def add_served_flags(parser: argparse.ArgumentParser) -> None:
@@ -129,7 +132,8 @@ def run_one(args: argparse.Namespace) -> int:
             raise UserError(f"--{name} is for files of answers: leave it out, or --question and --answer.")
     options = args.prompt_template, args.max_new_tokens, args.dtype, args.trust_remote_code
     wanted = args.feedback, args.objectives
-    show_one_correction(args.model, args.question, args.answer, *wanted, *options)
+    steer = config_from(args, SteerOptions)
+    show_one_correction(args.model, args.question, args.answer, *wanted, *options, steer)
     return 0
 
 

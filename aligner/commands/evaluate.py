@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from aligner.commands.pipes import PIPE, piped_files
-from aligner.commands.shared_flags import add_column_flag, add_server_flags, config_from
+from aligner.commands.shared_flags import add_column_flag, add_server_flags, add_steer_flags, config_from
 from aligner.evaluation.judges.dimensions import DIMENSIONS
 from aligner.evaluation.judges.judge import JUDGES
 from aligner.evaluation.measures.config import MEASURES
@@ -120,6 +120,7 @@ def add_sweep_flags(parser: argparse.ArgumentParser) -> None:
         help="of --models, instead of their own; needed where there is no aligner.json",
     )
     add("--trust_remote_code", action="store_true", help="run Python code that comes with the judge or --models")
+    add_steer_flags(parser)
 
 
 def add_judge_flags(parser: argparse.ArgumentParser) -> None:

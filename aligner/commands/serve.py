@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from aligner.commands.shared_flags import add_guard_flags, add_model_flags, config_from
+from aligner.commands.shared_flags import add_guard_flags, add_model_flags, add_steer_flags, config_from
 from aligner.terminal import print_lines
 
 
@@ -55,6 +55,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_guard_flags(parser)
     add_limit_flags(parser)
     add_model_flags(parser)
+    add_steer_flags(parser)
 
 
 def add_route_flags(parser: argparse.ArgumentParser) -> None:

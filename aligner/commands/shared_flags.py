@@ -34,6 +34,19 @@ def add_model_flags(parser: argparse.ArgumentParser, longest: int = 2048) -> Non
     add("--trust_remote_code", action="store_true", help="run Python code that comes with the model")
 
 
+def add_steer_flags(parser: argparse.ArgumentParser) -> None:
+    """A direction inside the model, added while it decodes."""
+    add = parser.add_argument
+    add("--steer", metavar="DIR", help="a folder that 'aligner interpret' wrote of this model: add its direction")
+    add(
+        "--alpha",
+        type=float,
+        metavar="A",
+        help="of --steer: how much of it, in units of the residual's norm; above 0 corrects more, below 0 copies more",
+    )
+    add("--steer_layer", type=int, metavar="N", help="of --steer: behind which layer, from 1 (the one that DIR chose)")
+
+
 def add_guard_flags(parser: argparse.ArgumentParser) -> None:
     """Which answers stay as they are."""
     add = parser.add_argument

@@ -21,6 +21,7 @@ from aligner.evaluation.judging import Progress
 from aligner.evaluation.pairs import Pair, read_pairs
 from aligner.evaluation.subprocess_step import Flags, command
 from aligner.files import remove_folder, sha256_of, write_lines
+from aligner.interpretation.steer_options import SteerOptions
 from aligner.readers.rows import read_rows
 from aligner.records import Row, UserError
 from aligner.terminal import print_lines
@@ -35,10 +36,12 @@ _UPDATE = re.compile(r"update-(\d+)")
 
 @dataclass(frozen=True)
 class CheckpointSweep:
-    """The Aligners to measure, [NAME=]model folders or resume states; `flags`: of `aligner correct`, for how they decode."""
+    """The Aligners to measure, [NAME=]model folders or resume states; `flags`: of `aligner correct`, for how they decode;
+    `steering`: of the one Aligner there then is."""
 
     models: tuple[str, ...]
     flags: Flags
+    steering: SteerOptions = SteerOptions()
 
     def measure(self, pairs: Sequence[Pair], folder: Path, progress: Progress) -> list[dict[str, Any]]:
         """For each Aligner in order: its name, losses by upstream and kind, and copying figures by upstream.
@@ -57,13 +60,23 @@ class CheckpointSweep:
             with as_model_folder(model, folder) as place:
                 corrected = folder / f"{name}-{self._digest(rows, place)}.jsonl"
                 if not corrected.exists():
-                    command("correct", {"model": place, "input": rows, "output": corrected, **self.flags})
+                    command("correct", {"model": place, "input": rows, "output": corrected, **self._flags()})
                 shares = self._losses(place, pairs, partial(progress, desc=name))
             corrected_pairs, faults = read_pairs(str(corrected))
             cut = sum(isinstance(row, Row) and row.value.get("finished") is False for row in read_rows(corrected))
-            result = {"model": name, "cut_off": cut, "left_out": len(pairs) - len(shares), "failed": len(faults)}
+            steered = {"steered": self.steering.flags()} if self.steering.steer else {}
+            result = {
+                "model": name,
+                **steered,
+                "cut_off": cut,
+                "left_out": len(pairs) - len(shares),
+                "failed": len(faults),
+            }
             results.append({**result, "loss": means(shares, pairs), "copying": copying(corrected_pairs)})
         return results
+
+    def _flags(self) -> dict[str, Any]:
+        return {**self.flags, **self.steering.flags()}
 
     def _trusted(self) -> bool:
         return bool(self.flags.get("trust_remote_code"))
@@ -77,7 +90,8 @@ class CheckpointSweep:
             sha256_of(rows),
             fingerprint(place, self._trusted()),
             prompt_of(place, self.flags.get("prompt_template")).text,
-            *sorted(f"{k}={v}" for k, v in self.flags.items()),
+            *sorted(f"{k}={v}" for k, v in self._flags().items()),
+            *self.steering.digests(),
         ]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
@@ -87,7 +101,8 @@ class CheckpointSweep:
         from aligner.evaluation.losses import losses
         from aligner.inference.corrector import Corrector
 
-        aligner = Corrector.load(place, self.flags.get("prompt_template"), trust_remote_code=self._trusted())
+        prompt, trusted = self.flags.get("prompt_template"), self._trusted()
+        aligner = Corrector.load(place, prompt, trust_remote_code=trusted, steer=self.steering)
         shares = losses(aligner.model, aligner.encoder, aligner.template, pairs, progress)
         del aligner
         torch.cuda.empty_cache()  # the next one corrects in a process of its own, and needs the room

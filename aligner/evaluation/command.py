@@ -51,7 +51,7 @@ def _sweep_of(config: EvaluationConfig) -> CheckpointSweep | None:
     for _, model in in_order(config.models):
         check_place(model)
     flags = {name: getattr(config, name) for name in ("max_new_tokens", "prompt_template", "trust_remote_code")}
-    return CheckpointSweep(config.models, {name: value for name, value in flags.items() if value})
+    return CheckpointSweep(config.models, {name: value for name, value in flags.items() if value}, config.steering)
 
 
 def _alpaca_eval_of(config: EvaluationConfig) -> AlpacaEval | None:

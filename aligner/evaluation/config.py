@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from aligner.evaluation.judges.dimensions import DIMENSIONS
 from aligner.evaluation.judges.judge import JUDGES
+from aligner.interpretation.steer_options import SteerOptions
 from aligner.records import UserError, require_at_least_one
 
 REQUIRED_FLAGS: Mapping[str, tuple[str, ...]] = {  # of a judge, where it is more than --judge_model
@@ -38,6 +39,7 @@ class EvaluationConfig:
     max_new_tokens: int = 2048
     prompt_template: str | None = None
     trust_remote_code: bool = False
+    steering: SteerOptions = SteerOptions()
     dimensions: str | None = None
     judge: str = "none"
     judge_model: str | None = None
@@ -69,6 +71,8 @@ class EvaluationConfig:
     def _check_together(self) -> None:
         if self.systems and (self.before or self.models or self.alpaca_eval or self.columns):
             raise UserError("--systems does not go with --before, --models, --alpaca_eval or --columns.")
+        if self.steering.steer and len(self.models) != 1:
+            raise UserError(f"--steer is for one Aligner: --models DIR ({len(self.models)} are given).")
         if self.judge == "none" and (self.labels or (self.judge_model and not self.alpaca_eval)):
             flag = "labels" if self.labels else "judge_model"
             raise UserError(f"--{flag} needs --judge, of {', '.join(JUDGES[1:])}.")

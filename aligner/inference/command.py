@@ -20,6 +20,7 @@ from aligner.inference.guard import Guard, markers_of
 from aligner.inference.sampling import Sampling
 from aligner.inference.served import ServedAligner, UpstreamModel
 from aligner.inference.servers import Server, ServerGone
+from aligner.interpretation.direction_file import read_steering
 from aligner.models import check_place, fingerprint, load_config, load_tokenizer, positions_of, quiet_libraries
 from aligner.objectives import sentences
 from aligner.records import UserError
@@ -63,6 +64,7 @@ def job_of(config: CorrectConfig) -> CorrectionJob:
     for template, table in zip(templates, known, strict=True):
         if template.takes_feedback:
             sentences(config.objectives, table)
+    steering = read_steering(config.steering, folders[0], options.trust_remote_code)
     about = {  # not the address of a server: it may come back elsewhere
         "model": [fingerprint(folder, options.trust_remote_code) for folder in folders],
         "prompt": [template.text for template in templates],
@@ -71,6 +73,7 @@ def job_of(config: CorrectConfig) -> CorrectionJob:
         "served model": config.aligner_model,
         "upstream": [config.upstream_model, config.upstream_max_tokens, config.upstream_temperature],
         **({"sampling": asdict(sampling)} if sampling else {}),
+        **({"steered": steering.about} if steering else {}),
     }
     stack = [
         StackedAligner(
@@ -121,7 +124,8 @@ def _open(config: CorrectConfig, folder: str, settings: Settings) -> Corrector |
     """An Aligner on this machine, or behind a server; of a served one the prompt and the tokenizer are used here."""
     options = config.options
     if not config.aligner_url:
-        return Corrector.load(folder, options.prompt_template, settings, options.trust_remote_code, options.dtype)
+        how = options.prompt_template, settings, options.trust_remote_code, options.dtype
+        return Corrector.load(folder, *how, config.steering)
     name = config.aligner_model or config.model or ""
     server = Server(config.aligner_url, name, config.aligner_key, config.concurrency, config.timeout)
     encoder = Encoder(load_tokenizer(folder, options.trust_remote_code))

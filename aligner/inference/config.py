@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aligner.files import refuse_overwriting
+from aligner.interpretation.steer_options import SteerOptions
 from aligner.records import UserError, require_at_least_one
 
 
@@ -29,6 +30,7 @@ class CorrectConfig:
     input: str
     output: str
     options: AlignerOptions
+    steering: SteerOptions = SteerOptions()
     model: str | None = None
     stack: tuple[str, ...] | None = None
     columns: tuple[str, ...] = ()
@@ -72,6 +74,9 @@ class CorrectConfig:
                 raise UserError(f"--{name} needs --{needs}.")
         if self.aligner_url and self.nats_ahead is not None:
             raise UserError("--nats_ahead weighs corrections with the model here: leave out --aligner_url.")
+        if self.steering.steer and (self.aligner_url or self.stack):
+            flag = "aligner_url" if self.aligner_url else "stack"
+            raise UserError(f"--steer is for one Aligner that runs here: leave out --{flag}.")
         if self.aligner_url and self.stack:
             raise UserError("--aligner_url serves one Aligner: give --model, and run again for the next of a stack.")
 

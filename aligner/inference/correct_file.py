@@ -122,7 +122,8 @@ def correct_file(job: CorrectionJob, progress: Progress) -> CorrectionSummary:
         for number in range(count):
             _pass(job, number, items, journal, progress)
         summary = _summary(job, items, journal, upstream_answers, count)
-        anew = (_output(item, row, journal, count) for row, item in enumerate(items))
+        steered = {name: job.about[name] for name in ("steered",) if name in job.about}
+        anew = (_output(item, row, journal, count) | steered for row, item in enumerate(items))
         write_lines(job.output, [next(anew) if row is None else row for row in earlier])
     except BaseException:
         journal.close()

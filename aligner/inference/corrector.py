@@ -16,6 +16,8 @@ from aligner.encoder import Encoder
 from aligner.inference.greedy import Decoder, DecoderRow, supports_drafts
 from aligner.inference.likelihood import log_likelihood
 from aligner.inference.sampling import Sampling, generate
+from aligner.interpretation.direction_file import read_steering
+from aligner.interpretation.steer_options import NOT_STEERED, SteerOptions
 from aligner.models import device_map_options, load_model, load_tokenizer, positions_of
 from aligner.objectives import sentences
 from aligner.prompts import PromptTemplate
@@ -98,6 +100,7 @@ class Corrector:
     decoder: Decoder | None  # None: for this model only transformers' own generation is right
     settings: Settings = Settings()
     objectives: Mapping[str, str] = field(default_factory=dict)  # those that it can be asked for by name
+    steered: Mapping[str, Any] | None = None  # what was added to its states, where something was
 
     @classmethod
     def load(
@@ -107,12 +110,14 @@ class Corrector:
         settings: Settings = Settings(),
         trust_remote_code: bool = False,
         dtype: str | None = None,
+        steer: SteerOptions = NOT_STEERED,
     ) -> Corrector:
         """Open a folder or hub id on the GPUs there are, or on the CPU. `dtype`: bfloat16 on a GPU that has it, else float32.
+        `steer`: a direction that is added to its states from here on, drafts being verified with it.
 
-        UserError where it cannot be opened or its prompt is not known.
+        UserError where it cannot be opened, its prompt is not known, or the direction is another model's.
         """
-        template = prompt_of(folder, prompt_template)
+        template, steering = prompt_of(folder, prompt_template), read_steering(steer, folder, trust_remote_code)
         encoder = Encoder(load_tokenizer(folder, trust_remote_code))
         kind = DTYPES[dtype or best_dtype()]
         where = device_map_options(folder, kind, trust_remote_code)
@@ -120,13 +125,16 @@ class Corrector:
         model.generation_config = (
             GenerationConfig()
         )  # a folder's own would fill in what is not set, penalties for instance
+        if steering:
+            steering.install(model)
         decoder = Decoder(model, encoder.eos) if supports_drafts(model) else None
         if decoder is None:
             log.warning(
                 "%s is decoded by transformers, token by token: its cache holds something other than keys and values",
                 folder,
             )
-        return cls(model, encoder, template, decoder, settings, objectives_of(folder, template))
+        about = steering and steering.about
+        return cls(model, encoder, template, decoder, settings, objectives_of(folder, template), about)
 
     def correct(
         self,

@@ -25,6 +25,7 @@ ADDED = (
     "guard_reason",
     "cut_off",
     "nats_ahead",
+    "steered",
 )
 
 

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from aligner.demo import locate
 from aligner.inference.corrector import Corrector, Settings
+from aligner.interpretation.steer_options import SteerOptions
 from aligner.models import check_place, quiet_libraries
 from aligner.quality.edits import diff, show
 
@@ -22,13 +23,14 @@ def show_one_correction(
     max_new_tokens: int,
     dtype: str | None,
     trust_remote_code: bool,
+    steer: SteerOptions,
 ) -> None:
     """Correct an answer and print it as a diff, coloured on a terminal, with the share copied below."""
     quiet_libraries()
     folder = locate(model)
     check_place(folder)
     settings = Settings(batch_size=1, max_new_tokens=max_new_tokens)
-    corrector = Corrector.load(folder, prompt_template, settings, trust_remote_code, dtype)
+    corrector = Corrector.load(folder, prompt_template, settings, trust_remote_code, dtype, steer)
     [corrected] = corrector.correct([(question, answer)], feedback, objectives)
     screen = Console(highlight=False, markup=False, soft_wrap=True)
     screen.print(show(diff(answer, corrected.text), sys.stdout.isatty()))

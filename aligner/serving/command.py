@@ -14,6 +14,7 @@ from aligner.inference.config import AlignerOptions
 from aligner.inference.corrector import Corrected, CorrectionRequest, Corrector, Settings, check_feedback
 from aligner.inference.guard import Guard
 from aligner.inference.items import read_items
+from aligner.interpretation.steer_options import NOT_STEERED, SteerOptions
 from aligner.keys import read_key
 from aligner.models import check_place, quiet_libraries
 from aligner.plots import draw_gate
@@ -60,7 +61,8 @@ def serve(config: ServeConfig) -> None:
 def exchange_of(config: ServeConfig) -> Exchange:
     """The Aligner, its upstream and the policy for answers."""
     shadow = ShadowLog(config.shadow_file) if config.shadow_file else None
-    name, corrector = load_aligner(config.model, config.options, config.max_prompt_tokens, not config.keep_unfinished)
+    whole_only = not config.keep_unfinished
+    name, corrector = load_aligner(config.model, config.options, config.max_prompt_tokens, whole_only, config.steering)
     feedback = corrector.objectives.get(config.feedback, config.feedback)
     check_feedback(corrector.template, [CorrectionRequest("", "", feedback)])
     key, largest = read_key(config.upstream_key) or None, 10 * config.max_request_bytes
@@ -111,7 +113,11 @@ def calibrate(config: CalibrateConfig) -> list[str]:
 
 
 def load_aligner(
-    model: str, options: AlignerOptions, max_prompt_tokens: int | None = None, whole_only: bool = False
+    model: str,
+    options: AlignerOptions,
+    max_prompt_tokens: int | None = None,
+    whole_only: bool = False,
+    steering: SteerOptions = NOT_STEERED,
 ) -> tuple[str, Corrector]:
     """The name of an Aligner, and the Aligner itself."""
     quiet_libraries()
@@ -119,5 +125,6 @@ def load_aligner(
     folder = locate(model)
     check_place(folder)
     settings = Settings(options.batch_size, options.max_new_tokens, None, max_prompt_tokens, whole_only)
-    corrector = Corrector.load(folder, options.prompt_template, settings, options.trust_remote_code, options.dtype)
+    how = options.prompt_template, settings, options.trust_remote_code, options.dtype
+    corrector = Corrector.load(folder, *how, steering)
     return Path(folder).resolve().name, corrector

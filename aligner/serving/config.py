@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from aligner.files import refuse_overwriting
 from aligner.inference.config import AlignerOptions
+from aligner.interpretation.steer_options import SteerOptions
 from aligner.keys import read_key
 from aligner.records import UserError, require_at_least_one
 from aligner.serving import LOOPBACK
@@ -27,6 +28,7 @@ class ServeConfig:
     model: str
     upstream_url: str
     options: AlignerOptions
+    steering: SteerOptions = SteerOptions()
     mode: str = "always"
     threshold: float | None = None
     shadow_file: str | None = None

@@ -83,7 +83,7 @@ class Exchange:
         prompt = self.worker.corrector.template.name
         tried = sum(self.counts[kind] for kind in ("corrected", "unchanged", "unfinished", "shadow"))
         share = round(self.counts["unfinished"] / tried, 4) if tried else 0.0
-        about = {"mode": self.policy.mode, "model": self.name, "prompt": prompt}
+        about = {"mode": self.policy.mode, "model": self.name, "prompt": prompt, **self._steered()}
         return {**about, "answers": self.counts, "unfinished_share": share}
 
     async def close(self) -> None:
@@ -289,7 +289,12 @@ class Exchange:
 
     def _note(self, action: str, original: Any) -> dict[str, Any]:
         prompt = self.worker.corrector.template.name
-        return {"action": action, "original": original, "model": self.name, "prompt": prompt, "mode": self.policy.mode}
+        about = {"model": self.name, "prompt": prompt, "mode": self.policy.mode, **self._steered()}
+        return {"action": action, "original": original, **about}
+
+    def _steered(self) -> dict[str, Any]:
+        """What is added to the Aligner's states, where something is."""
+        return {"steered": steered} if (steered := self.worker.corrector.steered) else {}
 
     async def through(self, path: str, chat: dict[str, Any], caller: Mapping[str, str], reason: str = "") -> ASGIApp:
         """The upstream's own answer, byte for byte; whole answers of a chat go to the shadow file."""

@@ -7,6 +7,7 @@ Every choice that an answer was corrected in (or could have been) carries one mo
     original    the upstream's answer
     edits       identical, copied, similarity, length_ratio (`aligner correct` writes the same)
     model, prompt, mode      of the Aligner: its name, its prompt's name, always, shadow or gate
+    steered     what --steer adds to its states, where it does: the folder's name, alpha, layer
     confidence, threshold    of the gate
     tokens, seconds          that the correction has, and that it waited and took
     error       why there is none, with failed_open

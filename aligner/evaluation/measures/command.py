@@ -20,6 +20,7 @@ from aligner.evaluation.measures.table import ALIGNER, markdown_lines, report_li
 from aligner.evaluation.measures.text_scores import shown_objectives, text_scores
 from aligner.evaluation.subprocess_step import command
 from aligner.files import json_line, sha256_of, write_json, write_lines, write_text
+from aligner.interpretation.steer_options import SteerOptions
 from aligner.locks import take
 from aligner.objectives import sentences, split_objectives
 from aligner.readers.rows import read_rows
@@ -102,6 +103,7 @@ def _about(config: MeasureConfig, systems: dict[str, str]) -> dict[str, Any]:
         "max_new_tokens": config.max_new_tokens,
         "dtype": config.dtype,
         "nats_ahead": config.nats_ahead,
+        "steered": config.steering.flags(),
         "recipes_tried": config.tried,
     }
 
@@ -185,7 +187,8 @@ def _open(config: MeasureConfig, name: str, place: str, folder: Path) -> Correct
     from aligner.inference.corrector import Corrector
 
     prompt, trusted = _prompt(config, name, folder), config.trust_remote_code
-    return Corrector.load(place, prompt, trust_remote_code=trusted, dtype=config.dtype)
+    steer = config.steering if name == ALIGNER else SteerOptions()
+    return Corrector.load(place, prompt, trust_remote_code=trusted, dtype=config.dtype, steer=steer)
 
 
 def _correct(
@@ -199,12 +202,14 @@ def _correct(
     prompt = _prompt(config, name, folder)
     flags: dict[str, Any] = {"max_new_tokens": config.max_new_tokens, "trust_remote_code": config.trust_remote_code}
     flags |= {"dtype": config.dtype} if config.dtype else {}
+    flags |= config.steering.flags() if name == ALIGNER else {}
     flags |= {} if config.nats_ahead is None else {"nats_ahead": config.nats_ahead}
     parts = [
         *map(json_line, rows),
         fingerprint(place, config.trust_remote_code),
         prompt_of(place, prompt).text,
         str(flags),
+        *(config.steering.digests() if name == ALIGNER else ()),
     ]
     stem = folder / "corrections" / hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     source, corrected = stem.with_suffix(".rows.jsonl"), stem.with_suffix(".jsonl")

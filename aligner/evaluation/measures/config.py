@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aligner.interpretation.steer_options import SteerOptions
 from aligner.records import UserError, require_at_least_one
 from aligner.training.datasets.damage import damage_plan
 
@@ -17,8 +18,8 @@ class MeasureConfig:
     base: the untrained model (None: the one its card names; 'none': left out). shuffled: an Aligner trained on shuffled
     corrections (of `objectives`: on shuffled objectives). control_limit: answers that models among the controls correct at most.
     tried: recipes that were tried before this one was chosen. nats_ahead: of `aligner correct`, for all models. objectives: what
-    is asked for by name, comma-separated (None: all that the Aligner knows and a text shows). UserError where the flags do not go
-    together.
+    is asked for by name, comma-separated (None: all that the Aligner knows and a text shows). steering: of the Aligner alone.
+    UserError where the flags do not go together.
     """
 
     output: str
@@ -39,6 +40,7 @@ class MeasureConfig:
     trust_remote_code: bool = False
     nats_ahead: float | None = None
     objectives: str | None = None
+    steering: SteerOptions = SteerOptions()
 
     def __post_init__(self) -> None:
         if self.measure not in MEASURES:
