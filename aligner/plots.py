@@ -177,9 +177,10 @@ def draw_scan(panels: Sequence[tuple[str, Sequence[str], Sequence[Sequence[float
         image = place.imshow(
             scores, cmap="RdBu_r", vmin=-3, vmax=3, aspect="auto", origin="lower", extent=_cells(scores)
         )
-        place.set_title(title, fontsize=9, loc="left")
-        place.set_xticks(range(len(tokens)), tokens, fontsize=7, rotation=45, ha="right")
+        place.set_title(title, fontsize=9, loc="left", parse_math=False)  # a text may hold dollars
+        place.set_xticks(range(len(tokens)), tokens, fontsize=7, rotation=45, ha="right", parse_math=False)
         place.set_ylabel("layer")
+        place.yaxis.get_major_locator().set_params(integer=True)
         figure.colorbar(image, ax=place, label="copying - 0 - correcting")
     with whole_file(path, "wb") as stream:
         figure.savefig(stream, format="png", dpi=130)

@@ -84,6 +84,7 @@ PARTS = {
     "families": ("test_families", "test_odd_bases", "test_objective_check"),
     "readers": ("test_read_by_others",),
     "acceptance": ("test_acceptance",),
+    "interpretation": ("test_interpretation",),
     "package": ("test_wheel", "test_readme"),
     "whole_run": ("test_benchmarks::whole_run",),
     "benchmarks": ("test_benchmarks",),

@@ -24,7 +24,7 @@ from aligner.interpretation.config import FEWEST, InterpretConfig
 from aligner.interpretation.direction_file import write_directions
 from aligner.interpretation.directions import WAYS, States, Tokens, accuracies, best_layer, fit, margins, read_rows
 from aligner.interpretation.effect import Effect, random_directions, sweep
-from aligner.interpretation.hooks import decoder_layers
+from aligner.interpretation.hooks import decoder_layers, width_of
 from aligner.interpretation.page import CAPTIONS, markdown_lines, page
 from aligner.interpretation.pictures import draw_pictures
 from aligner.interpretation.scan import scan
@@ -32,7 +32,7 @@ from aligner.interpretation.statistics import Estimate
 from aligner.models import check_place, fingerprint, positions_of, quiet_libraries
 from aligner.prompts import DEFAULT
 from aligner.records import UserError
-from aligner.terminal import print_errors, print_lines
+from aligner.terminal import print_errors, print_lines, printable
 from aligner.training.datasets.options import QAC, parse_columns
 
 BASE = "untrained base"
@@ -172,7 +172,7 @@ def reading(
 ) -> Reading:
     """Fit a model's directions on some rows and ask them about others."""
     layers = decoder_layers(corrector.model)
-    width = corrector.model.config.get_text_config().hidden_size
+    width = width_of(corrector.model)
 
     def states(rows: Sequence[Pair], what: str) -> States:
         bar = progress(rows, desc=f"{name}: reading {what}", unit=" rows")
@@ -257,7 +257,7 @@ def scan_of(config: InterpretConfig, corrector: Corrector, own: Reading, pair: P
     row = tokens_of(corrector, pair)
     layers = decoder_layers(corrector.model)
     scores_LK = scan(corrector.model, layers, own.directions[own.way], row, config.tokens)
-    tokens = [corrector.text([token]) for token in row.correction[: config.tokens]]
+    tokens = [printable(corrector.text([token])) for token in row.correction[: config.tokens]]
     return {"question": pair.question, "tokens": tokens, "scores": scores_LK.tolist()}
 
 

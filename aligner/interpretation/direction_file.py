@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from aligner.files import COMPLETED, is_completed, read_json, sha256_of, sync, write_json
-from aligner.interpretation.hooks import decoder_layers, steer
+from aligner.interpretation.hooks import decoder_layers, steer, width_of
 from aligner.interpretation.steer_options import SteerOptions
 from aligner.models import fingerprint
 from aligner.records import UserError
@@ -35,7 +35,7 @@ class Steering:
     def install(self, model: PreTrainedModel) -> Any:
         """Steer the model until the handle that is returned is removed. UserError where the model has another shape."""
         found = decoder_layers(model)
-        width = model.config.get_text_config().hidden_size
+        width = width_of(model)
         if (len(found), width) != (self.layers, len(self.vector_H)):
             raise UserError(
                 f"--steer: its directions are for {self.layers} layers of width {len(self.vector_H)}, and the model has "

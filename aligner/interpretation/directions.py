@@ -3,9 +3,10 @@ a layer from some rows, and how often it is right on others.
 
 In the paper's words (section 3.4, appendix B.6, where the names of the two sets are swapped):
 
-    A_copy, A_correction = {R(M, t(q, a, a_0..k))}, {R(M, t(q, a, c_0..k))}, 0 < k    `mean_states`: the mean over k, from
-                                                                                      where a and c part
-    V_c = PCA{normalized(H_correction - H_copy)}                                      `principal`; `mean_difference` is the second way
+    A_copy, A_correction = {R(M, t(q, a, a_0..k))}, {R(M, t(q, a, c_0..k))}, 0 < k
+        `mean_states`: the mean over k, from where a and c part
+    V_c = PCA{normalized(H_correction - H_copy)}
+        `principal`; `mean_difference` is the second way of fitting
 
 Suffixes: N rows, L layers, H the model's width, K tokens of a continuation.
 """
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from aligner.interpretation.hooks import read
+from aligner.interpretation.hooks import read, without_head
 from aligner.interpretation.statistics import Estimate, share
 
 SMALLEST = 1e-9  # a length below which a difference has no direction
@@ -74,7 +75,7 @@ def mean_states(
         mean_LH[layer], norm_L[layer] = states_KH.mean(0).cpu(), states_KH.norm(dim=-1).mean().cpu()
 
     with read(layers, keep):
-        model(input_ids=torch.tensor([[*prompt, *ids]], device=model.device), use_cache=False)
+        without_head(model)(input_ids=torch.tensor([[*prompt, *ids]], device=model.device), use_cache=False)
     return mean_LH, norm_L
 
 

@@ -32,13 +32,17 @@ def states_of(output: Any) -> torch.Tensor:
 
 def with_states(output: Any, states: torch.Tensor) -> Any:
     """What a layer returns, with other hidden states."""
-    return type(output)((states, *output[1:])) if isinstance(output, tuple | list) else states
+    if not isinstance(output, tuple | list):
+        return states
+    made = getattr(output, "_make", type(output))  # of a named tuple
+    return made((states, *output[1:]))
 
 
 @torch.inference_mode()
 def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
     """A model's decoder layers, first to last, found by trial whatever a family calls them: of all lists of modules the longest
-    whose members each return states of the model's width for every token of a short row. UserError where there is none."""
+    whose members each return states of the model's width for every token of a short row, plain projections aside. UserError where
+    there is none: the layers return something else, such as several streams of states."""
     ids_1L = torch.tensor([TRIED], device=model.device)
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
     returned: dict[nn.Module, Any] = {}
@@ -54,14 +58,26 @@ def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
     finally:
         for handle in handles:
             handle.remove()
-    width = model.get_input_embeddings().weight.shape[-1]
-    shape = (1, len(TRIED), getattr(model.config.get_text_config(), "hidden_size", width))
-    layers = [list(each) for each in lists if all(returned.get(member) == shape for member in each)]
+    shape = (1, len(TRIED), width_of(model))
+    layers = [
+        list(each) for each in lists if all(returned.get(m) == shape and not isinstance(m, nn.Linear) for m in each)
+    ]
     if not layers:
         raise UserError(
             f"{type(model).__name__} has no list of layers that return its hidden states: it cannot be read or steered."
         )
     return max(layers, key=len)
+
+
+def width_of(model: PreTrainedModel) -> int:
+    """The numbers in a state of the residual stream."""
+    embedded = model.get_input_embeddings().weight.shape[-1]  # type: ignore[union-attr,index]
+    return int(getattr(model.config.get_text_config(), "hidden_size", embedded))
+
+
+def without_head(model: PreTrainedModel) -> Any:
+    """The model below its head: nobody reads logits over a whole vocabulary here."""
+    return model.base_model
 
 
 @contextmanager

@@ -68,7 +68,8 @@ def _sweep(effect: Mapping[str, Any]) -> str:
 def _example(example: Mapping[str, Any]) -> str:
     """One answer, as it stands and as corrected at every alpha."""
     rows = "".join(
-        f"<tr><td>{each['alpha']:+g}</td><td>{each['ratio']:.2f}</td><td class='text'>{_diff(example['answer'], each['text'])}</td></tr>"
+        f"<tr><td>{each['alpha']:+g}</td><td>{each['ratio']:.2f}</td>"
+        f"<td class='text'>{_diff(example['answer'], each['text'])}</td></tr>"
         for each in example["corrections"]
     )
     return (

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from aligner.interpretation.directions import Tokens
-from aligner.interpretation.hooks import read
+from aligner.interpretation.hooks import read, without_head
 
 
 @dataclass(frozen=True)
@@ -45,5 +45,5 @@ def projections(
         along_LK[layer] = (states_KH @ direction_LH[layer].to(states_KH.device)).cpu()
 
     with read(layers, keep):
-        model(input_ids=torch.tensor([[*prompt, *ids]], device=model.device), use_cache=False)
+        without_head(model)(input_ids=torch.tensor([[*prompt, *ids]], device=model.device), use_cache=False)
     return along_LK
