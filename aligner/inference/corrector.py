@@ -133,7 +133,7 @@ class Corrector:
                 "%s is decoded by transformers, token by token: its cache holds something other than keys and values",
                 folder,
             )
-        about = steering and steering.about
+        about = steering.about if steering else None
         return cls(model, encoder, template, decoder, settings, objectives_of(folder, template), about)
 
     def correct(

@@ -123,7 +123,7 @@ def open_model(config: InterpretConfig, place: str, own: str) -> Corrector:
 def chosen_rows(config: InterpretConfig) -> tuple[list[Pair], list[str]]:
     """The rows that say something, in a random order of their questions, and what became of the others."""
     columns = parse_columns(config.columns, "") or QAC
-    pairs, faults = read_pairs(config.input, **named_fields(columns))
+    pairs, faults = read_pairs(config.input, None, **named_fields(columns))
     for fault in faults[:3]:
         print_errors(f"warning: {fault}")
     changed = [pair for pair in pairs if pair.before != pair.after and pair.after.strip()]

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from aligner.interpretation.hooks import read, without_head
 from aligner.interpretation.statistics import Estimate, share
@@ -52,7 +53,9 @@ class States:
 
 
 @torch.inference_mode()
-def read_rows(model: nn.Module, layers: Sequence[nn.Module], rows: Iterable[Tokens], tokens: int, width: int) -> States:
+def read_rows(
+    model: PreTrainedModel, layers: Sequence[nn.Module], rows: Iterable[Tokens], tokens: int, width: int
+) -> States:
     """The states of every row. Each is read by itself, so no padding is in them, and of each layer its mean alone is kept."""
     differences, norms = [], []
     for row in map(Tokens.parted, rows):
@@ -65,7 +68,7 @@ def read_rows(model: nn.Module, layers: Sequence[nn.Module], rows: Iterable[Toke
 
 
 def mean_states(
-    model: nn.Module, layers: Sequence[nn.Module], prompt: Sequence[int], ids: Sequence[int], width: int
+    model: PreTrainedModel, layers: Sequence[nn.Module], prompt: Sequence[int], ids: Sequence[int], width: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Behind every layer: the mean state over a continuation, (L, H), and the mean length of its states, (L,)."""
     mean_LH, norm_L = torch.zeros(len(layers), width), torch.zeros(len(layers))

@@ -71,7 +71,7 @@ def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
 
 def width_of(model: PreTrainedModel) -> int:
     """The numbers in a state of the residual stream."""
-    embedded = model.get_input_embeddings().weight.shape[-1]  # type: ignore[union-attr,index]
+    embedded = model.get_input_embeddings().weight.shape[-1]  # type: ignore[index]
     return int(getattr(model.config.get_text_config(), "hidden_size", embedded))
 
 

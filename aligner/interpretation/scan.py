@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from aligner.interpretation.directions import Tokens
 from aligner.interpretation.hooks import read, without_head
@@ -24,7 +25,7 @@ class Scan:
 
 @torch.inference_mode()
 def scan(
-    model: nn.Module, layers: Sequence[nn.Module], direction_LH: torch.Tensor, row: Tokens, count: int
+    model: PreTrainedModel, layers: Sequence[nn.Module], direction_LH: torch.Tensor, row: Tokens, count: int
 ) -> torch.Tensor:
     """The scores of a correction's first tokens, (L, K), centred and scaled a layer by those of both its continuations."""
     correction_LK, copy_LK = (
@@ -35,7 +36,11 @@ def scan(
 
 
 def projections(
-    model: nn.Module, layers: Sequence[nn.Module], direction_LH: torch.Tensor, prompt: Sequence[int], ids: Sequence[int]
+    model: PreTrainedModel,
+    layers: Sequence[nn.Module],
+    direction_LH: torch.Tensor,
+    prompt: Sequence[int],
+    ids: Sequence[int],
 ) -> torch.Tensor:
     """Behind every layer, each token's state along the direction, (L, K); of a layer's states nothing else is kept."""
     along_LK = torch.zeros(len(layers), len(ids))
