@@ -17,6 +17,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", required=True, metavar="DIR", help="the Aligner: an output folder or a hub id")
     add(
+        "--aligner_url",
+        nargs="+",
+        default=(),
+        metavar="URL",
+        help="OpenAI-compatible servers that have the Aligner (vllm serve DIR); --model gives its prompt and tokenizer (here)",
+    )
+    add("--aligner_model", metavar="NAME", help="its name at --aligner_url (--model)")
+    add(
+        "--aligner_key",
+        default="ALIGNER_API_KEY",
+        metavar="VARIABLE",
+        help="the variable with the key of --aligner_url (ALIGNER_API_KEY)",
+    )
+    add(
         "--upstream_url",
         required=True,
         metavar="URL",
@@ -73,7 +87,14 @@ def add_route_flags(parser: argparse.ArgumentParser) -> None:
 def add_limit_flags(parser: argparse.ArgumentParser) -> None:
     """How much the server takes on, and how long it waits."""
     add = parser.add_argument
-    add("--max_requests", type=int, default=64, metavar="N", help="requests held at once; more get 429 (64)")
+    add("--workers", type=int, default=1, metavar="N", help="processes of this server, with --aligner_url (1)")
+    add(
+        "--max_requests",
+        type=int,
+        default=64,
+        metavar="N",
+        help="requests held at once by a process; more get 429 (64)",
+    )
     add(
         "--max_prompt_tokens",
         type=int,

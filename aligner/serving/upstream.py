@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -64,6 +65,11 @@ class UpstreamClient:
         remember_named(self._fixed.items())
         remember_named((name, value) for name, _, value in (each.partition("=") for each in self._query.split("&")))
         self._session: aiohttp.ClientSession | None = None
+
+    @property
+    def place(self) -> str:
+        """Its host and port, for a message."""
+        return urlsplit(self.url).netloc.rpartition("@")[2]
 
     async def close(self) -> None:
         """Close its connections."""
