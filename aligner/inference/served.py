@@ -111,7 +111,7 @@ def sent_prompt(encoder: Encoder, template: PromptTemplate, request: CorrectionR
     (a special token's string stands in it) as ids."""
     [ids] = encoder.prompts([encoder.render(template, *request)])
     text = template.render(*request)
-    return (text if encoder.tokenizer(text)["input_ids"] == ids else ids), len(ids)
+    return (text if encoder.reads_alike(text, ids) else ids), len(ids)
 
 
 def length_of(encoder: Encoder, text: str) -> int:

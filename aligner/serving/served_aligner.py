@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
@@ -33,6 +32,7 @@ from aligner.terminal import printable
 T = TypeVar("T")
 COMPLETIONS = "/completions"
 REFUSALS = (400, 404, 413, 422)  # statuses that another replica would answer with as well
+INLINE = 10_000  # characters that are tokenised at once: milliseconds
 NO_LIKELIHOOD = (
     "the Aligner's server gives no log-probabilities of a prompt (echo with logprobs), which the gate needs: "
     "serve without --mode gate."
@@ -44,9 +44,10 @@ class ReplicaFailed(Exception):
 
 
 class Ended(NamedTuple):
-    """The end of a server's stream, and the reason that it gave for it."""
+    """The end of a server's text: the reason that it gave for it, and the tokens where it counts them."""
 
-    reason: str | None
+    reason: str
+    tokens: int | None
 
 
 class Prompt(NamedTuple):
@@ -101,7 +102,7 @@ class ServedAligner:
         self.replicas, self.model, self.template, self.objectives = replicas, model, template, objectives
         self.encoder, self.positions, self.settings, self.longest = encoder, positions, settings, longest
         self._parameters = ModelParameters(f"{model}, the Aligner,")
-        self._thread = ThreadPoolExecutor(1, "tokenizer")  # one: a tokenizer must not be used by several at once
+        self._tokenizer = asyncio.Lock()
         self._closing = False
 
     def start(self) -> None:
@@ -134,7 +135,6 @@ class ServedAligner:
         """Stop: requests under way fail."""
         self._closing = True
         await self.replicas.stop()
-        self._thread.shutdown(cancel_futures=True)
 
     async def events(self, ticket: ServedTicket, again: bool) -> AsyncGenerator[str | Done, None]:
         """Pieces of a correction, then the result. `again`: what came may be forgotten, so that a stream that broke off is tried
@@ -148,12 +148,12 @@ class ServedAligner:
                 return
         tried, why = set[int](), ""
         while replica := self.replicas.choose(tried):
-            text, reason = "", None
+            text, end = "", None
             try:
                 async with aclosing(self._completion(replica, prompt)) as pieces:
                     async for piece in pieces:
                         if isinstance(piece, Ended):
-                            reason = piece.reason
+                            end = piece
                         else:
                             text += piece
                             yield piece
@@ -163,36 +163,55 @@ class ServedAligner:
                     raise Failed(f"the Aligner's server broke off ({error}).") from None
                 why = str(error)
                 continue
+            assert end, "a completion ends with Ended or ReplicaFailed"
             if not text.strip():
                 raise Failed("the Aligner made an empty correction.")
-            corrected = Corrected(text, reason is not None and is_whole(reason), edits(ticket.answer, text))
-            yield await self._done(ticket, corrected, began, confidence, False)
+            corrected = Corrected(text, is_whole(end.reason), edits(ticket.answer, text))
+            yield await self._done(ticket, corrected, began, confidence, False, end.tokens)
             return
         raise Failed(f"no server of the Aligner answers ({why}).")
 
     async def _done(
-        self, ticket: ServedTicket, corrected: Corrected, began: float, confidence: float | None, left_alone: bool
+        self,
+        ticket: ServedTicket,
+        corrected: Corrected,
+        began: float,
+        confidence: float | None,
+        left_alone: bool,
+        tokens: int | None = None,
     ) -> Done:
-        """The result. Its tokens are counted here: not every server says how many there were."""
-        tokens = await self._tokenised(length_of, self.encoder, corrected.text)
+        """The result. Its tokens are counted here where the server does not say how many there are."""
+        if tokens is None:
+            text = corrected.text
+            tokens = await self._tokenised(len(text), length_of, self.encoder, text) + corrected.finished
         waited, took = began - ticket.came, time.monotonic() - began
-        return Done(corrected, left_alone, confidence, tokens + corrected.finished, waited, took)
+        return Done(corrected, left_alone, confidence, tokens, waited, took)
 
-    async def _tokenised(self, work: Callable[..., T], *given: Any) -> T:
-        """The result of what needs the tokenizer, in the thread that has it. Raises Failed while shutting down."""
-        if self._closing:
-            raise Failed("the Aligner is shutting down.")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)
+    async def _tokenised(self, characters: int, work: Callable[..., T], *given: Any) -> T:
+        """The result of what needs the tokenizer, which must not be used by several at once: of many characters in a thread, for
+        others would wait. Raises Failed while shutting down."""
+        async with self._tokenizer:
+            if self._closing:
+                raise Failed("the Aligner is shutting down.")
+            if characters <= INLINE:
+                return work(*given)
+            return await asyncio.to_thread(work, *given)
 
     async def _prompt(self, ticket: ServedTicket) -> Prompt:
         """With the longest question that leaves room for the correction. Raises TooLong, Unfinished."""
-        made = await self._tokenised(self._fitting, ticket)
+        made = await self._tokenised(len(ticket.questions[0]) + len(ticket.answer), self._fitting, ticket)
         if isinstance(made, UserError):
             raise (Unfinished if isinstance(made, NoRoom) else TooLong)(str(made))
         return made
 
     def _fitting(self, ticket: ServedTicket) -> Prompt | UserError:
-        needed = length_of(self.encoder, ticket.answer) + 1 if len(ticket.answer) <= self.longest else 0
+        bound = (
+            len(ticket.answer.encode()) + 2
+        )  # no tokenizer makes more tokens of a text than bytes, a prefix space and an end
+        whole = self._with(ticket.questions[0], ticket, bound)
+        if isinstance(whole, Prompt) and whole.room >= bound:
+            return whole
+        needed = length_of(self.encoder, ticket.answer) + 1 if len(ticket.answer) <= self.longest else bound
         enough = min(needed, self.settings.max_new_tokens)
         return longest_with_room(
             ticket.questions,
@@ -212,26 +231,32 @@ class ServedAligner:
     async def _completion(self, replica: Replica, prompt: Prompt) -> AsyncGenerator[str | Ended, None]:
         """A replica's text as it comes, then the reason of its end. Raises ReplicaFailed; Failed where any would refuse it."""
         request = {"prompt": prompt.sent, "max_tokens": prompt.room, "temperature": 0, "stream": True}
+        reason = tokens = None
         replica.under_way += 1
         replica.requests += 1
         try:
-            async with aclosing(self._asked(replica, request)) as parts:
-                async for choice in parts:
+            asked = self._asked(replica, {**request, "stream_options": {"include_usage": True}})
+            async with aclosing(asked) as replies:
+                async for reply in replies:  # to its end, so that the connection is used again
+                    tokens = tokens_in(reply) or tokens
+                    choice = first_choice(reply)
                     if text := choice.get("text"):
                         yield str(text)
-                    if choice.get("finish_reason") is not None:
-                        replica.succeeded()
-                        yield Ended(str(choice["finish_reason"]))
-                        return
-            raise ReplicaFailed("its stream has no end")
+                    reason = choice.get("finish_reason") or reason
         except ReplicaFailed:
-            replica.failed()
-            raise
+            if reason is None:
+                replica.failed()
+                raise
         finally:
             replica.under_way -= 1
+        if reason is None:
+            replica.failed()
+            raise ReplicaFailed("its stream has no end")
+        replica.succeeded()
+        yield Ended(str(reason), tokens)
 
     async def _asked(self, replica: Replica, request: Mapping[str, Any]) -> AsyncGenerator[Mapping[str, Any], None]:
-        """The choice of each chunk of a reply, or of a whole one. A parameter that the server refuses is left out from then on."""
+        """The chunks of a reply, or a whole one. A parameter that the server refuses is left out from then on."""
         sent = self._parameters.adapt({"model": self.model, **request})
         while True:
             try:
@@ -241,7 +266,7 @@ class ServedAligner:
                         async for part in response.content.iter_any():
                             for data in reader.feed(part):
                                 if chunk := chunk_in(data):
-                                    yield first_choice(chunk)
+                                    yield checked(chunk)
                         return
                     content = await replica.client.read(response)
             except Refused as error:
@@ -250,18 +275,20 @@ class ServedAligner:
             if response.status != 200 and self._parameters.learn(response.status, words, sent):
                 sent = self._parameters.adapt(sent)
                 continue
-            yield first_choice(whole_reply(response.status, content))
+            yield whole_reply(response.status, content)
             return
 
     async def _confidence(self, ticket: ServedTicket, prompt: Prompt) -> float:
         """The mean log-probability, in nats a token, of the answer as its own correction, end-of-text with it. Raises Failed."""
-        ids, answer = await self._tokenised(self._pair, ticket, prompt)
+        ids, answer = await self._tokenised(
+            len(prompt.request.question) + len(ticket.answer), self._pair, ticket, prompt
+        )
         replica = self.replicas.choose()
         assert replica, "there is at least one"
         asked = {"prompt": ids + answer, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
         try:
-            async with aclosing(self._asked(replica, asked)) as choices:
-                choice = await anext(choices)
+            async with aclosing(self._asked(replica, asked)) as replies:
+                choice = first_choice(await anext(replies))
         except ReplicaFailed as error:
             replica.failed()
             raise Failed(f"the Aligner's server fails ({error}).") from None
@@ -273,13 +300,25 @@ class ServedAligner:
         return ids, answer
 
 
-def first_choice(reply: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The first choice of a completion or a chunk; empty where it has none. Raises ReplicaFailed where it is an error."""
+def checked(reply: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A completion or a chunk. Raises ReplicaFailed, or Failed, where it is an error."""
     if error := error_in(reply):
         raise _failure(error.status, error.message)
+    return reply
+
+
+def first_choice(reply: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The first choice of a completion or a chunk; empty where it has none."""
     choices = reply.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else {}
     return first if isinstance(first, Mapping) else {}
+
+
+def tokens_in(reply: Mapping[str, Any]) -> int | None:
+    """The tokens of the text, where the server counts them."""
+    usage = reply.get("usage")
+    count = usage.get("completion_tokens") if isinstance(usage, Mapping) else None
+    return count if isinstance(count, int) else None
 
 
 def whole_reply(status: int, content: bytes) -> Mapping[str, Any]:
