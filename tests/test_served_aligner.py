@@ -254,6 +254,29 @@ def test_a_gate_before_a_server_without_likelihoods_is_refused(encoder, told):
         ask(address)
 
 
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [("no likelihoods", "gives no log-probabilities of a prompt"), ("gone", "--mode gate: the Aligner's server fails")],
+)
+def test_a_gate_that_cannot_be_is_known_before_anything_is_served(way, said, tiny_model, capsys):
+    from aligner import cli
+
+    server = Standing(way)
+    flags = [
+        "--model",
+        str(tiny_model),
+        "--prompt_template",
+        "correction",
+        "--upstream_url",
+        "http://localhost:1/v1",
+        "--port",
+        "0",
+    ]
+    flags += ["--mode", "gate", "--threshold", "-1", "--aligner_url", server.url]
+    assert cli.main(["serve", *flags]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_of_a_long_dialogue_the_oldest_turns_are_left_out(encoder, told):
     turns = [f"turn {number} of a dialogue that is rather long" for number in range(61)]
     with layer(encoder, told, "stream") as (address, _, [server]):

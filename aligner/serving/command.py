@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from functools import partial
 from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
-from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.supervisors import Multiprocess
 
@@ -25,6 +25,7 @@ from aligner.models import check_place, load_config, load_tokenizer, positions_o
 from aligner.plots import draw_gate
 from aligner.records import UserError
 from aligner.serving.app import Limits, application
+from aligner.serving.child import in_a_child
 from aligner.serving.config import CalibrateConfig, ServeConfig
 from aligner.serving.connections import TimedConnections, affordable
 from aligner.serving.corrections import AnswerCorrector
@@ -57,6 +58,8 @@ def serve(config: ServeConfig) -> None:
             ):
                 if file:
                     file.close()
+        if config.aligner_url and config.mode == "gate":
+            asyncio.run(served_aligner(config)[1].check_likelihoods())
         app = application_of(config)  # of several processes too: what cannot be opened is known here
         if config.workers == 1:
             print_lines(f"aligner serves at {address} (and / to look at); Ctrl-C stops it")
@@ -93,15 +96,6 @@ def application_of(config: ServeConfig) -> Starlette:
     return application(exchange_of(config), limits, access)
 
 
-def in_a_child(config: ServeConfig) -> Starlette:
-    """The application in one of several processes, which share nothing but the port and files of rows."""
-    try:
-        return application_of(config)
-    except UserError as error:
-        print_lines(f"error: {error}")
-        raise SystemExit(STARTUP_FAILURE) from None  # any other status would start it again
-
-
 def exchange_of(config: ServeConfig) -> Exchange:
     """The Aligner, its upstream and the policy for answers."""
     shadow = ShadowLog(config.shadow_file, shared=config.workers > 1) if config.shadow_file else None
@@ -123,7 +117,7 @@ def local_aligner(config: ServeConfig) -> tuple[str, AnswerCorrector]:
     return name, Worker(corrector, config.max_characters)
 
 
-def served_aligner(config: ServeConfig) -> tuple[str, AnswerCorrector]:
+def served_aligner(config: ServeConfig) -> tuple[str, ServedAligner]:
     """The name of an Aligner, and the servers that have it; its prompt and tokenizer are used here."""
     quiet_libraries()
     setup_logging()

@@ -136,6 +136,16 @@ class ServedAligner:
         self._closing = True
         await self.replicas.stop()
 
+    async def check_likelihoods(self) -> None:
+        """UserError where the servers do not tell how probable an answer is, as the gate needs. Its connections are closed."""
+        ticket = self.submit(CandidateQuestions([("user", "Is anybody there?")], [0]), "Yes.")
+        try:
+            await self._confidence(ticket, await self._prompt(ticket))
+        except Failed as error:
+            raise UserError(f"--mode gate: {error}") from None
+        finally:
+            await self.stop()
+
     async def events(self, ticket: ServedTicket, again: bool) -> AsyncGenerator[str | Done, None]:
         """Pieces of a correction, then the result. `again`: what came may be forgotten, so that a stream that broke off is tried
         elsewhere too. Raises Failed."""
