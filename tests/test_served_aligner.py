@@ -19,10 +19,11 @@ from aligner.card import prompt_of
 from aligner.encoder import Encoder
 from aligner.inference.corrector import Settings
 from aligner.models import load_tokenizer
+from aligner.serving.completions import mean_log_probability
 from aligner.serving.config import ServeConfig
 from aligner.serving.exchange import Exchange, Policy
 from aligner.serving.replicas import Replica, Replicas
-from aligner.serving.served_aligner import ServedAligner, mean_log_probability
+from aligner.serving.served_aligner import ServedAligner
 from aligner.serving.upstream import UpstreamClient
 
 PIECES = ["I am ", "here, ", "and you?"]

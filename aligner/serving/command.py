@@ -1,16 +1,11 @@
-"""`aligner serve` and `aligner calibrate`: from their settings to a running server, and to a threshold."""
+"""`aligner serve` and `aligner calibrate`: from their settings to the application, and to a threshold."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
-from functools import partial
 from pathlib import Path
 
-import uvicorn
 from starlette.applications import Starlette
-from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.supervisors import Multiprocess
 
 from aligner.card import objectives_of, prompt_of
 from aligner.console import progress, setup_logging
@@ -25,9 +20,7 @@ from aligner.models import check_place, load_config, load_tokenizer, positions_o
 from aligner.plots import draw_gate
 from aligner.records import UserError
 from aligner.serving.app import Limits, application
-from aligner.serving.child import in_a_child
 from aligner.serving.config import CalibrateConfig, ServeConfig
-from aligner.serving.connections import TimedConnections, affordable
 from aligner.serving.corrections import AnswerCorrector
 from aligner.serving.exchange import Exchange, Policy
 from aligner.serving.gate import choose_threshold, confidence, curve, table
@@ -37,56 +30,24 @@ from aligner.serving.served_aligner import ServedAligner
 from aligner.serving.shadow import ShadowLog
 from aligner.serving.upstream import UpstreamClient
 from aligner.serving.worker import Worker
-from aligner.terminal import print_lines
 from aligner.training.datasets.options import QAC, parse_columns
 
-CONNECTIONS = 8  # times --max_requests: clients keep some open for their next request
 LARGER = 10  # times --max_request_bytes: an answer of a server at most
 FEWEST = 20  # answers that a threshold is chosen on
 
 
-def serve(config: ServeConfig) -> None:
-    """Serve until stopped. UserError where the port is in use or the Aligner cannot be opened."""
-    with listening(config.host, config.port) as place:  # before the model is loaded: a port in use is known at once
-        settings = server_settings(config)
-        host = f"[{config.host}]" if ":" in config.host else config.host
-        address = f"http://{host}:{place.getsockname()[1]}/v1"
-        if config.workers > 1:  # files are mended before several processes write to them
-            for file in (
-                config.shadow_file and ShadowLog(config.shadow_file),
-                config.access_log and AccessLog(config.access_log),
-            ):
-                if file:
-                    file.close()
-        if config.aligner_url and config.mode == "gate":
-            asyncio.run(served_aligner(config)[1].check_likelihoods())
-        app = application_of(config)  # of several processes too: what cannot be opened is known here
-        if config.workers == 1:
-            print_lines(f"aligner serves at {address} (and / to look at); Ctrl-C stops it")
-            settings.app = app
-            uvicorn.Server(settings).run(sockets=[place])
-        else:
-            print_lines(
-                f"aligner serves at {address} (and / to look at) in {config.workers} processes; Ctrl-C stops them"
-            )
-            settings.app, settings.factory = partial(in_a_child, config), True
-            Multiprocess(settings, [place]).run()
+def mend_files(config: ServeConfig) -> None:
+    """Open and close the files that several processes will write to: what a kill left in them is mended, a fault is known."""
+    if config.shadow_file:
+        ShadowLog(config.shadow_file).close()
+    if config.access_log:
+        AccessLog(config.access_log).close()
 
 
-def server_settings(config: ServeConfig) -> uvicorn.Config:
-    """How uvicorn serves, but for the application. It may go to other processes."""
-    connections, backlog = affordable(CONNECTIONS * config.max_requests)
-    return uvicorn.Config(
-        "",
-        http=TimedConnections(H11Protocol, connections),  # type: ignore[arg-type]
-        backlog=backlog,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        workers=config.workers,
-        # Answers under way when the server is stopped are still sent.
-        timeout_graceful_shutdown=int(config.upstream_timeout + config.aligner_timeout) + 5,
-    )
+def check_gate(config: ServeConfig) -> None:
+    """UserError where the servers of the Aligner do not tell what the gate needs."""
+    _, aligner = served_aligner(config)
+    asyncio.run(aligner.check_likelihoods())
 
 
 def application_of(config: ServeConfig) -> Starlette:
@@ -134,17 +95,6 @@ def served_aligner(config: ServeConfig) -> tuple[str, ServedAligner]:
         Replicas(clients), name, template, encoder, positions, settings, known, config.max_characters
     )
     return Path(folder).resolve().name, aligner
-
-
-def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens there. UserError where it cannot."""
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        raise UserError(
-            f"--host {host} --port {port}: {getattr(error, 'strerror', None) or error}. Name another."
-        ) from None
 
 
 def calibrate(config: CalibrateConfig) -> list[str]:
