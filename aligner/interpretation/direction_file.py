@@ -32,16 +32,17 @@ class Steering:
     vector_H: torch.Tensor
     about: dict[str, Any]
 
-    def install(self, model: PreTrainedModel) -> Any:
-        """Steer the model until the handle that is returned is removed. UserError where the model has another shape."""
-        found = decoder_layers(model)
+    def install(self, model: PreTrainedModel) -> dict[str, Any]:
+        """Steer the model from here on; returns `about`. UserError where the model has another shape."""
+        present = decoder_layers(model)
         width = width_of(model)
-        if (len(found), width) != (self.layers, len(self.vector_H)):
+        if (len(present), width) != (self.layers, len(self.vector_H)):
             raise UserError(
                 f"--steer: its directions are for {self.layers} layers of width {len(self.vector_H)}, and the model has "
-                f"{len(found)} of width {width}. Run 'aligner interpret' on this model."
+                f"{len(present)} of width {width}. Run 'aligner interpret' on this model."
             )
-        return steer(found[self.layer], self.vector_H)
+        steer(present[self.layer], self.vector_H)
+        return self.about
 
 
 def write_directions(folder: Path, ways: dict[str, torch.Tensor], norms_L: torch.Tensor, card: dict[str, Any]) -> None:
