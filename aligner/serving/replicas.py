@@ -39,11 +39,14 @@ class Replica:
         self.failures, self.rests_until = 0, None
 
     def failed(self) -> None:
-        """It could not be reached or broke off: it rests, twice as long each time."""
+        """It could not be reached or broke off: it rests, twice as long each time. Of requests that fail together one counts."""
+        now = time.monotonic()
+        if self.rests_until is not None and self.rests_until > now:
+            return
         if self.is_up:
             log.warning("a server of the Aligner fails: %s gets no requests until it answers again", self.client.place)
         self.failures += 1
-        self.rests_until = time.monotonic() + min(LOOK * 2**self.failures, LONGEST_REST)
+        self.rests_until = now + min(LOOK * 2**self.failures, LONGEST_REST)
 
 
 class Replicas:
