@@ -14,6 +14,7 @@ from typing import NoReturn
 from aligner import __version__
 from aligner.commands import (
     baseline,
+    build,
     calibrate,
     campaign,
     check,
@@ -56,6 +57,11 @@ COMMANDS: dict[str, Command] = {
         "what one would use instead: best-of-N, beam search, self-revision, and what each costs",
         baseline.add_flags,
         baseline.run,
+    ),
+    "build": (
+        "build data: questions, answers of several models, corrections by principles, filters, in stages that go on",
+        build.add_flags,
+        build.run,
     ),
     "export": ("write a resume state as a model folder", export.add_flags, export.run),
     "push": ("upload a finished Aligner with a model card; a dry run without a token", push.add_flags, push.run),

@@ -136,6 +136,63 @@ def draw_matrix(
         figure.savefig(stream, format="png", dpi=130)
 
 
+def draw_flow(stages: Sequence[tuple[str, int, int, Mapping[str, int], str]], path: str | Path) -> None:
+    """A Sankey picture, as a PNG. A stage has its name, its rows in, its rows kept, those dropped by reason, and what its rows are.
+
+    Widths are shares of the first stage of the same unit; where the unit changes the width is taken on. The smallest reasons of a
+    stage go together, so that their names can be read.
+    """
+    from matplotlib.sankey import Sankey
+
+    figure, axes = _canvas((2.6 * len(stages) + 2, 5.5))
+    axes.axis("off")
+    sankey = Sankey(ax=axes, unit=None, gap=0.25, shoulder=0.02, head_angle=120, margin=0.3)
+    width, unit = 1.0, ""
+    scale = 1.0
+    for number, (name, into, kept, dropped, of) in enumerate(stages):
+        if of != unit:
+            unit, scale = of, width / max(into, 1)
+        parts = _largest(dropped)
+        flows = [into * scale, *(-count * scale for count in parts.values()), -kept * scale]
+        labels = [f"{into:,} {of}" if number == 0 else "", *(f"{count:,} {why}" for why, count in parts.items())]
+        labels.append(f"{kept:,} rows" if number == len(stages) - 1 else "")
+        sankey.add(
+            flows=flows,
+            labels=labels,
+            orientations=[0, *(1 if place % 2 else -1 for place in range(len(parts))), 0],
+            pathlengths=[0.6, *(0.35 + 0.3 * (place // 2) for place in range(len(parts))), 0.6],
+            trunklength=1.6,
+            prior=number - 1 if number else None,
+            connect=(_last_flow(stages[number - 1][3]), 0) if number else (0, 0),
+            facecolor=f"C{number % 10}",
+            alpha=0.75,
+            linewidth=0.4,
+            patchlabel=f"{name}\n{kept:,} of {into:,}",
+        )
+        width = kept * scale
+    for diagram in sankey.finish():
+        for text in (*diagram.texts, diagram.text):
+            text.set_fontsize(7)
+    with whole_file(path, "wb") as stream:
+        figure.savefig(stream, format="png", dpi=130)
+
+
+MOST_REASONS = 4  # of a stage, that a picture names
+
+
+def _largest(dropped: Mapping[str, int]) -> dict[str, int]:
+    """The largest reasons, and the others as one."""
+    ranked = sorted(dropped.items(), key=lambda pair: -pair[1])
+    parts = dict(ranked[:MOST_REASONS])
+    rest = sum(count for _, count in ranked[MOST_REASONS:])
+    return {**parts, "for other reasons": rest} if rest else parts
+
+
+def _last_flow(dropped: Mapping[str, int]) -> int:
+    """The place of a stage's kept rows among its flows."""
+    return len(_largest(dropped)) + 1
+
+
 def _rectangle(corner: tuple[float, float]) -> Any:
     from matplotlib.patches import Rectangle
 
