@@ -41,7 +41,7 @@ class QuestionsConfig:
     characters: least and most of a question. repetition: the least share of different runs of three words."""
 
     limit: int | None = None
-    near: float | None = 0.95
+    near: float | None = 0.97
     scripts: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
     characters: tuple[int, ...] = (8, 4000)
@@ -57,7 +57,7 @@ class LeaksConfig:
     sets: tuple[str, ...] = ()
     ngram: int = 8
     containment: float = 0.5
-    near: float = 0.95
+    near: float = 0.97
     model: str | None = None
     similarity: float = 0.95
 

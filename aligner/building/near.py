@@ -20,6 +20,7 @@ LETTERS = 3  # of a shingle
 BANDS, ROWS = 42, 3  # two questions that share half of their shingles are proposed with 99.6 %
 SHORTEST = 4  # words, below which a changed word makes another question
 TEMPLATE = 3  # questions that differ in the same word from which on they are fillings of a template
+QUOTES = "\"'\u201c\u2018\u00ab"
 _WORD = regex.compile(r"[\p{L}\p{N}][\p{L}\p{N}\p{M}_']*")
 _NUMBER = regex.compile(r"[\p{N}.]+")
 
@@ -115,13 +116,17 @@ def shingles(question: str) -> list[str]:
 
 
 def names_in(question: str) -> set[str]:
-    """Words that begin with a capital letter and no sentence, in lower case: names, as far as a capital tells."""
-    found = set()
+    """Words that begin with a capital letter and no sentence, or stand in quotation marks, in lower case: names, as far as these
+    tell."""
+    names = set()
     for match in _WORD.finditer(question):
-        before = question[: match.start()].rstrip(" \"'\u201c\u2018(")
-        if match[0][0].isupper() and before and before[-1] not in ".?!:\n" and match[0] != "I":
-            found.add(match[0].casefold())
-    return found
+        before = question[: match.start()].rstrip(" (")
+        quoted = before[-1:] in QUOTES and match.start() == len(before) > 0
+        before = before.rstrip(f" ({QUOTES}")
+        begins = not before or before[-1] in ".?!:\n"
+        if quoted or (match[0][0].isupper() and not begins and match[0] != "I"):
+            names.add(match[0].casefold())
+    return names
 
 
 def _other_thing(before: str, after: str, names_before: set[str], names_after: set[str]) -> bool:

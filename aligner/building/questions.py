@@ -106,7 +106,7 @@ def repetition(text: str, least: float) -> str:
     for match in _SAME.finditer(text):
         if match[1] not in LINES:
             return f"'{match[1]}' {len(match[0])} times"
-    words = tokens(text)
+    words = [word for word in tokens(text) if word[0].isalpha()]  # a puzzle's or a table's signs may repeat
     runs = [tuple(words[at : at + 3]) for at in range(len(words) - 2)]
     share = len(set(runs)) / len(runs) if runs else 1.0
     return f"{share:.0%} of its runs of three words are different" if len(words) >= FEWEST and share < least else ""
