@@ -136,45 +136,49 @@ def draw_matrix(
         figure.savefig(stream, format="png", dpi=130)
 
 
-def draw_flow(stages: Sequence[tuple[str, int, int, Mapping[str, int], str]], path: str | Path) -> None:
-    """A Sankey picture, as a PNG. A stage has its name, its rows in, its rows kept, those dropped by reason, and what its rows are.
+Stage = tuple[str, int, int, Mapping[str, int]]  # a name, rows in, rows kept, those dropped by reason
 
-    Widths are shares of the first stage of the same unit; where the unit changes the width is taken on. The smallest reasons of a
-    stage go together, so that their names can be read.
+
+def draw_flow(panels: Mapping[str, Sequence[Stage]], path: str | Path) -> None:
+    """Sankey pictures below each other, as a PNG: what the rows of each panel are, and its stages.
+
+    Widths are shares of a panel's first stage. The smallest reasons of a stage go together, so that their names can be read.
     """
+    figure, places = _canvas((2.1 * max(map(len, panels.values())) + 1, 3.4 * len(panels)), len(panels))
+    for axes, (unit, stages) in zip(places, panels.items(), strict=True):
+        _draw_panel(axes, unit, stages)
+    with whole_file(path, "wb") as stream:
+        figure.savefig(stream, format="png", dpi=110)
+
+
+def _draw_panel(axes: Any, unit: str, stages: Sequence[Stage]) -> None:
+    """The flow of rows through the stages of one panel."""
     from matplotlib.sankey import Sankey
 
-    figure, axes = _canvas((2.6 * len(stages) + 2, 5.5))
     axes.axis("off")
-    sankey = Sankey(ax=axes, unit=None, gap=0.25, shoulder=0.02, head_angle=120, margin=0.3)
-    width, unit = 1.0, ""
-    scale = 1.0
-    for number, (name, into, kept, dropped, of) in enumerate(stages):
-        if of != unit:
-            unit, scale = of, width / max(into, 1)
+    axes.set_title(f"{stages[0][1]:,} {unit}, of which {stages[-1][2]:,} stay", fontsize=9, loc="left")
+    sankey = Sankey(ax=axes, scale=1 / max(stages[0][1], 1), unit=None, gap=0.3, shoulder=0, head_angle=130)
+    for number, (name, into, kept, dropped) in enumerate(stages):
         parts = _largest(dropped)
-        flows = [into * scale, *(-count * scale for count in parts.values()), -kept * scale]
-        labels = [f"{into:,} {of}" if number == 0 else "", *(f"{count:,} {why}" for why, count in parts.items())]
-        labels.append(f"{kept:,} rows" if number == len(stages) - 1 else "")
+        sides = [-1 if place % 2 == 0 else 1 for place in range(len(parts))]
         sankey.add(
-            flows=flows,
-            labels=labels,
-            orientations=[0, *(1 if place % 2 else -1 for place in range(len(parts))), 0],
-            pathlengths=[0.6, *(0.35 + 0.3 * (place // 2) for place in range(len(parts))), 0.6],
-            trunklength=1.6,
+            flows=[into, *(-count for count in parts.values()), -kept],
+            labels=["", *(f"{count:,} {why}" for why, count in parts.items()), ""],
+            orientations=[0, *sides, 0],
+            pathlengths=[0.4, *(0.3 + 0.25 * (place // 2) for place in range(len(parts))), 0.4],
+            trunklength=1.9,
             prior=number - 1 if number else None,
-            connect=(_last_flow(stages[number - 1][3]), 0) if number else (0, 0),
+            connect=(len(_largest(stages[number - 1][3])) + 1, 0) if number else (0, 0),
             facecolor=f"C{number % 10}",
             alpha=0.75,
             linewidth=0.4,
             patchlabel=f"{name}\n{kept:,} of {into:,}",
         )
-        width = kept * scale
-    for diagram in sankey.finish():
+    diagrams = sankey.finish()
+    axes.set_adjustable("box")  # the limits hold, and the aspect too
+    for diagram in diagrams:
         for text in (*diagram.texts, diagram.text):
             text.set_fontsize(7)
-    with whole_file(path, "wb") as stream:
-        figure.savefig(stream, format="png", dpi=130)
 
 
 MOST_REASONS = 4  # of a stage, that a picture names
@@ -186,11 +190,6 @@ def _largest(dropped: Mapping[str, int]) -> dict[str, int]:
     parts = dict(ranked[:MOST_REASONS])
     rest = sum(count for _, count in ranked[MOST_REASONS:])
     return {**parts, "for other reasons": rest} if rest else parts
-
-
-def _last_flow(dropped: Mapping[str, int]) -> int:
-    """The place of a stage's kept rows among its flows."""
-    return len(_largest(dropped)) + 1
 
 
 def _rectangle(corner: tuple[float, float]) -> Any:

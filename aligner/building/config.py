@@ -51,13 +51,14 @@ class QuestionsConfig:
 @dataclass(frozen=True)
 class LeaksConfig:
     """The evaluation sets whose questions must not be trained on. ngram: words of a run that is looked for. containment: the least
-    share of a set's question's runs in a question. near: as of duplicates. model: a folder or hub id whose embeddings are compared
-    too. similarity: the least cosine of two embeddings that are taken for the same question."""
+    share of a set's question's runs in a question. near: as of duplicates, without excuses for names (null: only equal and
+    contained ones go). model: a folder or hub id whose embeddings are compared too. similarity: the least cosine of two
+    embeddings that are taken for the same question."""
 
     sets: tuple[str, ...] = ()
     ngram: int = 8
     containment: float = 0.5
-    near: float = 0.97
+    near: float | None = 0.97
     model: str | None = None
     similarity: float = 0.95
 
@@ -238,6 +239,7 @@ def _findings(config: BuildConfig) -> list[tuple[str, str]]:
         ("sources", any((source.share or 1) <= 0 for source in config.sources), "a share must be above 0."),
         ("questions.characters", not _is_range(questions.characters), "give the least and the most, as [8, 4000]."),
         ("questions.near", not 0 < (questions.near or 1) <= 1, "it is a share, above 0 and at most 1."),
+        ("leaks.near", not 0 < (config.leaks.near or 1) <= 1, "it is a share, above 0 and at most 1."),
         ("leaks.ngram", config.leaks.ngram < 3, "it must be at least 3 words."),
         ("leaks.containment", not 0 < config.leaks.containment <= 1, "it is a share, above 0 and at most 1."),
         ("people.review", not 0 <= config.people.review <= 1, "it is a share, 0 to 1."),

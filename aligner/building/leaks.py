@@ -62,10 +62,12 @@ class LeakScreen:
     def __init__(self, questions: Sequence[str], config: LeaksConfig) -> None:
         self.questions = list({question_key(each): each for each in questions}.values())
         self._exact = {question_key(each): place for place, each in enumerate(self.questions)}
-        self._runs, self._near = Runs(config.ngram, config.containment), NearIndex(config.near, strict=True)
+        self._runs = Runs(config.ngram, config.containment)
+        self._near = None if config.near is None else NearIndex(config.near, strict=True)
         for question in self.questions:
             self._runs.add(question)
-            self._near.add(question)
+            if self._near:
+                self._near.add(question)
 
     def leak(self, question: str) -> tuple[str, str] | None:
         """How a question leaks, and the evaluation's question; None where it does not."""
@@ -73,7 +75,7 @@ class LeakScreen:
             return EXACT, self.questions[place]
         if (place := self._runs.inside(question)) is not None:
             return INSIDE, self.questions[place]
-        near = self._near.like(question)
+        near = self._near.like(question) if self._near else []
         return (NEAR, self.questions[near[0].first]) if near else None
 
 

@@ -142,6 +142,6 @@ def load_rensa() -> Any:
     except ImportError:
         raise UserError(
             "near duplicates need the package rensa, which is not installed. Install it (pip install rensa), or write "
-            "'near: null' and find equal questions alone."
+            "'near: null' under 'questions' and 'leaks' to find equal questions alone."
         ) from None
     return rensa

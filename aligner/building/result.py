@@ -12,8 +12,8 @@ from aligner.building.kept import flows_of, kept_table
 from aligner.building.principles import Principles
 from aligner.building.stage import StageResult, fingerprint_of
 from aligner.files import COMPLETED, is_completed, read_json, read_text, write_json, write_lines, write_text
-from aligner.plots import draw_flow
-from aligner.training.datasets.built import BUILD
+from aligner.plots import Stage, draw_flow
+from aligner.readers.paths import BUILD
 
 ROWS, TABLE, PICTURE, CARD = "train.jsonl", "kept.md", "kept.png", "README.md"
 PLACES = ("id", "source", "origin", "upstream", "upstream_model", "annotator", "annotator_model")
@@ -35,7 +35,10 @@ def write_result(
     write_text(output / "principles.yaml", principles.text)
     table = kept_table(config, results)
     write_text(output / TABLE, "\n".join(table) + "\n")
-    draw_flow([(flow.stage, flow.into, flow.kept, flow.dropped, flow.unit) for flow in flows], output / PICTURE)
+    panels: dict[str, list[Stage]] = {}
+    for flow in flows:
+        panels.setdefault(flow.unit, []).append((flow.stage, flow.into, flow.kept, flow.dropped))
+    draw_flow(panels, output / PICTURE)
     write_text(output / CARD, data_card(config, results, principles, rows))
     write_json(output / BUILD, about)
     write_text(output / COMPLETED, "")

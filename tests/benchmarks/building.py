@@ -1,7 +1,7 @@
 """What `aligner build` finds among real questions: planted near duplicates and leaks, and how many true questions it loses.
 
-    python -m tests.benchmarks.building                  # the table of aligner/building/README.md
-    python -m tests.benchmarks.building --growth         # seconds of the search for near duplicates, by number of questions
+python -m tests.benchmarks.building                  # the table of aligner/building/README.md
+python -m tests.benchmarks.building --growth         # seconds of the search for near duplicates, by number of questions
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from aligner.building.config import AnswersConfig, BuildConfig, CorrectionsConfig, LeaksConfig, QuestionsConfig, SourceConfig
+from aligner.building.config import (
+    AnswersConfig,
+    BuildConfig,
+    CorrectionsConfig,
+    LeaksConfig,
+    QuestionsConfig,
+    SourceConfig,
+)
 from aligner.building.leaks import screen_leaks
 from aligner.building.near import near_duplicates
 from aligner.building.questions import collect_questions
@@ -46,7 +53,7 @@ def plant(true: Sequence[str], evaluation: Sequence[str], seed: int) -> dict[str
     draw = random.Random(seed)
     vocabulary = sorted({word for question in true for word in re.findall(r"[A-Za-z]{3,}", question)})
     leaks = draw.sample(evaluation, 3 * LEAKS_OF_A_KIND)
-    exact, changed, inside = (leaks[at :: 3] for at in range(3))
+    exact, changed, inside = (leaks[at::3] for at in range(3))
     hosts = draw.sample([question for question in true if 8 <= len(tokens(question)) < 60], 2 * LEAKS_OF_A_KIND)
     return {
         "near duplicate": [one_word_changed(each, vocabulary, draw) for each in draw.sample(true, DUPLICATES)],
@@ -88,7 +95,11 @@ def measure(seed: int, data: Path, folder: Path) -> dict[str, Any]:
     outcomes = sift({"true": true, **planted}, data / "eval_xstest.json", folder)
     figures: dict[str, Any] = {"seed": seed, "true": len(true), "seconds": time.process_time() - began}
     for kind in planted:
-        reasons = {r: n for r, n in outcomes[kind].items() if "duplicate" in r or (kind.startswith("leak") and "evaluation" in r)}
+        reasons = {
+            r: n
+            for r, n in outcomes[kind].items()
+            if "duplicate" in r or (kind.startswith("leak") and "evaluation" in r)
+        }
         figures[kind] = sum(reasons.values())
     figures["leaks"] = sum(figures[kind] for kind in planted if kind.startswith("leak"))
     figures["lost"] = len(true) - outcomes["true"]["kept"]

@@ -7,10 +7,8 @@ from typing import Any
 
 from aligner.files import is_completed, read_json
 from aligner.hub import is_hub_address
-from aligner.readers.paths import home_expanded
+from aligner.readers.paths import BUILD, home_expanded
 from aligner.records import UserError
-
-BUILD = "stages/build.json"
 
 
 def build_of(path: str) -> dict[str, Any] | None:
