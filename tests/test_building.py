@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from building_case import lines, real_questions, write_config, write_questions
-from conftest import ROOT
+from conftest import ROOT, SHARED
 from stand_in_models import UPSTREAMS, stand_in_models
 
 from aligner.baselines.protocol import Reply
@@ -445,3 +445,19 @@ def test_principles_that_lack_a_slot_are_named(tmp_path):
     file.write_text(yaml.safe_dump({**text, "prompt": text["prompt"].replace("{answer}", "")}))
     with pytest.raises(UserError, match=r"'prompt' needs .*answer"):
         read_principles(str(file))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", (42, 1, 2))
+def test_planted_duplicates_and_leaks_are_found_and_hardly_a_true_question_is_lost(seed, tmp_path):
+    """Of 300 and of 60, among 2,576 real questions."""
+    from tests.benchmarks.building import measure
+
+    pytest.importorskip("rensa")
+    pytest.importorskip("py3langid")
+    if not SHARED.is_dir():
+        pytest.skip("needs ../shared/data")
+    figures = measure(seed, SHARED, tmp_path)
+    print(figures)
+    assert figures["near duplicate"] >= 0.95 * 300 and figures["leaks"] >= 58
+    assert figures["lost"] <= 0.01 * figures["true"]

@@ -87,11 +87,12 @@ def _settings(readers: int) -> dict[str, Any]:
     blank = {"id": None, "inserted_at": None, "updated_at": None, "description": None, "dataset_id": None}
     options = [{"text": f"{name}: {hint}", "value": name} for name, hint in VERDICTS.items()]
     text = {"type": "text", "use_markdown": False}
-    labels: dict[str, Any] = {"type": "label_selection", "options": options, "visible_options": None}
+    labels: dict[str, Any] = {"type": "label_selection", "options": options, "visible_options": len(VERDICTS)}
     kinds: list[tuple[str, dict[str, Any], bool]] = [("verdict", labels, True), ("correction", text, False)]
+    seen = {"visible_for_annotators": True}
     metadata: list[tuple[str, dict[str, Any]]] = [
-        ("row", {"type": "terms", "values": None}),
-        ("pass", {"type": "integer", "min": None, "max": None}),
+        ("row", {**seen, "type": "terms", "values": None}),
+        ("pass", {**seen, "type": "integer", "min": None, "max": None}),
     ]
     return {
         "guidelines": GUIDE,
@@ -110,7 +111,6 @@ def _settings(readers: int) -> dict[str, Any]:
                 "name": name,
                 "settings": each,
                 "title": name,
-                "type": each["type"],
                 "visible_for_annotators": False,
             }
             for name, each in metadata
