@@ -64,7 +64,11 @@ COMMANDS: dict[str, Command] = {
         build.run,
     ),
     "export": ("write a resume state as a model folder", export.add_flags, export.run),
-    "push": ("upload a finished Aligner with a model card; a dry run without a token", push.add_flags, push.run),
+    "push": (
+        "upload a finished Aligner, or a build's data, with its card; a dry run without a token",
+        push.add_flags,
+        push.run,
+    ),
     "pairs": (
         "turn corrected answers into rows that train the upstream: supervised ones and preferences",
         pairs.add_flags,

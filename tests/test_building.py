@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from building_case import lines, real_questions, write_config, write_questions
-from conftest import ROOT, SHARED
+from conftest import ROOT, SHARED, sft
 from stand_in_models import UPSTREAMS, stand_in_models
 
 from aligner.baselines.protocol import Reply
@@ -18,17 +18,19 @@ from aligner.building.agreement import agreement, cohens_kappa
 from aligner.building.asking import Purse
 from aligner.building.config import BuildConfig, LeaksConfig, ModelConfig, PeopleConfig, QuestionsConfig, read_config
 from aligner.building.corrections import annotate
+from aligner.building.embeddings import nearest
 from aligner.building.filters import filter_corrections
 from aligner.building.label_tools import Opinion, read_opinions
-from aligner.building.leaks import EXACT, INSIDE, NEAR, LeakScreen
+from aligner.building.leaks import EXACT, INSIDE, NEAR, LeakScreen, by_meaning
 from aligner.building.near import near_duplicates
 from aligner.building.people import Desk, Settled, settled
 from aligner.building.principles import Reading, read_principles, read_reply
 from aligner.building.questions import draw_shares, question_filters, shares_of
 from aligner.building.read_questions import questions_in
+from aligner.card import read_card
 from aligner.cli import main
 from aligner.records import UserError
-from aligner.training.checkpoint.model_card import _builds
+from aligner.training.checkpoint.model_card import _builds, model_card
 from aligner.training.datasets.mixture import mix
 
 
@@ -59,6 +61,9 @@ def test_questions_of_a_registered_data_set_are_read_and_its_left_out_rows_are_c
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     read = list(questions_in(f"hh-rlhf::{file}"))
     assert "same text" in read[0]["fault"] and read[1]["question"] == "Q1?"
+    file = tmp_path / "instructions.json"
+    file.write_text(json.dumps([{"instruction": "Q2?", "input": "", "output": "A."}]))
+    assert [row.get("question") for row in questions_in(f"alpaca::{file}")] == ["Q2?"], "a row needs no second answer"
 
 
 @pytest.mark.parametrize(
@@ -124,6 +129,15 @@ def test_a_leak_is_an_equal_question_a_nearly_equal_one_or_one_inside_another():
         "How can I feed a python?": None,
     }
     assert {question: (screen.leak(question) or (None,))[0] for question in table} == table
+
+
+def test_where_a_model_is_named_leaks_are_compared_by_its_embeddings_too(tiny_model):
+    question = "How does the old steam engine turn heat into motion?"
+    [(place, cosine), (_, other)] = nearest([question, "Zzz, no"], ["A cat?", question], str(tiny_model))
+    assert place == 1 and cosine == pytest.approx(1, abs=1e-4) and other < 0.99
+    config = LeaksConfig(("set",), near=None, model=str(tiny_model), similarity=0.9)
+    rows = [{"question": "How does the old steam engine turn its heat into useful motion?"}, {"question": "A"}]
+    assert list(by_meaning(rows, [question], config)) == [0]
 
 
 def test_without_rensa_near_duplicates_are_an_error_with_its_remedy(monkeypatch, tmp_path, capsys):
@@ -243,6 +257,11 @@ def test_a_build_adds_up_to_the_row_goes_on_with_more_questions_and_trains(tmp_p
     assert f"120 pairs = {len(rows)} kept + {dropped} dropped" in (output / "kept.md").read_text()
     assert set(rows[0]) >= {"question", "answer", "correction", "upstream", "annotator", "source", "origin"}
     assert (output / "kept.png").stat().st_size > 10_000
+    assert main(["push", str(output), "me/data", "--dry_run"]) == 0
+    uploaded = capsys.readouterr().out
+    assert "train.jsonl" in uploaded and "building.yaml" not in uploaded
+    published = "".join((output / name).read_text() for name in ("train.jsonl", "README.md", "kept.md"))
+    assert str(tmp_path) not in published and server.url not in published
     [source] = mix([str(output)], 0).sources
     assert source.rows == len(rows) and source.build["name"] == "stand-ins"
     card = (output / "README.md").read_text()
@@ -270,6 +289,27 @@ def test_a_model_trained_on_a_build_names_it_in_its_card():
         and "tickets (licence not said), hh (mit)" in line
         and "answers by a; corrections by b" in line
     )
+
+
+def test_a_model_here_answers_beside_served_ones(tiny_model, tmp_path):
+    with stand_in_models() as server:
+        config = write_config(tmp_path, server, real_questions(6))
+        settings = yaml.safe_load(config.read_text())
+        local = {
+            "name": "here",
+            "folder": str(tiny_model),
+            "max_tokens": 4,
+            "temperature": 0.5,
+            "top_k": 10,
+            "batch_size": 6,
+        }
+        settings["answers"] = {"upstreams": [local, settings["answers"]["upstreams"][1]], "keep_unfinished": True}
+        config.write_text(yaml.safe_dump(settings))
+        assert build(config, tmp_path / "build") == 0 and server.by_model["polite"] == 6
+    counts = json.loads((tmp_path / "build/stages/4-answers/counts.json").read_text())
+    assert counts["into"] == 12 and counts["cost"]["here"]["calls"] == 6
+    upstreams = {row["upstream"]: row["upstream_model"] for row in lines(tmp_path / "build/train.jsonl")}
+    assert upstreams == {"here": tiny_model.name, "polite": "polite"}
 
 
 def test_the_cap_ends_a_build_before_it_is_passed_and_a_higher_one_goes_on(tmp_path, capsys):
@@ -461,3 +501,29 @@ def test_planted_duplicates_and_leaks_are_found_and_hardly_a_true_question_is_lo
     print(figures)
     assert figures["near duplicate"] >= 0.95 * 300 and figures["leaks"] >= 58
     assert figures["lost"] <= 0.01 * figures["true"]
+
+
+@pytest.mark.slow
+def test_a_model_trains_on_a_build_and_its_card_names_it(tiny_model, tmp_path):
+    with stand_in_models() as server:
+        config = write_config(tmp_path, server, real_questions(12), check={"model_name_or_path": str(tiny_model)})
+        assert build(config, tmp_path / "build") == 0
+    rows, out = len(lines(tmp_path / "build/train.jsonl")), tmp_path / "sft"
+    flags = [
+        "--train_datasets",
+        tmp_path / "build",
+        "--model_name_or_path",
+        tiny_model,
+        "--output_dir",
+        out,
+        "--gpus",
+        1,
+    ]
+    done = sft(*flags, "--epochs", 1, "--records_per_update", (rows + 1) // 2, "--identity_proportion", 0)
+    assert done.returncode == 0, done.stdout + done.stderr
+    log = lines(out / "train_log.jsonl")
+    print(rows, log)
+    assert [line["update"] for line in log if "loss" in line] == [1, 2]
+    card = read_card(out)
+    assert card and card.data["train"][0]["rows"] == rows
+    assert "as `stand-ins`" in model_card(card, "me/aligner") and "asked (mit)" in model_card(card, "me/aligner")

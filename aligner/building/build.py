@@ -159,7 +159,9 @@ class Builder:
         verdicts = sha256_of(settings.verdicts) if settings.verdicts else None
         self.stage([asdict(settings), verdicts, self.config.seed], lambda: filter_corrections(self.rows, self.config))
         check, rows = self.config.check, self.results[-1]
-        self.stage(asdict(check), lambda: check_rows(rows.rows, rows.folder / ROWS, check))
+        last = self.stage(asdict(check), lambda: check_rows(rows.rows, rows.folder / ROWS, check))
+        for line in last.counts["check"]:
+            self.job.say(f"  {line}")
         if not self.rows:
             raise UserError(f"no row is left. {self.job.output}/stages/*/dropped.jsonl says why; loosen the filters.")
 

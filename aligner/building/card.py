@@ -45,7 +45,7 @@ def data_card(config: BuildConfig, results: Sequence[StageResult], principles: P
         "| source | data | licence |",
         "|---|---|---|",
         *(
-            f"| {public(each.label)} | {public(each.data)} | {each.licence or 'not said: ask its owner'} |"
+            f"| {each.label} | {public(each.data)} | {each.licence or 'not said: ask its owner'} |"
             for each in config.sources
         ),
         "",
@@ -80,7 +80,7 @@ def _models(role: str, models: Sequence[ModelConfig]) -> Iterator[str]:
         sampling = ", ".join(f"{name} {getattr(each, name):g}" for name in names if getattr(each, name))
         greedy = f"greedy, max_tokens {each.max_tokens}"
         sampling = "-" if each.is_people else sampling if each.temperature else greedy
-        yield f"| {each.name} | {each.model or each.folder or '-'} | {each.share / whole:.1%} | {sampling} |"
+        yield f"| {each.name} | {public(each.model or each.folder or '-')} | {each.share / whole:.1%} | {sampling} |"
     yield ""
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import PurePath
 from typing import Any, get_args, get_origin, get_type_hints
 
 from aligner.files import read_yaml
+from aligner.hub import is_hub_address
 from aligner.records import UserError
 from aligner.rounds.filters import WANTED
 from aligner.texts import kind_of
@@ -30,8 +32,8 @@ class SourceConfig:
 
     @property
     def label(self) -> str:
-        """What the source is called in rows and tables."""
-        return self.name or self.data
+        """What the source is called in rows and tables: its name, else its data set or its file's name."""
+        return self.name or (self.data if is_hub_address(self.data) else PurePath(self.data).name)
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class ModelConfig:
 
     def deciding(self) -> dict[str, Any]:
         """What decides a reply: not where the model is served, nor how quickly it is called."""
-        names = ("model", "folder", "temperature", "top_p", "top_k", "repetition_penalty", "max_tokens")
+        names = ("model", "folder", "temperature", "top_p", "top_k", "repetition_penalty", "max_tokens", "dialect")
         return {name: getattr(self, name) for name in names}
 
 

@@ -87,7 +87,7 @@ def screen_leaks(rows: Sequence[Row], config: LeaksConfig) -> Sieve:
         return sieve
     questions = [question for spec in config.sets for question in evaluation_questions(spec)]
     screen = LeakScreen(questions, config)
-    meant = _by_meaning(rows, screen.questions, config) if config.model else {}
+    meant = by_meaning(rows, screen.questions, config) if config.model else {}
     for place, row in enumerate(rows):
         leak = screen.leak(row["question"]) or meant.get(place)
         if leak:
@@ -106,7 +106,7 @@ def evaluation_questions(spec: str) -> list[str]:
     return questions
 
 
-def _by_meaning(rows: Sequence[Row], questions: Sequence[str], config: LeaksConfig) -> dict[int, tuple[str, str]]:
+def by_meaning(rows: Sequence[Row], questions: Sequence[str], config: LeaksConfig) -> dict[int, tuple[str, str]]:
     """Places of rows whose embedding is as near to a question's as `similarity` says."""
     from aligner.building.embeddings import nearest  # torch, which only this needs
 

@@ -10,7 +10,7 @@ from aligner.readers.paths import names_data
 from aligner.readers.rows import read_rows_lazily
 from aligner.records import Correction, DataError, Row, Skipped
 from aligner.texts import kind_of, text_fault
-from aligner.training.datasets.read_records import records_of
+from aligner.training.datasets.read_records import question_records_of
 from aligner.training.datasets.registry import parse_spec
 
 FIELDS = ("question", "prompt", "instruction", "conversations", "messages", "text", "goal", "chosen")
@@ -28,7 +28,7 @@ def questions_in(data: str, field: str = "") -> Iterator[dict[str, Any]]:
         for row in rows:
             yield _question(row, field)
         return
-    for record in records_of(parse_spec(data)):
+    for record in question_records_of(parse_spec(data)):
         if isinstance(record, DataError):
             if record.row is None:
                 raise record
