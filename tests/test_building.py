@@ -23,7 +23,7 @@ from aligner.building.filters import filter_corrections
 from aligner.building.label_tools import Opinion, read_opinions
 from aligner.building.leaks import EXACT, INSIDE, NEAR, LeakScreen, by_meaning
 from aligner.building.near import near_duplicates
-from aligner.building.people import Desk, Settled, settled
+from aligner.building.people import Decision, Desk, decide
 from aligner.building.principles import Reading, read_principles, read_reply
 from aligner.building.questions import draw_shares, question_filters, shares_of
 from aligner.building.read_questions import questions_in
@@ -361,10 +361,10 @@ def test_what_two_readers_say_alike_holds_and_else_what_the_second_reader_says()
         Opinion("r", 1, "a", "edited", "This is much better now."),
         Opinion("r", 1, "b", "edited", "This is much better, now."),
     ]
-    assert settled(edited, 2) == Settled("edited", "This is much better now.")
+    assert decide(edited, 2) == Decision("edited", "This is much better now.")
     differing = [Opinion("r", 1, "a", "draft"), Opinion("r", 1, "b", "answer")]
-    assert settled(differing, 2) is None and settled(differing[:1], 2) is None
-    assert settled([*differing, Opinion("r", 2, "c", "neither")], 2) == Settled("neither", "")
+    assert decide(differing, 2) is None and decide(differing[:1], 2) is None
+    assert decide([*differing, Opinion("r", 2, "c", "neither")], 2) == Decision("neither", "")
 
 
 def said_in_label_studio(tasks: list[dict], reader: int, verdict_of) -> list[dict]:

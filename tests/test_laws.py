@@ -80,7 +80,7 @@ ORDER = [
     "rounds.training_rows", "rounds.filters", "rounds.pairs",
     "building.config", "building.stage", "building.read_questions", "building.near", "building.embeddings", "building.leaks",
     "building.questions", "building.asking", "building.answers", "building.principles", "building.corrections",
-    "building.agreement", "building.label_tools", "building.people", "building.filters", "building.last_check", "building.kept",
+    "building.agreement", "building.label_tools", "building.people", "building.filters", "building.last_check", "building.flow",
     "building.card", "building.result", "building.push", "building.build", "building.command",
     "reproduce.comparison", "reproduce.experiment", "reproduce.steps", "reproduce.compare", "reproduce.run",
     "commands.pipes", "commands.push", "commands.shared_flags", "commands.check", "commands.baseline",

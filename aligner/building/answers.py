@@ -49,23 +49,25 @@ def collect_answers(rows: Sequence[Row], answers: dict[tuple[str, str], Any], co
     models = {each.name: each for each in config.answers.upstreams}
     sieve = Sieve(notes={"questions": len(rows)})
     for row in rows:
-        seen: dict[str, str] = {}
+        first_by_text: dict[str, str] = {}
         for name in drawn_upstreams(row, config):
             sieve.into += 1
             outcome = answers[row["id"], name]
             place = models[name].model or models[name].folder
             pair = {**row, "id": f"{row['id']}-{name}", "upstream": name, "upstream_model": place}
             text = (outcome.text or "") if isinstance(outcome, Outcome) else ""
-            reason, detail = _reason_against(outcome, config, seen)
+            reason, detail = _reason_against(outcome, config, first_by_text)
             if reason:
                 sieve.drop(pair | {"answer": text}, reason, detail)
             else:
-                seen[" ".join(text.split())] = name
+                first_by_text[" ".join(text.split())] = name
                 sieve.keep(pair | {"answer": text})
     return sieve
 
 
-def _reason_against(outcome: Outcome | UserError, config: BuildConfig, seen: dict[str, str]) -> tuple[str, str]:
+def _reason_against(
+    outcome: Outcome | UserError, config: BuildConfig, first_by_text: dict[str, str]
+) -> tuple[str, str]:
     """Why an answer is no row, and what of it says so; two empty texts where it is one."""
     if isinstance(outcome, UserError):
         return "refused by the server", str(outcome)
@@ -76,6 +78,6 @@ def _reason_against(outcome: Outcome | UserError, config: BuildConfig, seen: dic
         return "unusable answer", fault.problem
     if not outcome.finished and not config.answers.keep_unfinished:
         return "unfinished answer", ""
-    if first := seen.get(" ".join(text.split())):
+    if first := first_by_text.get(" ".join(text.split())):
         return "the same answer as another upstream's", first
     return "", ""

@@ -27,7 +27,7 @@ LETTERS_A_TOKEN = 4  # of English, about; used for estimates alone
 FRAME = 16  # tokens that a chat's frame takes, about
 
 
-class KeptReplies:
+class ReplyJournal:
     """A file of JSON lines, (kind, row, value, model, cost), that only grows: the replies of all models. Who opens it holds the
     output's lock. spent: what they cost.
 
@@ -63,14 +63,14 @@ class KeptReplies:
 class RepliesOfModel:
     """Where one model's replies are kept, among all others."""
 
-    kept: KeptReplies
+    journal: ReplyJournal
     model: ModelConfig
     done: dict[tuple[str, int], Any]
 
     def add(self, kind: str, row: int, value: Any) -> None:
         """Keep a reply; a refused one cost nothing."""
         cost = money_of(Usage(**value["usage"]), self.model.price) if "usage" in value else 0.0
-        self.kept.add(kind, row, value, self.model.name, cost)
+        self.journal.add(kind, row, value, self.model.name, cost)
 
 
 def money_of(usage: Usage, price: Price) -> float:
@@ -81,26 +81,26 @@ def money_of(usage: Usage, price: Price) -> float:
 @dataclass
 class Purse:
     """The money of a build, for several threads. cap: the most there is, None without an end. spent: what replies cost, those of
-    earlier runs among them; held: the most that requests under way may cost."""
+    earlier runs among them; reserved: the most that requests under way may cost."""
 
     cap: float | None
     currency: str = "USD"
     spent: float = 0.0
-    held: float = 0.0
+    reserved: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def hold(self, most: float) -> bool:
         """Set money aside for a request; False where the cap does not allow it."""
         with self.lock:
-            if self.cap is not None and self.spent + self.held + most > self.cap:
+            if self.cap is not None and self.spent + self.reserved + most > self.cap:
                 return False
-            self.held += most
+            self.reserved += most
             return True
 
-    def pay(self, held: float, cost: float) -> None:
+    def pay(self, reserve: float, cost: float) -> None:
         """Pay for a request out of what was set aside for it."""
         with self.lock:
-            self.held -= held
+            self.reserved -= reserve
             self.spent += cost
 
 
@@ -183,9 +183,9 @@ def request_of(model: ModelConfig, prompt: str, seed: int, extra: Mapping[str, A
     return ChatRequest(prompt, model.temperature, seed, 1, model.top_k, model.top_p, {**more, **(extra or {})})
 
 
-def estimate(model: ModelConfig, identity: str, questions: Sequence[Question], kept: KeptReplies) -> Estimate:
+def estimate(model: ModelConfig, identity: str, questions: Sequence[Question], journal: ReplyJournal) -> Estimate:
     """What the questions without a reply take."""
-    new = [each for each in questions if (f"{UPSTREAM} 0", row_of(model, identity, each.key)) not in kept.done]
+    new = [each for each in questions if (f"{UPSTREAM} 0", row_of(model, identity, each.key)) not in journal.done]
     return Estimate(
         len(new),
         sum(len(each.request.prompt) // LETTERS_A_TOKEN + FRAME for each in new),
@@ -199,14 +199,14 @@ def ask(
     model: ModelConfig,
     identity: str,
     questions: Sequence[Question],
-    kept: KeptReplies,
+    journal: ReplyJournal,
     purse: Purse,
     progress: Progress,
 ) -> list[Conversation]:
     """Carry the conversations on to their ends. ServerGone where the server cannot be used, or the cap is reached: what came is
     kept."""
     talks = [each.begin(row_of(model, identity, each.key)) for each in questions]
-    store = RepliesOfModel(kept, model, kept.done)
+    store = RepliesOfModel(journal, model, journal.done)
     converse(talks, {UPSTREAM: partial(open_model, model, purse)}, store, partial(progress, unit=" replies"))
     return talks
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from aligner.baselines.converse import Progress
 from aligner.building.answers import answer_questions, collect_answers, drawn_upstreams
-from aligner.building.asking import Estimate, KeptReplies, Purse, Question, ask, estimate, identity_of, spent_on
+from aligner.building.asking import Estimate, Purse, Question, ReplyJournal, ask, estimate, identity_of, spent_on
 from aligner.building.asking import money_of as money_of_usage
 from aligner.building.config import BuildConfig, ModelConfig
 from aligner.building.corrections import collect_corrections, correction_questions, drawn_annotator
@@ -58,9 +58,9 @@ class BuildSummary:
 class Builder:
     """The stages of one job, each from the rows of the one before it."""
 
-    def __init__(self, job: BuildJob, kept: KeptReplies) -> None:
-        self.job, self.config, self.kept = job, job.config, kept
-        self.purse = Purse(self.config.cap, self.config.currency, kept.spent)
+    def __init__(self, job: BuildJob, journal: ReplyJournal) -> None:
+        self.job, self.config, self.journal = job, job.config, journal
+        self.purse = Purse(self.config.cap, self.config.currency, journal.spent)
         self.principles: Principles = read_principles(self.config.corrections.principles)
         self.results: list[StageResult] = []
 
@@ -140,18 +140,18 @@ class Builder:
     def people(self) -> tuple[int, tuple[Path, ...]]:
         """What people said of the corrections; how many rows wait for them, and the files for them."""
         config = self.config
-        needed = [row for row in self.rows if row_needs_people(row, config)]
+        to_read = [row for row in self.rows if row_needs_people(row, config)]
         desk = Desk(self.job.output / "people", config.people)
         desk.take_in(self.job.annotations)
-        waiting, files = desk.lay_out(needed)
+        waiting, files = desk.lay_out(to_read)
         if waiting and config.people.wait:
             return waiting, files
-        opinions = desk.opinions(needed)
+        opinions = desk.opinions(to_read)
         self.stage(
             [asdict(config.people), config.seed, sorted(map(str, opinions.items()))],
-            lambda: collect_readings(self.rows, needed, opinions, config.people),
+            lambda: collect_readings(self.rows, to_read, opinions, config.people),
         )
-        return waiting if needed else 0, files
+        return waiting if to_read else 0, files
 
     def last(self) -> None:
         """The second filter and the check."""
@@ -181,11 +181,13 @@ class Builder:
     ) -> Sieve:
         """Ask every model its rows, and say what that takes before and has taken after; the sieve of the outcomes."""
         questions = {each.name: questions_of(each, rows[each.name]) for each in models}
-        self.tell_estimates({m.name: estimate(m, identities[m.name], questions[m.name], self.kept) for m in models})
+        self.tell_estimates({m.name: estimate(m, identities[m.name], questions[m.name], self.journal) for m in models})
         outcomes: dict[tuple[str, str], Any] = {}
         cost: dict[str, Any] = {}
         for model in models:
-            talks = ask(model, identities[model.name], questions[model.name], self.kept, self.purse, self.job.progress)
+            talks = ask(
+                model, identities[model.name], questions[model.name], self.journal, self.purse, self.job.progress
+            )
             for row, talk in zip(rows[model.name], talks, strict=True):
                 outcomes[row["id"], model.name] = talk.outcome
             usage = spent_on(talks)
@@ -227,12 +229,12 @@ class Builder:
                 by_annotator[drawn_annotator(pair, config)].append(pair)
         self.job.say("answers:")
         self.tell_estimates(
-            {m.name: estimate(m, identity_of(m), answer_questions(by_upstream[m.name], m, config.seed), self.kept)
+            {m.name: estimate(m, identity_of(m), answer_questions(by_upstream[m.name], m, config.seed), self.journal)
              for m in config.answers.upstreams}
         )  # fmt: skip
         self.job.say("corrections, if every answer is kept:")
         self.tell_estimates(
-            {m.name: estimate(m, identity_of(m), correction_questions(by_annotator[m.name], m, self.principles, 0), self.kept)
+            {m.name: estimate(m, identity_of(m), correction_questions(by_annotator[m.name], m, self.principles, 0), self.journal)
              for m in config.corrections.annotators if not m.is_people}
         )  # fmt: skip
 
@@ -242,10 +244,10 @@ def build(job: BuildJob) -> BuildSummary:
     the same command goes on."""
     register_files(list(job.config.register))
     release = take(job.output / "build.lock", f"{job.output}: another build is writing it. Wait for it.")
-    kept = None
+    journal = None
     try:
-        kept = KeptReplies(job.output / "replies" / "replies.jsonl")
-        builder = Builder(job, kept)
+        journal = ReplyJournal(job.output / "replies" / "replies.jsonl")
+        builder = Builder(job, journal)
         builder.questions()
         if job.dry_run:
             builder.tell_plan()
@@ -259,8 +261,8 @@ def build(job: BuildJob) -> BuildSummary:
         write_result(job.config, job.file, job.output, builder.results, builder.principles)
         return BuildSummary(tuple(builder.results))
     finally:
-        if kept:
-            kept.close()
+        if journal:
+            journal.close()
         release()
 
 

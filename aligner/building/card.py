@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from aligner.building.config import BuildConfig, ModelConfig
-from aligner.building.kept import kept_table
+from aligner.building.flow import flow_table
 from aligner.building.principles import Principles
 from aligner.building.stage import Row, StageResult
 from aligner.training.checkpoint.model_card import public
@@ -58,7 +58,7 @@ def data_card(config: BuildConfig, results: Sequence[StageResult], principles: P
         "",
         "## Kept",
         "",
-        *(line.replace("# ", "### ", 1) if line.startswith("# ") else line for line in kept_table(config, results)[2:]),
+        *(line.replace("# ", "### ", 1) if line.startswith("# ") else line for line in flow_table(config, results)[2:]),
         "",
         *_leaks(config, results),
         *_people(results),

@@ -46,9 +46,9 @@ class Opinion(NamedTuple):
 
 def write_for_people(folder: Path, name: str, rows: Sequence[Row], pass_number: int, readers: int) -> list[Path]:
     """Write rows for both tools: NAME.label-studio.json and NAME.argilla.json, with what each needs beside it."""
-    shown = [_shown(row) for row in rows]
+    visible = [_visible_fields(row) for row in rows]
     tasks = [
-        {"data": {**fields, "row": row["id"], "pass": pass_number}} for row, fields in zip(rows, shown, strict=True)
+        {"data": {**fields, "row": row["id"], "pass": pass_number}} for row, fields in zip(rows, visible, strict=True)
     ]
     records = [
         {
@@ -63,7 +63,7 @@ def write_for_people(folder: Path, name: str, rows: Sequence[Row], pass_number: 
             "status": "pending",
             "_server_id": None,
         }
-        for row, fields in zip(rows, shown, strict=True)
+        for row, fields in zip(rows, visible, strict=True)
     ]
     files = [folder / f"{name}.label-studio.json", folder / f"{name}.argilla.json"]
     write_json(files[0], tasks)
@@ -73,7 +73,7 @@ def write_for_people(folder: Path, name: str, rows: Sequence[Row], pass_number: 
     return files
 
 
-def _shown(row: Row) -> dict[str, str]:
+def _visible_fields(row: Row) -> dict[str, str]:
     return {
         "question": row["question"],
         "answer": row["answer"],
@@ -89,10 +89,10 @@ def _settings(readers: int) -> dict[str, Any]:
     text = {"type": "text", "use_markdown": False}
     labels: dict[str, Any] = {"type": "label_selection", "options": options, "visible_options": len(VERDICTS)}
     kinds: list[tuple[str, dict[str, Any], bool]] = [("verdict", labels, True), ("correction", text, False)]
-    seen = {"visible_for_annotators": True}
+    visibility = {"visible_for_annotators": True}
     metadata: list[tuple[str, dict[str, Any]]] = [
-        ("row", {**seen, "type": "terms", "values": None}),
-        ("pass", {**seen, "type": "integer", "min": None, "max": None}),
+        ("row", {**visibility, "type": "terms", "values": None}),
+        ("pass", {**visibility, "type": "integer", "min": None, "max": None}),
     ]
     return {
         "guidelines": GUIDE,
@@ -145,31 +145,31 @@ def _of_label_studio(task: Mapping[str, Any]) -> Iterator[Opinion]:
     for each in task["annotations"]:
         if each.get("was_cancelled"):
             continue
-        said: dict[str, str] = {}
+        texts_by_name: dict[str, str] = {}
         for result in each.get("result") or []:
             value = result.get("value") or {}
             texts = value.get("choices") or value.get("text") or [""]
-            said[str(result.get("from_name"))] = texts if isinstance(texts, str) else str(texts[0])
+            texts_by_name[str(result.get("from_name"))] = texts if isinstance(texts, str) else str(texts[0])
         who = each.get("completed_by")
         reader = str(who.get("email") or who.get("id")) if isinstance(who, Mapping) else str(who)
         yield Opinion(
             str(data.get("row")),
             int(data.get("pass") or 1),
             reader,
-            said.get("verdict", ""),
-            said.get("correction", ""),
+            texts_by_name.get("verdict", ""),
+            texts_by_name.get("correction", ""),
         )
 
 
 def _of_argilla(record: Mapping[str, Any]) -> Iterator[Opinion]:
     """The responses to a record: of each reader a verdict, and a text."""
-    said: dict[str, dict[str, str]] = {}
+    by_reader: dict[str, dict[str, str]] = {}
     for name, responses in record["responses"].items():
         for each in responses or []:
             if each.get("status") in (None, "submitted"):
-                said.setdefault(str(each.get("user_id")), {})[name] = str(each.get("value") or "")
+                by_reader.setdefault(str(each.get("user_id")), {})[name] = str(each.get("value") or "")
     metadata = record["metadata"]
-    for reader, values in said.items():
+    for reader, values in by_reader.items():
         text = values.get("correction", "")
         yield Opinion(str(metadata.get("row")), int(metadata.get("pass") or 1), reader, values.get("verdict", ""), text)
 
@@ -177,9 +177,9 @@ def _of_argilla(record: Mapping[str, Any]) -> Iterator[Opinion]:
 def _checked(opinion: Opinion, origin: Origin) -> Opinion:
     """An opinion that can be one. UserError otherwise."""
     if opinion.verdict not in VERDICTS:
-        said = repr(opinion.verdict) if opinion.verdict else "nothing"
+        word = repr(opinion.verdict) if opinion.verdict else "nothing"
         raise UserError(
-            f"{origin}: reader {opinion.reader} says {said}, which is none of {', '.join(VERDICTS)}. Ask the reader."
+            f"{origin}: reader {opinion.reader} says {word}, which is none of {', '.join(VERDICTS)}. Ask the reader."
         )
     if opinion.verdict == "edited" and not opinion.text.strip():
         raise UserError(f"{origin}: reader {opinion.reader} says 'edited' and wrote nothing. Ask the reader.")

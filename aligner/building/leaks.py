@@ -87,9 +87,9 @@ def screen_leaks(rows: Sequence[Row], config: LeaksConfig) -> Sieve:
         return sieve
     questions = [question for spec in config.sets for question in evaluation_questions(spec)]
     screen = LeakScreen(questions, config)
-    meant = by_meaning(rows, screen.questions, config) if config.model else {}
+    by_embedding = by_meaning(rows, screen.questions, config) if config.model else {}
     for place, row in enumerate(rows):
-        leak = screen.leak(row["question"]) or meant.get(place)
+        leak = screen.leak(row["question"]) or by_embedding.get(place)
         if leak:
             sieve.drop(row, leak[0], leak[1])
         else:

@@ -24,7 +24,7 @@ def row_needs_people(row: Row, config: BuildConfig) -> bool:
     return row["correction"] is None or draw_of(config.seed, "people", row["id"]) < config.people.review
 
 
-class Settled(NamedTuple):
+class Decision(NamedTuple):
     """What holds for a row: a verdict and, if it is `edited`, the text."""
 
     verdict: str
@@ -70,7 +70,7 @@ class Desk:
             first = self.of_row(row["id"], FIRST)
             if len(first) < self.config.readers:
                 by_pass[FIRST].append(row)
-            elif not self.of_row(row["id"], SECOND) and agreed(first) is None:
+            elif not self.of_row(row["id"], SECOND) and shared_decision(first) is None:
                 by_pass[SECOND].append({**row, "remarks": _remarks(first)})
         files: list[Path] = []
         for number, name in ((FIRST, "readers"), (SECOND, "second-reader")):
@@ -86,7 +86,7 @@ class Desk:
         return {row["id"]: [*self.of_row(row["id"], FIRST), *self.of_row(row["id"], SECOND)] for row in rows}
 
 
-def agreed(opinions: Sequence[Opinion]) -> Settled | None:
+def shared_decision(opinions: Sequence[Opinion]) -> Decision | None:
     """What all readers of the first pass say alike; None where they differ."""
     first, *others = opinions
     for other in others:
@@ -94,15 +94,15 @@ def agreed(opinions: Sequence[Opinion]) -> Settled | None:
             return None
         if first.verdict == "edited" and edits(first.text, other.text).similarity < ALIKE:
             return None
-    return Settled(first.verdict, first.text)
+    return Decision(first.verdict, first.text)
 
 
-def settled(opinions: Sequence[Opinion], readers: int) -> Settled | None:
+def decide(opinions: Sequence[Opinion], readers: int) -> Decision | None:
     """What holds for a row: the second reader's word, else what the first ones say alike; None where neither is there yet."""
     second = [each for each in opinions if each.pass_number == SECOND]
     if second:
-        return Settled(second[-1].verdict, second[-1].text)
-    return agreed(opinions) if len(opinions) >= readers else None
+        return Decision(second[-1].verdict, second[-1].text)
+    return shared_decision(opinions) if len(opinions) >= readers else None
 
 
 def _remarks(opinions: Sequence[Opinion]) -> str:
@@ -114,17 +114,17 @@ def _remarks(opinions: Sequence[Opinion]) -> str:
 
 
 def collect_readings(
-    rows: Sequence[Row], needed: Sequence[Row], opinions: Mapping[str, Sequence[Opinion]], config: PeopleConfig
+    rows: Sequence[Row], to_read: Sequence[Row], opinions: Mapping[str, Sequence[Opinion]], config: PeopleConfig
 ) -> Sieve:
     """The rows with what people decided."""
-    sieve, looked_at, second = Sieve(len(rows)), {row["id"] for row in needed}, 0
+    sieve, looked_at, second = Sieve(len(rows)), {row["id"] for row in to_read}, 0
     for row in rows:
         if row["id"] not in looked_at:
             sieve.keep(row)
             continue
-        said = opinions.get(row["id"], ())
-        second += any(each.pass_number == SECOND for each in said)
-        outcome = settled(said, config.readers)
+        of_row = opinions.get(row["id"], ())
+        second += any(each.pass_number == SECOND for each in of_row)
+        outcome = decide(of_row, config.readers)
         verdict = outcome.verdict if outcome else ""
         about = {**row, "people": verdict}
         if outcome is None:
@@ -137,8 +137,8 @@ def collect_readings(
             text = {"edited": outcome.text, "answer": row["answer"], "draft": row["correction"]}[verdict]
             sieve.keep({**about, "correction": text})
     labels = {
-        name: {each.reader: each.verdict for each in said if each.pass_number == FIRST}
-        for name, said in opinions.items()
+        name: {each.reader: each.verdict for each in of_row if each.pass_number == FIRST}
+        for name, of_row in opinions.items()
     }
-    sieve.notes = {"looked at": len(needed), "second reader": second, "agreement": agreement(labels)}
+    sieve.notes = {"looked at": len(to_read), "second reader": second, "agreement": agreement(labels)}
     return sieve

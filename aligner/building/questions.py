@@ -17,7 +17,7 @@ from aligner.quality.suspicions import leftover_of_a_prompt
 from aligner.questions import question_key, tokens
 from aligner.records import DataError, UserError
 
-FEWEST = 8  # words, below which a language is not told: "Do duck quacks echo?" is taken for Portuguese
+FEWEST = 8  # words, below which a language is not told: "Do duck quacks echo?" is quotas for Portuguese
 RUN = 12  # times that one character may stand in a row, signs of a line or a gap aside
 LINES = "-=_*#.~ \n\t"
 _SAME = regex.compile(rf"(.)\1{{{RUN},}}", regex.DOTALL)
@@ -26,23 +26,23 @@ _ADDRESS = regex.compile(r"\s*(?:https?://|www\.)\S+\s*")
 
 def collect_questions(config: BuildConfig) -> Sieve:
     """The questions of all sources: read, filtered, each once. UserError where a source cannot be read."""
-    sieve, passed = Sieve(), list[Row]()
-    filters, seen = question_filters(config.questions), dict[str, str]()
+    sieve, candidates = Sieve(), list[Row]()
+    filters, first_places = question_filters(config.questions), dict[str, str]()
     for source in config.sources:
         for row in _rows_of(source):
             sieve.into += 1
-            reason, detail = _first_reason(row, filters, seen)
+            reason, detail = _first_reason(row, filters, first_places)
             if reason:
                 sieve.drop(row, reason, detail)
             else:
-                seen[question_key(row["question"])] = row["origin"]
-                passed.append(row)
+                first_places[question_key(row["question"])] = row["origin"]
+                candidates.append(row)
     near: dict[int, int] = {}
     if config.questions.near is not None:
-        near = dict(near_duplicates([row["question"] for row in passed], config.questions.near))
-    for place, row in enumerate(passed):
+        near = dict(near_duplicates([row["question"] for row in candidates], config.questions.near))
+    for place, row in enumerate(candidates):
         if place in near:
-            sieve.drop(row, "near duplicate", passed[near[place]]["question"])
+            sieve.drop(row, "near duplicate", candidates[near[place]]["question"])
         else:
             sieve.keep({"id": question_id(row["question"]), **row})
     if not sieve.kept:
@@ -66,14 +66,14 @@ def _rows_of(source: SourceConfig) -> Iterator[Row]:
 Filter = tuple[str, Callable[[str], str]]  # a reason, and what of a question raises it ('' where nothing does)
 
 
-def _first_reason(row: Row, filters: Sequence[Filter], seen: dict[str, str]) -> tuple[str, str]:
-    """Why a row is dropped, and what of it raised that; two empty texts where it is kept."""
+def _first_reason(row: Row, filters: Sequence[Filter], first_places: dict[str, str]) -> tuple[str, str]:
+    """Why a row is dropped, and what of it trigger that; two empty texts where it is kept."""
     if "fault" in row:
         return f"unusable: {row['fault']}", ""
-    if first := seen.get(question_key(row["question"])):
+    if first := first_places.get(question_key(row["question"])):
         return "duplicate", f"of {first}"
-    for reason, raised in filters:
-        if detail := raised(row["question"]):
+    for reason, trigger in filters:
+        if detail := trigger(row["question"]):
             return reason, detail
     return "", ""
 
@@ -156,9 +156,9 @@ def draw_shares(rows: Sequence[Row], config: BuildConfig) -> Sieve:
     """As many questions as the limit says, each source with its share. A higher limit adds questions and takes none away."""
     sieve, limit = Sieve(len(rows)), config.questions.limit
     available = {source.label: sum(row["source"] == source.label for row in rows) for source in config.sources}
-    taken = shares_of(available, {source.label: source.share for source in config.sources}, limit)
+    quotas = shares_of(available, {source.label: source.share for source in config.sources}, limit)
     ranked = sorted(rows, key=lambda row: draw_of(config.seed, row["source"], row["id"]))
-    kept, left = set[str](), dict(taken)
+    kept, left = set[str](), dict(quotas)
     for row in ranked:
         if left[row["source"]] > 0:
             left[row["source"]] -= 1
@@ -168,8 +168,8 @@ def draw_shares(rows: Sequence[Row], config: BuildConfig) -> Sieve:
             sieve.keep(row)
         else:
             sieve.drop(row, "its source has its share", row["source"])
-    total = sum(taken.values())
-    sieve.notes = {"shares": {name: round(count / total, 4) for name, count in taken.items()}} if total else {}
+    total = sum(quotas.values())
+    sieve.notes = {"shares": {name: round(count / total, 4) for name, count in quotas.items()}} if total else {}
     return sieve
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from aligner.building.card import data_card
 from aligner.building.config import BuildConfig
-from aligner.building.kept import flows_of, kept_table
+from aligner.building.flow import flow_table, flows_of
 from aligner.building.principles import Principles
 from aligner.building.stage import Row, StageResult, fingerprint_of
 from aligner.files import COMPLETED, is_completed, read_json, read_text, write_json, write_lines, write_text
@@ -34,7 +34,7 @@ def write_result(
     write_lines(output / ROWS, rows)
     write_text(output / "building.yaml", read_text(file))
     write_text(output / "principles.yaml", principles.text)
-    table = kept_table(config, results)
+    table = flow_table(config, results)
     write_text(output / TABLE, "\n".join(table) + "\n")
     panels: dict[str, list[Stage]] = {}
     for flow in flows:

@@ -40,7 +40,7 @@ def flows_of(results: Sequence[StageResult]) -> list[Flow]:
     return flows
 
 
-def kept_table(config: BuildConfig, results: Sequence[StageResult]) -> list[str]:
+def flow_table(config: BuildConfig, results: Sequence[StageResult]) -> list[str]:
     """The tables of kept.md, line by line."""
     flows = flows_of(results)
     return [
@@ -69,8 +69,8 @@ def _sum_lines(flows: Sequence[Flow], results: Sequence[StageResult]) -> Iterato
     """The sums from the first row to the last."""
     for unit in (QUESTIONS, PAIRS):
         some = [flow for flow in flows if flow.unit == unit]
-        gone = sum(flow.into - flow.kept for flow in some)
-        yield f"{some[0].into:,} {unit} = {some[-1].kept:,} kept + {gone:,} dropped"
+        removed = sum(flow.into - flow.kept for flow in some)
+        yield f"{some[0].into:,} {unit} = {some[-1].kept:,} kept + {removed:,} dropped"
         if unit == QUESTIONS:
             asked = results[len(some)].counts["questions"]
             yield f"{asked:,} questions became {flows[len(some)].into:,} pairs, an upstream and a question each"
