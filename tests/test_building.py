@@ -15,7 +15,7 @@ from stand_in_models import UPSTREAMS, stand_in_models
 
 from aligner.baselines.protocol import Reply
 from aligner.building.agreement import agreement, cohens_kappa
-from aligner.building.asking import Purse
+from aligner.building.asking import Purse, ReplyJournal
 from aligner.building.config import BuildConfig, LeaksConfig, ModelConfig, PeopleConfig, QuestionsConfig, read_config
 from aligner.building.corrections import annotate
 from aligner.building.embeddings import nearest
@@ -220,6 +220,16 @@ def test_the_purse_holds_what_may_be_needed_and_never_gives_more_than_the_cap():
     assert purse.hold(0.5) and purse.spent == pytest.approx(0.5)
 
 
+def test_what_a_server_refused_is_asked_for_again_by_another_run_and_what_it_gave_is_not(tmp_path):
+    journal = ReplyJournal(tmp_path / "replies.jsonl")
+    journal.add("upstream 0", 1, {"refused": "it is busy"}, "m", 0.0)
+    journal.add("upstream 0", 2, {"text": "Yes."}, "m", 0.5)
+    assert set(journal.done) == {("upstream 0", 1), ("upstream 0", 2)}
+    journal.close()
+    again = ReplyJournal(tmp_path / "replies.jsonl")
+    assert set(again.done) == {("upstream 0", 2)} and again.spent == 0.5
+
+
 # A build from end to end
 
 
@@ -345,6 +355,37 @@ def test_a_filter_says_what_a_correction_lacks():
     assert "share of unchanged rows is full" in reasons[same.pop()]
 
 
+def test_a_judges_verdicts_decide_where_their_file_is_named(tmp_path):
+    answer, corrections = (
+        "No, it is near.",
+        {"better": "No, it is quite near.", "worse": "No, it is near!", "unjudged": "It is near."},
+    )
+    rows = [
+        {"id": name, "question": "Far?", "answer": answer, "correction": text} for name, text in corrections.items()
+    ]
+    file = tmp_path / "verdicts.jsonl"
+    outcomes = {"better": 1, "worse": -1}
+    verdicts = [
+        {
+            "question": "Far?",
+            "answer": answer,
+            "corrected": corrections[name],
+            "dimension": "helpful",
+            "outcome": outcome,
+        }
+        for name, outcome in outcomes.items()
+    ]
+    file.write_text("".join(json.dumps(each) + "\n" for each in verdicts))
+    sieve = filter_corrections(
+        rows, _config({"sources": [{"data": "a"}], **_models(), "filter": {"verdicts": str(file)}})
+    )
+    assert [row["id"] for row in sieve.kept] == ["better"]
+    assert {row["id"]: row["reason"] for row in sieve.dropped} == {
+        "worse": "verdict: not better",
+        "unjudged": "verdict: none was read",
+    }
+
+
 # People
 
 
@@ -425,6 +466,7 @@ def test_people_read_in_both_tools_a_second_reader_decides_and_agreement_is_coun
     [
         ({"question": "x"}, "no row of Label Studio's or Argilla's JSON"),
         ({"data": {"row": "r"}, "annotations": [{"result": [], "completed_by": 1}]}, "reader 1 says nothing"),
+        ({"data": {"row": "r"}, "annotations": ["yes"]}, "an annotation of another form"),
         (
             {"metadata": {"row": "r"}, "responses": {"verdict": [{"value": "edited", "user_id": "u"}]}},
             "says 'edited' and wrote nothing",

@@ -29,7 +29,7 @@ FRAME = 16  # tokens that a chat's frame takes, about
 
 class ReplyJournal:
     """A file of JSON lines, (kind, row, value, model, cost), that only grows: the replies of all models. Who opens it holds the
-    output's lock. spent: what they cost.
+    output's lock. spent: what they cost. What a server refused cost nothing and may have been its bad day: another run asks again.
 
     UserError where a line is damaged.
     """
@@ -40,7 +40,8 @@ class ReplyJournal:
         for number, line in enumerate(self._log.lines, 1):
             try:
                 fields = json_value(line)
-                self.done[fields["kind"], fields["row"]] = dict(fields["value"])
+                if "refused" not in fields["value"]:
+                    self.done[fields["kind"], fields["row"]] = dict(fields["value"])
                 self.spent += float(fields["cost"])
             except (ValueError, LookupError, TypeError):
                 raise UserError(

@@ -135,7 +135,13 @@ def read_opinions(file: str) -> Iterator[Opinion]:
             raise DataError(
                 *row.origin, "is no row of Label Studio's or Argilla's JSON", "Export the whole project as JSON"
             )
-        for opinion in read:
+        try:
+            opinions = list(read)
+        except (AttributeError, TypeError, ValueError, LookupError):
+            raise DataError(
+                *row.origin, "holds an annotation of another form", "Export the project as it was set up"
+            ) from None
+        for opinion in opinions:
             yield _checked(opinion, row.origin)
 
 
