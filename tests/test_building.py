@@ -234,18 +234,18 @@ def test_what_a_server_refused_is_asked_for_again_by_another_run_and_what_it_gav
 
 
 def test_a_build_adds_up_to_the_row_goes_on_with_more_questions_and_trains(tmp_path, capsys):
-    questions, output = real_questions(40), tmp_path / "build"
+    questions, output = real_questions(16), tmp_path / "build"
     with stand_in_models() as server:
-        config = write_config(tmp_path, server, questions[:30])
+        config = write_config(tmp_path, server, questions[:12])
         assert build(config, output, "--dry_run") == 0 and not server.paid
-        assert "critic: 90 replies to come" in capsys.readouterr().out
+        assert "critic: 36 replies to come" in capsys.readouterr().out
         assert build(config, output) == 0
         first = dict(server.by_model)
-        assert [first[name] for name in UPSTREAMS] == [30] * 3
+        assert [first[name] for name in UPSTREAMS] == [12] * 3
         assert build(config, output) == 0 and server.by_model == first, "nothing is asked for again"
         write_questions(tmp_path / "questions.jsonl", questions)
         assert build(config, output) == 0
-        assert [server.by_model[name] - first[name] for name in UPSTREAMS] == [10] * 3 and server.paid_twice == 0
+        assert [server.by_model[name] - first[name] for name in UPSTREAMS] == [4] * 3 and server.paid_twice == 0
         sampled = next(body for body in server.bodies if body["model"] == "plain")
         assert (sampled["temperature"], sampled["top_p"], sampled["top_k"]) == (0.5, 0.95, 10)
     counts = [json.loads(file.read_text()) for file in sorted(output.glob("stages/*/counts.json"))]
@@ -262,9 +262,9 @@ def test_a_build_adds_up_to_the_row_goes_on_with_more_questions_and_trains(tmp_p
     for each in counts:
         assert each["into"] == each["kept"] + sum(each["dropped"].values())
     rows = lines(output / "train.jsonl")
-    assert len(rows) == counts[-1]["kept"] and counts[3]["into"] == 120
+    assert len(rows) == counts[-1]["kept"] and counts[3]["into"] == 48
     dropped = sum(len(lines(file)) for file in sorted(output.glob("stages/*/dropped.jsonl"))[3:])
-    assert f"120 pairs = {len(rows)} kept + {dropped} dropped" in (output / "kept.md").read_text()
+    assert f"48 pairs = {len(rows)} kept + {dropped} dropped" in (output / "kept.md").read_text()
     assert set(rows[0]) >= {"question", "answer", "correction", "upstream", "annotator", "source", "origin"}
     assert (output / "kept.png").stat().st_size > 10_000
     assert main(["push", str(output), "me/data", "--dry_run"]) == 0
@@ -424,7 +424,7 @@ def said_in_label_studio(tasks: list[dict], reader: int, verdict_of) -> list[dic
 
 def test_people_read_in_both_tools_a_second_reader_decides_and_agreement_is_counted(tmp_path, capsys):
     with stand_in_models() as server:
-        config = write_config(tmp_path, server, real_questions(20), people={"review": 0.5, "readers": 2})
+        config = write_config(tmp_path, server, real_questions(12), people={"review": 0.5, "readers": 2})
         output = tmp_path / "build"
         assert build(config, output) == 1
         assert "rows wait for people" in capsys.readouterr().out and not (output / "train.jsonl").exists()
