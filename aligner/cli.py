@@ -14,6 +14,7 @@ from typing import NoReturn
 from aligner import __version__
 from aligner.commands import (
     baseline,
+    build,
     calibrate,
     campaign,
     check,
@@ -58,8 +59,17 @@ COMMANDS: dict[str, Command] = {
         baseline.add_flags,
         baseline.run,
     ),
+    "build": (
+        "build data: questions, answers of several models, corrections by principles, filters, in stages that go on",
+        build.add_flags,
+        build.run,
+    ),
     "export": ("write a resume state as a model folder", export.add_flags, export.run),
-    "push": ("upload a finished Aligner with a model card; a dry run without a token", push.add_flags, push.run),
+    "push": (
+        "upload a finished Aligner, or a build's data, with its card; a dry run without a token",
+        push.add_flags,
+        push.run,
+    ),
     "pairs": (
         "turn corrected answers into rows that train the upstream: supervised ones and preferences",
         pairs.add_flags,

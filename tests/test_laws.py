@@ -24,7 +24,8 @@ ORDER = [
     "hub", "prompts", "known_prompts", "objectives", "chat_prompt", "encoder", "card", "models", "quantised", "console", "demo",
     "quality.edits", "plots",
     "training.config", "training.config_check", "training.flags", "training.train_log", "training.datasets.damage",
-    "training.datasets.options", "training.datasets.formats", "training.datasets.original_names", "training.datasets.registry",
+    "training.datasets.options", "training.datasets.built",
+    "training.datasets.formats", "training.datasets.original_names", "training.datasets.registry",
     "training.datasets.read_records",
     "training.datasets.preference", "training.datasets.rated",
     "training.datasets.raw", *RAW, "training.datasets", "training.datasets.run_prompts",
@@ -81,9 +82,13 @@ ORDER = [
     "launch.dry_run", "launch.watch", "launch.launch", "launch.__main__",
     "launch.prepare_offline", "launch.machine_checks", "launch.doctor",
     "rounds.training_rows", "rounds.filters", "rounds.pairs",
+    "building.config", "building.stage", "building.read_questions", "building.near", "building.embeddings", "building.leaks",
+    "building.questions", "building.asking", "building.answers", "building.principles", "building.corrections",
+    "building.agreement", "building.label_tools", "building.people", "building.filters", "building.last_check", "building.flow",
+    "building.card", "building.result", "building.push", "building.build", "building.command",
     "reproduce.comparison", "reproduce.experiment", "reproduce.steps", "reproduce.compare", "reproduce.run",
-    "commands.pipes", "commands.push", "commands.shared_flags", "commands.interpret", "commands.check", "commands.baseline",
-    "commands.reproduce", "commands.doctor",
+    "commands.pipes", "commands.push", "commands.shared_flags", "commands.check", "commands.baseline",
+    "commands.reproduce", "commands.doctor", "commands.build", "commands.interpret",
     "commands.plan", "commands.evaluate", "commands.correct", "commands.serve", "commands.calibrate", "commands.export",
     "commands.campaign", "commands.pairs", "commands.train", "commands", "cli",
     "__main__", "",
@@ -91,7 +96,7 @@ ORDER = [
 BARE = {
     "readers", "chat_api", "training", "training.distributed", "training.engine", "training.checkpoint", "training.finetune",
     "training.planning", "quality", "inference", "launch", "serving", "evaluation",
-    "evaluation.measures", "baselines", "reproduce", "rounds", "interpretation",
+    "evaluation.measures", "baselines", "reproduce", "rounds", "building", "interpretation",
 }  # fmt: skip
 ROOMS = {
     "deepspeed": {"training.distributed.ranks", "training.engine.engine"},
@@ -106,6 +111,8 @@ ROOMS = {
     "aiohttp": {"serving.upstream", "serving.untouched"},
     "uvicorn": {"serving.processes"},
     "prometheus_client": {"serving.metrics"},
+    "rensa": {"building.near"},
+    "py3langid": {"building.questions"},
 }
 ALLOWED_BASES = {
     "Protocol",

@@ -88,10 +88,9 @@ class LocalUpstream:
         self, requests: Sequence[ChatRequest], prompts: Sequence[list[int]], places: Sequence[int]
     ) -> Iterator[list[int]]:
         """Places decoded together: alike in how, the longest first, since memory fails at once or never."""
-        kinds = sorted({(requests[place].temperature, requests[place].beams) for place in places})
-        for temperature, beams in kinds:
-            some = [p for p in places if (requests[p].temperature, requests[p].beams) == (temperature, beams)]
-            size = max(1, self.batch_size // beams)
+        for kind in sorted({_how(requests[place]) for place in places}):
+            some = [place for place in places if _how(requests[place]) == kind]
+            size = max(1, self.batch_size // requests[some[0]].beams)
             yield from in_batches(sorted(some, key=lambda place: -len(prompts[place])), size)
 
     def _write(self, requests: Sequence[ChatRequest], prompts: Sequence[list[int]]) -> list[Written]:
@@ -103,12 +102,17 @@ class LocalUpstream:
             return beam_search(self.local.model, prompts, ends, most, first.beams)
         # A batch draws anew: the same seed for two draws of one prompt would draw the same answer.
         seed = zlib.crc32(f"{first.seed} {first.prompt}".encode()) % SEEDS
-        drawn = Sampling(first.temperature, 0, 1.0, seed) if first.temperature else None
+        drawn = Sampling(first.temperature, first.top_k, first.top_p, seed) if first.temperature else None
         outputs = generate(self.local.model, prompts, ends, most, drawn)
         return [
             (tokens, Usage(1, len(prompt), len(tokens), len(tokens)))
             for prompt, tokens in zip(prompts, outputs, strict=True)
         ]
+
+
+def _how(request: ChatRequest) -> tuple[float, int, int, float]:
+    """How a request is decoded: those of one batch agree in it."""
+    return request.temperature, request.beams, request.top_k, request.top_p
 
 
 @torch.inference_mode()

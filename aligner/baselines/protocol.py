@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from aligner.records import UserError
@@ -51,12 +52,16 @@ def added(*costs: Cost) -> dict[str, Usage]:
 
 
 class ChatRequest(NamedTuple):
-    """One user turn for the upstream. temperature 0: greedily, or with `beams` by beam search. seed: of what is drawn."""
+    """One user turn for the upstream. temperature 0: greedily, or with `beams` by beam search. seed: of what is drawn, of the top_k
+    most likely tokens (0: of all) and those that make up top_p. extra: fields of the request that a server alone is sent."""
 
     prompt: str
     temperature: float = 0.0
     seed: int = 0
     beams: int = 1
+    top_k: int = 0
+    top_p: float = 1.0
+    extra: Mapping[str, Any] = MappingProxyType({})
 
 
 class RewardRequest(NamedTuple):

@@ -27,9 +27,10 @@ class ServedUpstream:
 
     def stream(self, requests: Sequence[ChatRequest]) -> Iterator[tuple[int, Reply | UserError]]:
         """As `Responder` says."""
-        yield from self.server.each(self._ask, requests)
+        yield from self.server.each(self.ask, requests)
 
-    def _ask(self, client: Client, request: ChatRequest) -> Reply | UserError:
+    def ask(self, client: Client, request: ChatRequest) -> Reply | UserError:
+        """One request's reply. Raises what the client raises."""
         began = time.perf_counter()
         reply = self.server.complete(client, "/chat/completions", self._body(request))
         seconds = time.perf_counter() - began
@@ -46,9 +47,16 @@ class ServedUpstream:
         body |= {"max_tokens": self.max_new_tokens, "temperature": request.temperature}
         if request.temperature:
             body["seed"] = request.seed
+        if request.temperature and request.top_p < 1:
+            body["top_p"] = request.top_p
+        if request.temperature and request.top_k and self.dialect != "transformers":
+            body["top_k"] = request.top_k
+        body |= request.extra
         if self.dialect == "transformers" and (request.temperature or request.beams > 1):
             drawn = (
-                {"do_sample": bool(request.temperature), "top_k": 0} if request.temperature else {"do_sample": False}
+                {"do_sample": bool(request.temperature), "top_k": request.top_k}
+                if request.temperature
+                else {"do_sample": False}
             )
             more = {"num_beams": request.beams, "max_new_tokens": self.max_new_tokens}
             body["generation_config"] = json.dumps({**drawn, **more})

@@ -115,7 +115,7 @@ def agreement(judged: Sequence[int], human: Sequence[int]) -> Agreement | None:
     if not len(ours):
         return None
     share = float((ours == theirs).mean())
-    chance = sum(float((ours == kind).mean() * (theirs == kind).mean()) for kind in (-1, 0, 1))
+    chance = sum(float((ours == kind).mean() * (theirs == kind).mean()) for kind in np.union1d(ours, theirs))
     return Agreement(len(ours), share, (share - chance) / (1 - chance) if chance < 1 else None)
 
 

@@ -43,6 +43,18 @@ def _marker(text: str, of_question: bool) -> re.Match[str] | None:
     return (prompt and _MARKER.search(text)) or (turn and _TURN.search(text)) or None
 
 
+def leftover_of_a_prompt(question: str) -> str:
+    """What of a question stems from a prompt or from a model's special tokens; '' where nothing does."""
+    seen = _marker(question, of_question=True) or _SPECIAL.search(question)
+    return seen[0].strip() if seen else ""
+
+
+def refusal_in(text: str) -> str:
+    """The words with which a text refuses, or speaks of an AI language model; '' where it does not."""
+    seen = _refusal(text)
+    return seen[0] if seen else ""
+
+
 def _refusal(text: str) -> re.Match[str] | None:
     """The refusal at the beginning of a correction."""
     start = text[:300].replace("\u2019", "'")

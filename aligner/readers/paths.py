@@ -14,6 +14,7 @@ COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 FORMATS = (
     "a JSON array, JSON lines (one object a line), Parquet, CSV or TSV with a header, or a folder saved by datasets"
 )
+BUILD = "stages/build.json"  # in a folder that `aligner build` wrote: what it says of itself
 _SAVED = ("state.json", "dataset_dict.json")
 
 
@@ -82,7 +83,7 @@ def is_saved_folder(place: Path) -> bool:
 def files_aside(path: str | os.PathLike[str]) -> list[str]:
     """The names of a folder's files that are not read because their names are not those of data."""
     place = home_expanded(path)
-    if not place.is_dir() or is_saved_folder(place):
+    if not place.is_dir() or is_saved_folder(place) or (place / BUILD).is_file():
         return []
     return sorted(file.name for file in _visible_files(place) if not _has_data_name(file))
 

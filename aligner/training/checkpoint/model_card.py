@@ -81,6 +81,7 @@ def _body(card: Card, repo: str) -> list[str]:
         "|---|---|---|---|",
         *map(_source, card.data.get("train", [])),
         "",
+        *_builds(card),
         f"Recipe: {card.records_per_update:,} records an update, at most {card.max_length:,} tokens a record; {_recipe(card)}.",
     ]
 
@@ -106,8 +107,23 @@ def _recipe(card: Card) -> str:
 def _source(source: Mapping[str, Any]) -> str:
     name = str(source.get("dataset", "")).split(" ")[0]
     place = public(str(source.get("path", "")))
-    licence = LICENCES.get(name, "its owner's: to be filled in")
+    build = source.get("build") or {}
+    licence = build.get("licence") or LICENCES.get(name, "its owner's: to be filled in")
     return f"| {name}: {place} | {source.get('rows', 0):,} | {source.get('taken', 0):,} | {licence} |"
+
+
+def _builds(card: Card) -> list[str]:
+    """A sentence for each source that `aligner build` wrote."""
+    lines = []
+    for build in filter(None, (source.get("build") for source in card.data.get("train", []))):
+        roles = ((build[role], how) for role, how in (("upstreams", "answers by"), ("annotators", "corrections by")))
+        models = "; ".join(f"{how} {', '.join(names)}" for names, how in roles)
+        sources = ", ".join(f"{name} ({licence or 'licence not said'})" for name, licence in build["sources"].items())
+        lines += [
+            f"Built with `aligner build` as `{build['name']}` ({build['digest']}): questions of {sources}; {models}.",
+            "",
+        ]
+    return lines
 
 
 def public(path: str) -> str:

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 from aligner.known_prompts import EQUAL, find_template
 from aligner.objectives import BETWEEN, sentences, shuffled
 from aligner.prompts import DEFAULT, PromptTemplate
 from aligner.questions import question_key
 from aligner.records import Correction, DataError, Skipped, UserError
+from aligner.training.datasets.built import build_of
 from aligner.training.datasets.options import NO_OPTIONS, Options
 from aligner.training.datasets.read_records import Read, records_of
 from aligner.training.datasets.registry import Spec, parse_spec
@@ -23,7 +25,7 @@ class Source:
     """What one spec gave: the rows of its file, those its data set skips, and how many records were taken.
 
     dataset: the registered name, a hash of its formatter, its options. sha256: of all that is read, or the commit on the
-    hub. files: each file that is read, with its own sha256.
+    hub. files: each file that is read, with its own sha256. build: of a folder that `aligner build` wrote, what it says.
     """
 
     spec: str
@@ -34,6 +36,7 @@ class Source:
     skipped: int
     taken: int
     files: dict[str, str] = field(default_factory=dict)
+    build: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ def mix(
         count, version = len(rows) + len(left_out), spec.dataset.version(options)
         files = spec.files()
         sha256 = spec.sha256(files)
-        sources.append(Source(spec.text, version, spec.path, sha256, count, len(left_out), len(sampled), files))
+        build = build_of(spec.path)
+        sources.append(Source(spec.text, version, spec.path, sha256, count, len(left_out), len(sampled), files, build))
     return Mixture(tuple(records), tuple(skipped), tuple(sources))
 
 

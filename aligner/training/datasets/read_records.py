@@ -33,6 +33,15 @@ def records_of(spec: Spec, options: Options = NO_OPTIONS, prompt: str | None = N
     Rows need the fields that their prompt shows: `prompt` where one is chosen for all, else the data set's own.
     """
     slots = find_template(prompt or spec.dataset.template or DEFAULT.name).slots
+    yield from _rows_of(spec, options, slots, copy)
+
+
+def question_records_of(spec: Spec, options: Options = NO_OPTIONS) -> Iterator[Read]:
+    """The same where questions alone are wanted: a row needs no answer."""
+    yield from _rows_of(spec, options, {"question"}, 0)
+
+
+def _rows_of(spec: Spec, options: Options, slots: Set[str], copy: int) -> Iterator[Read]:
     chosen = options.chosen_for(spec.dataset.name, spec.dataset.choices()) | ({"copy": copy} if copy else {})
     rows = read_hub(parse_address(spec.path)) if is_hub_address(spec.path) else read_rows_lazily(spec.path)
     for row in _together(rows, spec.dataset.together) if spec.dataset.together else rows:
