@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 
 from aligner.commands.shared_flags import add_model_flags, add_server_flags, config_from
 from aligner.rounds.config import METHODS
@@ -106,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the rounds; returns the exit status."""
     from aligner.rounds.config import RoundsConfig
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is Ctrl-C
     args.further = args.rest
     config = config_from(args, RoundsConfig)
     from aligner.rounds.run import run_rounds  # torch, for which a misspelt flag need not wait

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +27,6 @@ def command(name: str, flags: Flags, *plain: str) -> int:
     if status not in (0, 1):
         raise StepFailed(f"aligner {name} ended with {status}: see above. The same command continues from there.")
     return status
-
-
-def status_of(words: Sequence[str]) -> int:
-    """Run `python -m WORDS`. Stopped, this ends when the command has: a training saves its state first."""
-    process = subprocess.Popen([sys.executable, "-m", *words])
-    previous = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    try:
-        return process.wait()
-    except SystemExit:
-        process.terminate()
-        process.wait()
-        raise
-    except KeyboardInterrupt:  # which the terminal has sent to the command too
-        process.wait()
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _words(flag: str, value: Any) -> list[str]:

@@ -6,6 +6,10 @@ A step whose product is there is not run again, so a killed experiment goes on w
 from __future__ import annotations
 
 import random
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,7 @@ from typing import Any
 from aligner.evaluation.measures.controls import shuffled
 from aligner.evaluation.measures.ratings import rated_rows
 from aligner.evaluation.measures.text_scores import shown_objectives
-from aligner.evaluation.subprocess_step import StepFailed, status_of, the_same
+from aligner.evaluation.subprocess_step import StepFailed, the_same
 from aligner.files import COMPLETED, sha256_of, write_lines
 from aligner.known_prompts import OBJECTIVES
 from aligner.objectives import read_objectives
@@ -41,9 +45,26 @@ def run_step(step: Step) -> None:
     the_same(step.product.parent / f".{step.product.name}.step", settings, step.product)
     if step.product.exists():
         return
-    status = status_of(step.words)
+    status = _status_of(step.words)
     if status not in (0, 1) or not step.product.exists():
         raise StepFailed(f"{step.name} ended with {status}: see above. The same command goes on from there.")
+
+
+def _status_of(words: Sequence[str]) -> int:
+    """Run `python -m WORDS`. Stopped, this ends when the command has: a training saves its state first."""
+    process = subprocess.Popen([sys.executable, "-m", *words])
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        return process.wait()
+    except SystemExit:
+        process.terminate()
+        process.wait()
+        raise
+    except KeyboardInterrupt:  # which the terminal has sent to the command too
+        process.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def write_rows(experiment: Experiment, data: Path, folder: Path) -> dict[str, int]:

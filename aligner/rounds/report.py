@@ -85,7 +85,7 @@ def verdict(report: Mapping[str, Any]) -> str:
         rises = "the held-out measure rose in every round, each time with its interval above zero"
         beyond = all(each["rise_beyond_shuffled"]["low"] > 0 for each in later)
         return rises + ("" if beyond else "; but so it does, as far as can be told, with other questions' corrections")
-    return "the held-out measure rose, but not in every round by more than chance"
+    return "the held-out measure did not rise in every round by more than chance"
 
 
 def _help_lines(each: Mapping[str, Any]) -> list[str]:
@@ -126,7 +126,7 @@ def page(report: Mapping[str, Any], picture: bytes) -> str:
         rows = [[str(each["round"]), *(_share(each[key].get(name)) for key, name in sides)] for each in rounds]
         tables += f"<h2>Help against harm</h2>{_table(heads, rows)}"
         tables += "<p>help: safe prompts that are answered; harmless: unsafe ones that are declined, by the strings of XSTest.</p>"
-    kind = "fooled" if fell(report) else "helps"
+    kind = "fooled" if fell(report) else "helps" if "each time" in verdict(report) else ""
     notes = [UNIT, "trained on: supervised rows + preferences"]
     if report["shuffled"]:
         notes.append("this run is a control: the corrections that it trained on belong to other questions")

@@ -26,14 +26,14 @@ from aligner.inference.config import AlignerOptions, CorrectConfig
 from aligner.inference.correct_file import correct_file
 from aligner.inference.likelihood import log_likelihood
 from aligner.inference.servers import Server
+from aligner.locks import take
 from aligner.models import quiet_libraries
 from aligner.readers.rows import read_rows
 from aligner.records import DataError, UserError
 from aligner.rounds.filters import Filters, reason_against
-from aligner.rounds.stage import ABOUT, JOB
+from aligner.rounds.stage import ABOUT, JOB, LOCK, PARTS
 
 ANSWERS, CORRECTED, LIKELIHOODS, DROPPED = "answers.jsonl", "corrected.jsonl", "likelihoods.jsonl", "dropped.jsonl"
-PARTS = "parts"
 BATCHES = 8  # in a part: rows of like length are decoded together
 Row = dict[str, Any]
 
@@ -41,10 +41,13 @@ Row = dict[str, Any]
 def run_kind(kind: str, folder: Path) -> None:
     """Do the work of a stage, by what stands in its folder, and leave it complete."""
     quiet_libraries()
-    settings = {**read_json(folder / ABOUT), **read_json(folder / JOB)}
-    KINDS[kind](folder, settings)
-    remove_folder(folder / PARTS)
-    write_text(folder / COMPLETED, "")
+    release = take(folder / LOCK, f"{folder}: another process is writing this stage. Wait for its end, or stop it.")
+    try:
+        KINDS[kind](folder, {**read_json(folder / ABOUT), **read_json(folder / JOB)})
+        write_text(folder / COMPLETED, "")
+        remove_folder(folder / PARTS)
+    finally:
+        release()
 
 
 def rows_in(file: str | Path) -> list[Row]:
