@@ -80,6 +80,7 @@ PARTS = {
     "lora": ("test_lora",),
     "objectives": ("test_equal_preference", "test_heard_objectives"),
     "baselines": ("test_alternatives", "test_real_baselines"),
+    "rounds": ("test_trl", "test_whole_rounds"),
     "memory": ("test_plan",),
     "families": ("test_families", "test_odd_bases", "test_objective_check"),
     "readers": ("test_read_by_others",),

@@ -116,7 +116,7 @@ def answering(config: RoundsConfig, number: int, questions: Path, folder: Path) 
     }
     job = {"questions": str(questions), "model": model, "trust_remote_code": trusted, **config.server}
     if config.server:
-        job["served"] = config.upstream_model if number == 0 else model
+        job["served"] = config.upstream_model if number == 0 else str(Path(model).resolve())
         decides["served"] = config.upstream_model
     return RoundStage(f"{name}, answers", folder, decides, _words("answer", folder), job)
 
