@@ -79,7 +79,7 @@ ORDER = [
     "launch.dry_run", "launch.watch", "launch.launch", "launch.__main__",
     "launch.prepare_offline", "launch.machine_checks", "launch.doctor",
     "rounds.training_rows", "rounds.filters", "rounds.pairs", "rounds.config", "rounds.stage", "rounds.questions", "rounds.figures",
-    "rounds.work", "rounds.course", "rounds.report", "rounds.run", "rounds.__main__",
+    "rounds.work", "rounds.course", "rounds.report", "rounds.plan", "rounds.run", "rounds.__main__",
     "reproduce.comparison", "reproduce.experiment", "reproduce.steps", "reproduce.compare", "reproduce.run",
     "commands.pipes", "commands.push", "commands.shared_flags", "commands.check", "commands.baseline",
     "commands.reproduce", "commands.doctor",

@@ -226,3 +226,48 @@ def test_what_cannot_be_meant_is_one_line_before_anything_is_asked(flags, findin
     said = capsys.readouterr().err
     assert finding in said and said.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_adds_up_the_stages_of_all_rounds(capsys, tiny_model):
+    def plan(*flags: str) -> dict[str, list[str]]:
+        words = [
+            "--aligner",
+            str(tiny_model),
+            "--model_name_or_path",
+            str(tiny_model),
+            "--rows",
+            "1000",
+            "--max_length",
+            "256",
+        ]
+        assert cli.main(["plan", *words, *flags]) == 0
+        table = [re.split(r"  +", line.strip()) for line in capsys.readouterr().out.splitlines()[2:]]
+        return {row[0]: row[-5:] for row in table if len(row) >= 5}
+
+    speeds = ["--tokens_per_second", "1000", "--decoding", "100"]
+    once, thrice = plan("--rounds", "1", *speeds), plan("--rounds", "3", *speeds)
+    assert list(once) == ["upstream answers", "Aligner corrects", "upstream learns (sft)", "all"]
+    assert (
+        once["upstream answers"][3] == "0.8" and thrice["upstream answers"][3] == "2.5"
+    )  # 300,000 tokens, 100 a second
+    assert once["upstream learns (sft)"][2:4] == ["1.2", "0.3"]  # 1,000 rows x 400 tokens x 3 epochs
+    assert float(thrice["all"][3]) == pytest.approx(sum(float(thrice[name][3]) for name in list(thrice)[:3]), abs=0.2)
+    dpo, rloo = plan("--rounds", "1", "--method", "dpo"), plan("--rounds", "1", "--method", "rloo")
+    assert dpo["upstream learns (dpo)"][2] == "2.4" and dpo["all"][3] == "?"  # a correction and an answer
+    assert "reward model" in rloo and float(rloo["all"][1]) >= float(once["all"][1])
+
+
+@pytest.mark.parametrize(
+    ("flags", "finding"),
+    [
+        (["--rounds", "0", "--aligner", "x"], "--rounds is 0: it must be above 0"),
+        (["--rounds", "2"], "--rounds needs --aligner NAME"),
+        (
+            ["--rounds", "2", "--aligner", "google/gemma-2b", "--method", "kto"],
+            "--method kto is none of aligner rounds'",
+        ),
+    ],
+)
+def test_a_plan_of_rounds_that_cannot_be_made_is_one_line(flags, finding, capsys):
+    assert cli.main(["plan", "--model_name_or_path", "google/gemma-2b", *flags]) == 2
+    assert finding in capsys.readouterr().err
