@@ -215,6 +215,7 @@ def test_each_upstream_starts_from_the_last_one_and_flags_behind_the_commands_ow
         (["--length_ratio", "3", "1"], "give the least and the most"),
         (["--lerning_rate", "1"], "there is no flag '--lerning_rate'"),
         (["--output_dir", "x"], "--output_dir is set by each stage: leave it out"),
+        (["--config", "configs/embedded.yaml"], "leave it out; --train_config names a file of flags"),
         (["--upstream", "/no/such"], "/no/such: there is no such folder"),
     ],
 )  # fmt: skip
@@ -252,6 +253,7 @@ def test_a_plan_adds_up_the_stages_of_all_rounds(capsys, tiny_model):
     )  # 300,000 tokens, 100 a second
     assert once["upstream learns (sft)"][2:4] == ["1.2", "0.3"]  # 1,000 rows x 400 tokens x 3 epochs
     assert float(thrice["all"][3]) == pytest.approx(sum(float(thrice[name][3]) for name in list(thrice)[:3]), abs=0.2)
+    assert "reward model" in plan("--rounds", "1", "--config", "configs/upstream/rloo.yaml")
     dpo, rloo = plan("--rounds", "1", "--method", "dpo"), plan("--rounds", "1", "--method", "rloo")
     assert dpo["upstream learns (dpo)"][2] == "2.4" and dpo["all"][3] == "?"  # a correction and an answer
     assert "reward model" in rloo and float(rloo["all"][1]) >= float(once["all"][1])

@@ -9,16 +9,15 @@ from aligner.records import UserError
 from aligner.rounds.config import METHODS
 from aligner.training.config import RunConfig
 from aligner.training.flags import parse
-from aligner.training.planning.memory import Size, frozen_states, size_of
+from aligner.training.planning.memory import Size, size_of
 from aligner.training.planning.memory_plan import GB, RESERVE, Hardware, is_half, need_of, settle_recomputing
 from aligner.training.planning.report import RECOMPUTED_SHARE, PlanRequest, check_request, flops_per_token
 from aligner.training.planning.shapes import Shape, shape_of_model
-from aligner.training.preference_config import ONLINE
+from aligner.training.preference_config import ONLINE, PAIRED
 from aligner.training.train_log import read_log
 
 FORWARD = 1 / 3  # of the operations of a forward and a backward pass
 STATE = 12  # bytes a parameter in a resume state: master weight and two moments
-PAIRED = ("dpo", "kto", "reward")  # a row is a correction and an answer
 HEADS = ("stage", "times", "GB a GPU", "M tokens", "hours", "GB of disk")
 
 
@@ -52,9 +51,7 @@ def rounds_report(flags: Sequence[str], request: PlanRequest, rounds: RoundsRequ
     """The lines of the plan, and whether every stage fits."""
     check_request(request)
     _check(rounds)
-    given = parse(
-        [*flags, *(["--reward_model", "planned"] if "rloo" in flags and "--reward_model" not in flags else [])]
-    )
+    given = _parsed(flags)
     if given.preference.method not in METHODS:
         raise UserError(f"--method {given.preference.method} is none of aligner rounds' ({', '.join(METHODS)}).")
     if not given.model.model_name_or_path:
@@ -75,6 +72,16 @@ def rounds_report(flags: Sequence[str], request: PlanRequest, rounds: RoundsRequ
         "it fits" if tight is None else f"it does not fit: {tight.name} needs {tight.gpu / GB:,.1f} GB on each GPU"
     )
     return lines, fits
+
+
+def _parsed(flags: Sequence[str]) -> RunConfig:
+    """The flags of the upstream's training, whose reward model is made in the rounds."""
+    try:
+        return parse(flags)
+    except UserError as error:
+        if "needs --reward_model" not in str(error):
+            raise
+        return parse([*flags, "--reward_model", "of the round"])
 
 
 def _check(rounds: RoundsRequest) -> None:
@@ -109,17 +116,11 @@ def decoding(name: str, shape: Shape, rounds: RoundsRequest, rows: int, read: fl
 
 
 def training(name: str, config: RunConfig, shape: Shape, request: PlanRequest, rounds: RoundsRequest) -> StagePlan:
-    """A training of the upstream's size, as this project's own loop needs memory (TRL's was not measured): of pairs with twice the
-    rows at once, of drawn answers with a frozen reference and a frozen reward model beside it."""
+    """A training of the upstream's size, as this project's own loop needs memory (TRL's was not measured)."""
     size, method, gpus = size_of(shape), config.preference.method, config.launch.gpus or 1
     hardware = Hardware(gpus, min(gpus, request.gpus_per_node), int(request.gpu_memory * GB))
-    batch = config.optimization.per_device_train_batch_size * (2 if method in PAIRED else 1)
-    sized = replace(config, optimization=replace(config.optimization, per_device_train_batch_size=batch))
-    settled = settle_recomputing(sized, shape, size, hardware)
-    gpu = need_of(settled, shape, size, hardware).gpu
-    launch, half = config.launch, is_half(config)
-    if method in ONLINE:
-        gpu += 2 * frozen_states(size, half, launch.zero_stage, launch.offload, gpus, hardware.nodes).gpu
+    settled = settle_recomputing(config, shape, size, hardware)
+    gpu, half = need_of(settled, shape, size, hardware).gpu, is_half(config)
     length = rounds.question_tokens + rounds.answer_tokens
     group = (config.preference.num_generations or 2) if method in ONLINE else 2 if method in PAIRED else 1
     once = request.rows * group * length

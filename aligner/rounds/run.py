@@ -20,7 +20,16 @@ from aligner.terminal import print_lines
 from aligner.training.config_check import check_packages
 from aligner.training.flags import parse
 
-SET_HERE = ("model_name_or_path", "train_datasets", "output_dir", "reward_model", "prompt_template", "stage", "dry_run")
+SET_HERE = (
+    "model_name_or_path",
+    "train_datasets",
+    "output_dir",
+    "reward_model",
+    "prompt_template",
+    "config",
+    "stage",
+    "dry_run",
+)
 
 
 def run_rounds(config: RoundsConfig) -> int:
@@ -69,7 +78,8 @@ def check_before_anything(config: RoundsConfig) -> None:
     for part in vars(given).values():
         for name in SET_HERE:
             if getattr(part, name, None):
-                raise UserError(f"--{name} is set by each stage: leave it out.")
+                instead = "; --train_config names a file of flags" if name == "config" else ""
+                raise UserError(f"--{name} is set by each stage: leave it out{instead}.")
     if given.preference.by_trl:
         raise UserError("--method is of 'aligner rounds' itself: give it once.")
     reward = ["--reward_model", "x"] if config.method == "rloo" else []

@@ -8,7 +8,8 @@ from aligner.training.flag_fields import flag
 
 SFT = "sft"  # this project's own loop
 ONLINE = ("rloo", "grpo")  # the model answers while it is trained, and a reward model scores
-METHODS = (SFT, "dpo", "kto", "reward", *ONLINE)
+PAIRED = ("dpo", "kto", "reward")  # a row is a correction and an answer
+METHODS = (SFT, *PAIRED, *ONLINE)
 
 
 @dataclass(frozen=True)
