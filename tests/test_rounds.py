@@ -15,7 +15,7 @@ from aligner import cli
 from aligner.evaluation.subprocess_step import StepFailed
 from aligner.files import COMPLETED
 from aligner.records import UserError
-from aligner.rounds import course, stage
+from aligner.rounds import course, run, stage
 from aligner.rounds.config import RoundsConfig
 from aligner.rounds.course import shuffled_corrections, upstream_training
 from aligner.rounds.figures import falls, help_and_harm, round_figures
@@ -187,6 +187,35 @@ def test_a_fall_is_named_with_the_best_round(tmp_path):
     report = json.loads((tmp_path / "rounds.json").read_text())
     assert verdict(report) == "the held-out measure fell in round 2: round 1 is the best"
     assert "class='verdict fooled'" in page(report, b"")
+
+
+@pytest.mark.parametrize(("keep_going", "begun"), [(False, 2), (True, 3)])
+def test_no_round_begins_after_one_in_which_the_held_out_measure_fell(
+    keep_going, begun, tiny_model, tmp_path, monkeypatch, capsys
+):
+    """The stages that answer and train leave here what they would have measured: a rise, then a fall."""
+    monkeypatch.setattr(run, "first_stages", lambda config: [measuring_stage(tmp_path, 0, -10)])
+    leads = {1: -7, 2: -9, 3: -5}
+    monkeypatch.setattr(run, "round_stages", lambda config, number: [measuring_stage(tmp_path, number, leads[number])])
+    questions = write(tmp_path / "questions.jsonl", [{"question": f"{n}?"} for n in range(4)])
+    words = ["--upstream", str(tiny_model), "--aligner", str(tiny_model), "--prompt_template", "correction", "--questions",
+             questions, "--output", str(tmp_path), "--rounds", "3", "--held_out", "2"]  # fmt: skip
+    assert cli.main(["rounds", *words, *(["--keep_going"] if keep_going else [])]) == 0
+    said = capsys.readouterr().out
+    assert len(json.loads((tmp_path / "rounds.json").read_text())["rounds"]) == begun + 1
+    assert ("fell in round 2: round 1 is the best" in said) == (not keep_going)
+    assert ("stopped after round 2: --keep_going goes on all the same" in said) == (not keep_going)
+
+
+def measuring_stage(output: Path, number: int, corrected: float) -> RoundStage:
+    """A stage that leaves these log-probabilities, and the counts of pairs before it."""
+
+    def make(folder: Path) -> None:
+        write(folder / "likelihoods.jsonl", rows(corrected, -8, -20))
+        (output / f"round-{number}/pairs/rows").mkdir(parents=True)
+        (output / f"round-{number}/pairs/rows/pairs.json").write_text('{"supervised": 9, "preference": 7}')
+
+    return RoundStage("measuring", output / f"round-{number}/measured", {}, make=make)
 
 
 def test_each_upstream_starts_from_the_last_one_and_flags_behind_the_commands_own_reach_it(tmp_path):

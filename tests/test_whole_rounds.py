@@ -155,16 +155,6 @@ def test_the_same_command_makes_nothing_again_and_another_one_is_refused(undistu
     assert done.returncode == 2 and "was made with another max_new_tokens" in done.stderr
 
 
-def test_rounds_stop_where_the_held_out_measure_falls(tiny_model, corrector, questions, tmp_path):
-    """Trained away from what the Aligner says: its held-out corrections become less likely."""
-    held_out = write(tmp_path / "held_out.jsonl", [{"question": f"What is {n}?"} for n in range(4)])
-    flags = ["--rounds", 3, "--held_out", held_out, "--lr", 0.5]  # far too much: the model is broken
-    said = run(words(tiny_model, corrector, questions, *flags), tmp_path)
-    rounds = report(tmp_path)["rounds"]
-    assert rounds[-1]["rise"]["value"] < 0 and len(rounds) < 4, said
-    assert f"fell in round {len(rounds) - 1}" in said and "--keep_going goes on" in said
-
-
 def test_an_aligner_each_round_is_trained_on_what_the_last_one_made_of_the_new_upstream(
     tiny_model, corrector, questions, tmp_path
 ):
