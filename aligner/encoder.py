@@ -41,6 +41,7 @@ class Encoder:
         self.start: list[int] = (
             list(full[: len(full) - len(bare)]) if full[-len(bare) :] == bare else self._front(full, bare)
         )
+        self._adds_start_alone = list(full) == self.start + bare
         added = tokenizer.added_tokens_decoder.values()
         self.special_strings = tuple({*tokenizer.all_special_tokens, *(t.content for t in added if t.special)})
         self._special = re.compile(
@@ -88,6 +89,13 @@ class Encoder:
 
     def _started(self, text: str, ids: list[int]) -> list[int]:
         return ids if MARK in text else self.start + ids
+
+    def reads_alike(self, text: str, ids: Sequence[int]) -> bool:
+        """Whether the tokenizer as it is, a server's for instance, makes these ids of a prompt's text. Without a special token's
+        string in it that is known beforehand."""
+        if not self._special.search(text):
+            return self._adds_start_alone
+        return bool(self.tokenizer(text)["input_ids"] == ids)
 
     def pairs(self, prompts: Sequence[str], corrections: Sequence[str]) -> Iterator[tuple[list[int], list[int], bool]]:
         """For each pair: the prompt's ids, the correction's ids with end-of-text, and whether the border merged."""

@@ -29,6 +29,7 @@ def base_flags(rows_file: Path, model: Path, out: Path, **flags: object) -> list
     common = {
         "train_datasets": rows_file, "model_name_or_path": model, "output_dir": out, "epochs": 2, "lr": LR,
         "save_interval": 0, "log_type": "none", "bf16": False,
+        "gradient_checkpointing": False,
     }  # fmt: skip
     return [part for key, value in {**common, **flags}.items() for part in (f"--{key}", str(value))]
 
@@ -79,6 +80,7 @@ def test_loss_norm_and_rate_equal_plain_torch_in_every_layout_stage_and_weightin
         base_flags(
             rows64, tiny_model, tmp_path / str(number), per_device_train_batch_size=rows, zero_stage=stage,
             gradient_accumulation_steps=accumulation, loss_reduction=reduction,
+            gradient_checkpointing=number // 2 % 2 == 1,  # with and without meet both weightings and ZeRO-3
         )
         for number, (rows, accumulation, stage, reduction) in enumerate(cells)
     ]  # fmt: skip
@@ -124,7 +126,12 @@ def test_odd_cases_with_two_ranks(offloads, real_rows, tiny_model, bpe_folder, t
             file, tiny_model, tmp_path / "plain", prompt_template=tmp_path / "plain.yaml", records_per_update=9
         ),
         "uneven": base_flags(
-            file, tiny_model, tmp_path / "uneven", records_per_update=9, per_device_train_batch_size=4
+            file,
+            tiny_model,
+            tmp_path / "uneven",
+            records_per_update=9,
+            per_device_train_batch_size=4,
+            gradient_checkpointing=True,
         ),
         "untied": base_flags(file, untied, tmp_path / "untied-out", records_per_update=9),
         "bf16": base_flags(file, untied, tmp_path / "bf16", bf16=True),

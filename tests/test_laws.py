@@ -57,10 +57,11 @@ ORDER = [
     "inference.journal", "inference.published_answers",
     "inference.items", "inference.correct_file", "inference.config", "inference.one_answer",
     "inference.command",
-    "serving.hosts", "serving.connections", "serving.config", "serving.gate", "serving.worker",
+    "serving.hosts", "serving.connections", "serving.config", "serving.corrections", "serving.gate", "serving.worker",
     "serving.protocol", "serving.upstream", "serving.metrics",
+    "serving.completions", "serving.replicas", "serving.served_aligner",
     "serving.shadow", "serving.behind", "serving.waiting", "serving.untouched",
-    "serving.exchange", "serving.requested", "serving.other_routes", "serving.app", "serving.command",
+    "serving.exchange", "serving.requested", "serving.other_routes", "serving.app", "serving.command", "serving.processes",
     "evaluation.rates", "evaluation.pairs",
     "evaluation.judges.dimensions", "evaluation.judges.judge", "evaluation.judges.human", "evaluation.judges.served",
     "evaluation.judges.local", "evaluation.judges.scores", "evaluation.judges.reward_and_cost", "evaluation.judges",
@@ -104,7 +105,7 @@ ROOMS = {
     "pyarrow": {"readers.content", "readers.columnar"},
     "openai": {"inference.servers"},
     "aiohttp": {"serving.upstream", "serving.untouched"},
-    "uvicorn": {"serving.command"},
+    "uvicorn": {"serving.processes"},
     "prometheus_client": {"serving.metrics"},
 }
 ALLOWED_BASES = {

@@ -23,7 +23,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from aligner.inference.text_stream import TextStream
 from aligner.records import UserError
 from aligner.serving.app import Limits, application
-from aligner.serving.connections import BACKLOG, affordable, timed
+from aligner.serving.connections import BACKLOG, TimedConnections, affordable
 from aligner.serving.metrics import AccessLog
 from aligner.serving.worker import Ticket, Worker
 
@@ -32,7 +32,9 @@ __all__ = ["corrector", "upstream"]  # fixtures
 
 def test_headers_that_do_not_come_end_their_connection(corrector, told):
     made = application(exchange(corrector, told.url), Limits())
-    server = uvicorn.Server(uvicorn.Config(made, http=timed(H11Protocol, 30, seconds=0.3), port=0, log_level="warning"))
+    server = uvicorn.Server(
+        uvicorn.Config(made, http=TimedConnections(H11Protocol, 30, seconds=0.3), port=0, log_level="warning")
+    )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     until(lambda: server.started)

@@ -246,7 +246,7 @@ def test_a_served_aligner_is_asked_for_no_more_than_its_positions_leave(told, ti
     room = len(encoder.prompts([CORRECTION.render(*short)])[0]) + 5
     made = dict(ServedAligner(Server(told.url, "m"), CORRECTION, encoder, room).stream([short, long]))
     assert [body["max_tokens"] for body in told.asked] == [5]
-    assert made[0].finished and "leaves no room" in str(made[1])
+    assert made[0].finished and "positions: shorten it" in str(made[1])
 
 
 def test_a_row_that_a_server_fails_on_does_not_stop_the_others(told, monkeypatch):

@@ -7,12 +7,14 @@ messages are instructions to the upstream and are not shown; of a message with p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from aligner.chat_api.thoughts import split_message
 
+T = TypeVar("T")
 SPEAKERS = {"user": "Human", "assistant": "Assistant"}
 
 
@@ -47,6 +49,22 @@ def candidate_questions(messages: Sequence[Mapping[str, Any]]) -> CandidateQuest
     if not starts:
         return CandidateQuestions([("user", "\n".join(split_message(message).text for message in messages))], [0])
     return CandidateQuestions(turns, starts)
+
+
+def longest_with_room(questions: CandidateQuestions, make: Callable[[str], T], fits: Callable[[T], bool]) -> T:
+    """What is made of the longest question with which it fits; of the shortest where it fits with none.
+
+    As few are made as finding a place in a list takes, for each is tokenised.
+    """
+    made: dict[int, T] = {}
+
+    def fits_at(place: int) -> bool:
+        made[place] = make(questions[place])
+        return fits(made[place])
+
+    last = len(questions) - 1
+    place = 0 if fits_at(0) else bisect_left(range(last), True, lo=min(1, last), key=fits_at)
+    return made[place] if place in made else make(questions[place])
 
 
 def question_and_answer(messages: Any) -> tuple[CandidateQuestions, str]:

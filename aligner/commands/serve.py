@@ -51,10 +51,31 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="instruction for corrections, where the Aligner's prompt has a slot for it",
     )
+    add_served_flags(parser)
     add_route_flags(parser)
     add_guard_flags(parser)
     add_limit_flags(parser)
     add_model_flags(parser)
+
+
+def add_served_flags(parser: argparse.ArgumentParser) -> None:
+    """An Aligner that other servers have."""
+    add = parser.add_argument
+    add(
+        "--aligner_url",
+        nargs="+",
+        default=(),
+        metavar="URL",
+        help="OpenAI-compatible servers that have the Aligner (vllm serve DIR); --model gives its prompt and tokenizer (here)",
+    )
+    add("--aligner_model", metavar="NAME", help="its name at --aligner_url (--model)")
+    add(
+        "--aligner_key",
+        default="ALIGNER_API_KEY",
+        metavar="VARIABLE",
+        help="the variable with the key of --aligner_url (ALIGNER_API_KEY)",
+    )
+    add("--workers", type=int, default=1, metavar="N", help="processes of this server, with --aligner_url (1)")
 
 
 def add_route_flags(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +94,13 @@ def add_route_flags(parser: argparse.ArgumentParser) -> None:
 def add_limit_flags(parser: argparse.ArgumentParser) -> None:
     """How much the server takes on, and how long it waits."""
     add = parser.add_argument
-    add("--max_requests", type=int, default=64, metavar="N", help="requests held at once; more get 429 (64)")
+    add(
+        "--max_requests",
+        type=int,
+        default=64,
+        metavar="N",
+        help="requests held at once by a process; more get 429 (64)",
+    )
     add(
         "--max_prompt_tokens",
         type=int,
@@ -104,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
     print_lines(
         f"loading the Aligner {config.model} to stand in front of {where} (mode {config.mode}), which takes seconds"
     )
-    from aligner.serving.command import serve  # torch, for which a misspelt flag need not wait
+    from aligner.serving.processes import serve  # torch, for which a misspelt flag need not wait
 
     serve(config)
     return 0

@@ -243,17 +243,20 @@ class Corrector:
     def row(self, prompt: list[int], answer: list[int], index: int) -> DecoderRow | UserError:
         """A row to decode, or why there is no room for its correction."""
         positions = positions_of(self.model.config) or 10**9
-        if len(prompt) >= positions:
-            return UserError(
-                f"its prompt has {len(prompt):,} tokens and the model {positions:,} positions: shorten it."
-            )
-        most = self.settings.max_prompt_tokens
-        if most and len(prompt) > most:
-            return UserError(f"its prompt has {len(prompt):,} tokens, and at most {most:,} are read: shorten it.")
-        room = min(self.settings.max_new_tokens, positions - len(prompt))
-        if fault := no_room(self.settings, len(answer), room):
-            return fault
-        return DecoderRow(prompt, answer, room, index)
+        room = room_for(self.settings, positions, len(prompt), len(answer))
+        return room if isinstance(room, UserError) else DecoderRow(prompt, answer, room, index)
+
+
+def room_for(settings: Settings, positions: int, prompt: int, needed: int) -> int | UserError:
+    """How many tokens a correction may have behind so many of the prompt, or why there is no room for it. `needed`: what the
+    answer would take."""
+    if prompt >= positions:
+        return UserError(f"its prompt has {prompt:,} tokens and the model {positions:,} positions: shorten it.")
+    most = settings.max_prompt_tokens
+    if most and prompt > most:
+        return UserError(f"its prompt has {prompt:,} tokens, and at most {most:,} are read: shorten it.")
+    room = min(settings.max_new_tokens, positions - prompt)
+    return no_room(settings, needed, room) or room
 
 
 def no_room(settings: Settings, needed: int, room: int) -> NoRoom | None:

@@ -115,6 +115,8 @@ def runs_on(text: str, given: str, markers: Sequence[str]) -> str | None:
 
 def code_blocks(text: str) -> list[str]:
     """The fenced code of a text, each block with its fences, byte for byte; an open one lasts to the end."""
+    if "```" not in text and "~~~" not in text:  # most texts: a hundredth of the expression's time
+        return []
     return [match[0] for match in _FENCE.finditer(text)]
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from aligner.chat_api.replies import is_whole
 from aligner.chat_api.thoughts import split_message
 from aligner.encoder import Encoder
-from aligner.inference.corrector import Corrected, CorrectionRequest, NoRoom, Outcome, Settings, check_feedback, no_room
+from aligner.inference.corrector import Corrected, CorrectionRequest, Outcome, Settings, check_feedback, room_for
 from aligner.inference.servers import Client, Server
 from aligner.prompts import PromptTemplate
 from aligner.quality.edits import edits
@@ -73,9 +73,9 @@ class ServedAligner:
         # All in this thread: a tokenizer must not be used by several at once.
         prompts = [(place, *self._prompt(request)) for place, request in enumerate(requests)]
         for place, _, room in prompts:
-            if fault := self._no_room(requests[place].answer, room):
-                yield place, fault
-        prompts = [each for each in prompts if not self._no_room(requests[each[0]].answer, each[2])]
+            if isinstance(room, UserError):
+                yield place, room
+        prompts = [each for each in prompts if not isinstance(each[2], UserError)]
         for at, outcome in self.server.each(self._complete, prompts):
             place = prompts[at][0]
             if isinstance(outcome, UserError):
@@ -84,25 +84,14 @@ class ServedAligner:
                 text, finished = outcome
                 yield place, Corrected(text, finished, edits(requests[place].answer, text))
 
-    def _prompt(self, request: CorrectionRequest) -> tuple[str | list[int], int]:
-        """The prompt as it is sent, and the tokens that are left for the correction."""
-        ids = self.encoder.prompts([self.encoder.render(self.template, *request)])[0]
-        text = self.template.render(*request)
-        same = self.encoder.tokenizer(text)["input_ids"] == ids
-        return text if same else ids, min(self.settings.max_new_tokens, self.positions - len(ids))
+    def _prompt(self, request: CorrectionRequest) -> tuple[str | list[int], int | UserError]:
+        """The prompt as it is sent, and the tokens that are left for the correction, or why there are none."""
+        sent, length = sent_prompt(self.encoder, self.template, request)
+        needed = length_of(self.encoder, request.answer) + 1 if self.settings.whole_only else 0
+        return sent, room_for(self.settings, self.positions, length, needed)
 
-    def _no_room(self, answer: str, room: int) -> NoRoom | None:
-        """Why an answer cannot be rewritten in this room; one whose prompt leaves none at all is refused as such."""
-        if room < 1 or not self.settings.whole_only:
-            return None
-        return no_room(
-            self.settings, len(self.encoder.tokenizer(answer, add_special_tokens=False)["input_ids"]) + 1, room
-        )
-
-    def _complete(self, client: Client, prompt: tuple[int, str | list[int], int]) -> tuple[str, bool] | UserError:
+    def _complete(self, client: Client, prompt: tuple[int, str | list[int], int]) -> tuple[str, bool]:
         place, sent, most = prompt
-        if most < 1:
-            return UserError(f"its prompt leaves no room in the model's {self.positions:,} positions: shorten it.")
         drawn, more = self.settings.sampling, dict[str, Any](temperature=0)
         if drawn:
             more = {
@@ -115,3 +104,16 @@ class ServedAligner:
         choice = self.server.complete(client, "/completions", request)["choices"][0]
         reason = choice.get("finish_reason")
         return choice.get("text") or "", reason is not None and is_whole(reason)
+
+
+def sent_prompt(encoder: Encoder, template: PromptTemplate, request: CorrectionRequest) -> tuple[str | list[int], int]:
+    """A prompt as a server takes it, and its length in tokens: as text where the server will see the ids of training in it, else
+    (a special token's string stands in it) as ids."""
+    [ids] = encoder.prompts([encoder.render(template, *request)])
+    text = template.render(*request)
+    return (text if encoder.reads_alike(text, ids) else ids), len(ids)
+
+
+def length_of(encoder: Encoder, text: str) -> int:
+    """How many tokens a text has."""
+    return len(encoder.tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -11,8 +11,8 @@ from typing import Any
 from aligner.chat_api.dialogue import CandidateQuestions, candidate_questions
 from aligner.chat_api.thoughts import split_message
 from aligner.inference.guard import Guard, markers_of
+from aligner.serving.corrections import AnswerCorrector, Done, Failed, Unfinished
 from aligner.serving.shadow import ShadowLog
-from aligner.serving.worker import Done, Failed, Unfinished, Worker
 
 log = logging.getLogger("aligner")
 
@@ -23,7 +23,7 @@ class ShadowQueue:
 
     def __init__(
         self,
-        worker: Worker,
+        worker: AnswerCorrector,
         file: ShadowLog | None,
         guard: Guard,
         feedback: str,
@@ -85,7 +85,7 @@ class ShadowQueue:
         try:
             done = await self._worker.submit(questions, answer, self._feedback).done()
             corrected = done.corrected
-            markers = markers_of(self._worker.corrector.template)
+            markers = markers_of(self._worker.template)
             keep = self._guard.after(corrected, questions[0], answer, markers)
             if keep and keep.failed:
                 raise Unfinished(keep.reason)

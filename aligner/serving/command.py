@@ -1,86 +1,100 @@
-"""`aligner serve` and `aligner calibrate`: from their settings to a running server, and to a threshold."""
+"""`aligner serve` and `aligner calibrate`: from their settings to the application, and to a threshold."""
 
 from __future__ import annotations
 
-import socket
+import asyncio
 from pathlib import Path
 
-import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from starlette.applications import Starlette
 
+from aligner.card import objectives_of, prompt_of
 from aligner.console import progress, setup_logging
 from aligner.demo import locate
+from aligner.encoder import Encoder
 from aligner.inference.config import AlignerOptions
 from aligner.inference.corrector import Corrected, CorrectionRequest, Corrector, Settings, check_feedback
 from aligner.inference.guard import Guard
 from aligner.inference.items import read_items
 from aligner.keys import read_key
-from aligner.models import check_place, quiet_libraries
+from aligner.models import check_place, load_config, load_tokenizer, positions_of, quiet_libraries
 from aligner.plots import draw_gate
 from aligner.records import UserError
 from aligner.serving.app import Limits, application
 from aligner.serving.config import CalibrateConfig, ServeConfig
-from aligner.serving.connections import affordable, timed
+from aligner.serving.corrections import AnswerCorrector
 from aligner.serving.exchange import Exchange, Policy
 from aligner.serving.gate import choose_threshold, confidence, curve, table
 from aligner.serving.metrics import AccessLog, LayerMetrics
+from aligner.serving.replicas import Replicas
+from aligner.serving.served_aligner import ServedAligner
 from aligner.serving.shadow import ShadowLog
 from aligner.serving.upstream import UpstreamClient
 from aligner.serving.worker import Worker
-from aligner.terminal import print_lines
 from aligner.training.datasets.options import QAC, parse_columns
 
-CONNECTIONS = 8  # times --max_requests: clients keep some open for their next request
+LARGER = 10  # times --max_request_bytes: an answer of a server at most
 FEWEST = 20  # answers that a threshold is chosen on
 
 
-def serve(config: ServeConfig) -> None:
-    """Serve until stopped. UserError where the port is in use or the Aligner cannot be opened."""
-    connections, backlog = affordable(CONNECTIONS * config.max_requests)
-    with listening(config.host, config.port) as place:  # before the model is loaded: a port in use is known at once
-        limits = Limits(config.caller_key, config.max_request_bytes, config.max_requests, config.pass_through)
-        access = AccessLog(config.access_log) if config.access_log else None
-        app = application(exchange_of(config), limits, access)
-        # Answers under way when the server is stopped are still sent.
-        patience = int(config.upstream_timeout + config.aligner_timeout) + 5
-        settings = uvicorn.Config(
-            app,
-            http=timed(H11Protocol, connections),  # type: ignore[arg-type]
-            backlog=backlog,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=patience,
-        )
-        host = f"[{config.host}]" if ":" in config.host else config.host
-        print_lines(f"aligner serves at http://{host}:{place.getsockname()[1]}/v1 (and / to look at); Ctrl-C stops it")
-        uvicorn.Server(settings).run(sockets=[place])
+def mend_files(config: ServeConfig) -> None:
+    """Open and close the files that several processes will write to: what a kill left in them is mended, a fault is known."""
+    if config.shadow_file:
+        ShadowLog(config.shadow_file).close()
+    if config.access_log:
+        AccessLog(config.access_log).close()
+
+
+def check_gate(config: ServeConfig) -> None:
+    """UserError where the servers of the Aligner do not tell what the gate needs."""
+    _, aligner = served_aligner(config)
+    asyncio.run(aligner.check_likelihoods())
+
+
+def application_of(config: ServeConfig) -> Starlette:
+    """The application with everything that it needs opened."""
+    limits = Limits(config.caller_key, config.max_request_bytes, config.max_requests, config.pass_through)
+    access = AccessLog(config.access_log, config.workers > 1) if config.access_log else None
+    return application(exchange_of(config), limits, access)
 
 
 def exchange_of(config: ServeConfig) -> Exchange:
     """The Aligner, its upstream and the policy for answers."""
-    shadow = ShadowLog(config.shadow_file) if config.shadow_file else None
-    name, corrector = load_aligner(config.model, config.options, config.max_prompt_tokens, not config.keep_unfinished)
-    feedback = corrector.objectives.get(config.feedback, config.feedback)
-    check_feedback(corrector.template, [CorrectionRequest("", "", feedback)])
-    key, largest = read_key(config.upstream_key) or None, 10 * config.max_request_bytes
-    headers = config.pass_headers or (), config.upstream_headers
+    shadow = ShadowLog(config.shadow_file, shared=config.workers > 1) if config.shadow_file else None
+    name, aligner = served_aligner(config) if config.aligner_url else local_aligner(config)
+    feedback = aligner.objectives.get(config.feedback, config.feedback)
+    check_feedback(aligner.template, [CorrectionRequest("", "", feedback)])
+    key, headers = read_key(config.upstream_key) or None, (config.pass_headers or (), config.upstream_headers)
+    largest = LARGER * config.max_request_bytes
     upstream = UpstreamClient(config.upstream_url, key, config.upstream_timeout, largest, *headers)
     guard = Guard(config.keep_unfinished, config.keep == "code", config.correct_structured, config.scripts or ())
     policy = Policy(config.mode, config.threshold, config.on_failure, feedback, config.aligner_timeout, guard=guard)
     metrics = LayerMetrics() if config.metrics else None
-    return Exchange(name, upstream, Worker(corrector, config.max_characters), policy, shadow, metrics)
+    return Exchange(name, upstream, aligner, policy, shadow, metrics)
 
 
-def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens there. UserError where it cannot."""
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        raise UserError(
-            f"--host {host} --port {port}: {getattr(error, 'strerror', None) or error}. Name another."
-        ) from None
+def local_aligner(config: ServeConfig) -> tuple[str, AnswerCorrector]:
+    """The name of an Aligner, and the Aligner in a thread of this process."""
+    name, corrector = load_aligner(config.model, config.options, config.max_prompt_tokens, not config.keep_unfinished)
+    return name, Worker(corrector, config.max_characters)
+
+
+def served_aligner(config: ServeConfig) -> tuple[str, ServedAligner]:
+    """The name of an Aligner, and the servers that have it; its prompt and tokenizer are used here."""
+    quiet_libraries()
+    setup_logging()
+    folder, options = locate(config.model), config.options
+    template = prompt_of(folder, options.prompt_template)
+    encoder = Encoder(load_tokenizer(folder, options.trust_remote_code))
+    positions = positions_of(load_config(folder, options.trust_remote_code)) or 10**9
+    whole_only = not config.keep_unfinished
+    settings = Settings(options.batch_size, options.max_new_tokens, None, config.max_prompt_tokens, whole_only)
+    key, largest = read_key(config.aligner_key) or None, LARGER * config.max_request_bytes
+    clients = [UpstreamClient(url, key, config.aligner_timeout, largest) for url in config.aligner_url]
+    name, known = config.aligner_model or config.model, objectives_of(folder, template)
+    aligner = ServedAligner(
+        Replicas(clients), name, template, encoder, positions, settings, known, config.max_characters
+    )
+    return Path(folder).resolve().name, aligner
 
 
 def calibrate(config: CalibrateConfig) -> list[str]:

@@ -14,6 +14,7 @@ from aligner.records import UserError, require_at_least_one
 from aligner.serving import LOOPBACK
 
 UPSTREAM_KEY = "OPENAI_API_KEY"
+ALIGNER_KEY = "ALIGNER_API_KEY"
 HEADER = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)  # the name of one
 
 
@@ -51,6 +52,10 @@ class ServeConfig:
     pass_through: bool = False
     pass_headers: tuple[str, ...] | None = None
     upstream_header: tuple[str, ...] | None = None
+    aligner_url: tuple[str, ...] = ()
+    aligner_model: str | None = None
+    aligner_key: str = ALIGNER_KEY
+    workers: int = 1
 
     def __post_init__(self) -> None:
         numbers = {name: getattr(self.options, name) for name in ("batch_size", "max_new_tokens")}
@@ -80,28 +85,25 @@ class ServeConfig:
                 f"--host {self.host} can be reached from elsewhere: ask callers for a key, --api_key VARIABLE."
             )
         _ = self.caller_key
+        self._check_aligner()
+
+    def _check_aligner(self) -> None:
+        """UserError where the flags of served Aligners do not go together."""
+        for url in self.aligner_url:
+            check_address("aligner_url", url, "aligner_key")
+        check_key("aligner_key", self.aligner_key, ALIGNER_KEY, "its key")
+        if self.aligner_model and not self.aligner_url:
+            raise UserError("--aligner_model needs --aligner_url.")
+        require_at_least_one(workers=self.workers)
+        if self.workers > 1 and not self.aligner_url:
+            raise UserError("--workers needs --aligner_url: each process would hold a model of its own.")
+        if self.workers > 1 and self.metrics:
+            raise UserError("--metrics counts one process: leave out --workers, or take the counts of --access_log.")
 
     def _check_upstream(self) -> None:
-        """UserError where its address, key or headers cannot be one; a query is what some servers ask for (`?api-version=...`)."""
-        try:
-            parts = urlsplit(self.upstream_url)
-            _ = parts.port
-        except ValueError:
-            raise UserError("--upstream_url is no address of a server: write it as http://HOST:PORT/v1.") from None
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            shown = self.upstream_url.partition("?")[0].rpartition("@")[2]
-            raise UserError(f"--upstream_url {shown}: write it as http://HOST:PORT/v1.")
-        if "@" in parts.netloc or "#" in self.upstream_url or not is_plain(self.upstream_url):
-            raise UserError(
-                f"--upstream_url: the address of {parts.hostname} is http://HOST:PORT/v1 and no more; a key is --upstream_key's."
-            )
-        key = read_key(self.upstream_key)
-        if self.upstream_key != UPSTREAM_KEY and not key:
-            raise UserError(
-                f"--upstream_key: {named(self.upstream_key)} is not set. Export it with the upstream's key."
-            )
-        if not is_plain(key):
-            raise UserError(f"--upstream_key: {named(self.upstream_key)} holds what cannot be a key. Export it anew.")
+        """UserError where its address, key or headers cannot be one."""
+        check_address("upstream_url", self.upstream_url, "upstream_key")
+        check_key("upstream_key", self.upstream_key, UPSTREAM_KEY, "the upstream's key")
         _ = self.upstream_headers
 
     @property
@@ -141,6 +143,31 @@ class CalibrateConfig:
         options = self.options
         require_at_least_one(batch_size=options.batch_size, max_new_tokens=options.max_new_tokens, rows=self.rows)
         refuse_overwriting(self.output, self.input)
+
+
+def check_address(flag: str, url: str, key: str) -> None:
+    """UserError where a flag's value is no address of a server; a query is what some servers ask for (`?api-version=...`)."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise UserError(f"--{flag} is no address of a server: write it as http://HOST:PORT/v1.") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        shown = url.partition("?")[0].rpartition("@")[2]
+        raise UserError(f"--{flag} {shown}: write it as http://HOST:PORT/v1.")
+    if "@" in parts.netloc or "#" in url or not is_plain(url):
+        raise UserError(
+            f"--{flag}: the address of {parts.hostname} is http://HOST:PORT/v1 and no more; a key is --{key}'s."
+        )
+
+
+def check_key(flag: str, variable: str, usual: str, whose: str) -> None:
+    """UserError where the variable that a flag names holds no key."""
+    key = read_key(variable)
+    if variable != usual and not key:
+        raise UserError(f"--{flag}: {named(variable)} is not set. Export it with {whose}.")
+    if not is_plain(key):
+        raise UserError(f"--{flag}: {named(variable)} holds what cannot be a key. Export it anew.")
 
 
 def secret(variable: str) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import resource
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from aligner.records import UserError
@@ -51,40 +52,45 @@ def _open_files(needed: int) -> int:
     return soft
 
 
-def timed(protocol: Factory, most: int, seconds: float = SECONDS) -> Factory:
-    """A factory of the protocol's connections, which are closed where their headers take longer, or where there are more than
-    `most` of them."""
-    open_now = set[Any]()
+@dataclass
+class TimedConnections:
+    """Makes the connections of a protocol, which are closed where their headers take longer than so many seconds, or where there
+    are more than `most` of them."""
 
-    def make(*args: Any, **options: Any) -> Any:
-        inner = protocol(*args, **options)
+    protocol: Factory
+    most: int
+    seconds: float = SECONDS
+    open_now: set[Any] = field(default_factory=set)
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """A connection's protocol."""
+        inner = self.protocol(*args, **options)
         on_made, on_lost = inner.connection_made, inner.connection_lost
 
         def connection_made(transport: asyncio.Transport) -> None:
             on_made(transport)
-            open_now.add(inner)
-            if len(open_now) > most:
+            self.open_now.add(inner)
+            if len(self.open_now) > self.most:
                 transport.abort()
             else:
-                watch(transport, None)
+                self._watch(inner, transport, None)
 
         def connection_lost(error: Exception | None) -> None:
-            open_now.discard(inner)
+            self.open_now.discard(inner)
             on_lost(error)
-
-        def watch(transport: asyncio.Transport, before: Any) -> None:
-            """Look again after the limit: with the same request as then, answered, nothing whole has come since."""
-            if transport.is_closing():
-                return
-            if before is not None and inner.cycle is before[0] and _answered(before[0]):
-                transport.abort()
-            else:
-                inner.loop.call_later(seconds, watch, transport, (inner.cycle,) if _answered(inner.cycle) else None)
 
         inner.connection_made, inner.connection_lost = connection_made, connection_lost
         return inner
 
-    return make
+    def _watch(self, inner: Any, transport: asyncio.Transport, before: Any) -> None:
+        """Look again after the limit: with the same request as then, answered, nothing whole has come since."""
+        if transport.is_closing():
+            return
+        if before is not None and inner.cycle is before[0] and _answered(before[0]):
+            transport.abort()
+        else:
+            seen = (inner.cycle,) if _answered(inner.cycle) else None
+            inner.loop.call_later(self.seconds, self._watch, inner, transport, seen)
 
 
 def _answered(cycle: Any) -> bool:

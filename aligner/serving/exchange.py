@@ -27,13 +27,13 @@ from aligner.chat_api.replies import is_whole
 from aligner.chat_api.thoughts import FIELDS, split_message, with_text
 from aligner.inference.guard import Guard, markers_of, wants_structure
 from aligner.serving.behind import ShadowQueue
+from aligner.serving.corrections import AnswerCorrector, Done, Failed, Ticket, TooLong, Unfinished
 from aligner.serving.metrics import LayerMetrics
 from aligner.serving.protocol import LAST, SERVER_FAILED, Refused, chunk, completion, error_body, event, usage_chunk
 from aligner.serving.shadow import ShadowLog
 from aligner.serving.untouched import untouched
 from aligner.serving.upstream import Reply, UpstreamClient
 from aligner.serving.waiting import kept_alive
-from aligner.serving.worker import Done, Failed, Ticket, TooLong, Unfinished, Worker
 
 log = logging.getLogger("aligner")
 CHAT = "/chat/completions"
@@ -65,7 +65,7 @@ class Exchange:
         self,
         name: str,
         upstream: UpstreamClient,
-        worker: Worker,
+        worker: AnswerCorrector,
         policy: Policy,
         shadow: ShadowLog | None = None,
         metrics: LayerMetrics | None = None,
@@ -80,16 +80,16 @@ class Exchange:
     def describe(self) -> dict[str, Any]:
         """The part of /health about corrections. It holds no text of a request. `unfinished_share`: of the answers that were to be
         corrected, those whose correction had no room, no end or the prompt's own markers in it."""
-        prompt = self.worker.corrector.template.name
+        prompt = self.worker.template.name
         tried = sum(self.counts[kind] for kind in ("corrected", "unchanged", "unfinished", "shadow"))
         share = round(self.counts["unfinished"] / tried, 4) if tried else 0.0
         about = {"mode": self.policy.mode, "model": self.name, "prompt": prompt}
-        return {**about, "answers": self.counts, "unfinished_share": share}
+        return {**about, "answers": self.counts, "unfinished_share": share, **self.worker.describe()}
 
     async def close(self) -> None:
         """Close: shadow corrections may take as long as any correction, then waiting requests fail."""
         await self.behind.close(self.policy.timeout)
-        await asyncio.to_thread(self.worker.close)
+        await self.worker.stop()
         await self.upstream.close()
         await self.behind.ended()
 
@@ -225,17 +225,21 @@ class Exchange:
         """The correction piece by piece, or at once at its end where the answer may have to take its place."""
         held = self.policy.on_failure == "open" or self.policy.guard.needs_all(original)
         sent, deadline = False, asyncio.get_running_loop().time() + self.policy.timeout
+        ticket = self._ticket(questions, original)
         try:
-            async with aclosing(self._ticket(questions, original).pieces()) as pieces:
+            if held:
+                async with asyncio.timeout_at(deadline):
+                    whole = await ticket.done()
+                yield self._finish(choice, questions[0], original, whole)
+                return
+            async with aclosing(ticket.pieces()) as pieces:
                 while True:
                     async with asyncio.timeout_at(deadline):  # not around the yield: it would cancel who reads
                         piece = await anext(pieces)
                     if isinstance(piece, Done):
-                        text = self._finish(choice, questions[0], original, piece)
-                        if held:
-                            yield text
+                        self._finish(choice, questions[0], original, piece)
                         return
-                    if piece and not held:
+                    if piece:
                         sent = True
                         yield piece
         except (Failed, TimeoutError) as error:
@@ -256,7 +260,7 @@ class Exchange:
         corrected, action, reason = done.corrected, "corrected", None
         if done.left_alone:
             action, reason = "left_alone", "the gate: the Aligner would have written it so"
-        elif keep := self.policy.guard.after(corrected, question, original, markers_of(self.worker.corrector.template)):
+        elif keep := self.policy.guard.after(corrected, question, original, markers_of(self.worker.template)):
             if keep.failed:
                 raise Unfinished(keep.reason + ".")
             action, reason = "left_alone", keep.reason
@@ -288,7 +292,7 @@ class Exchange:
             self.metrics.count(action, done)
 
     def _note(self, action: str, original: Any) -> dict[str, Any]:
-        prompt = self.worker.corrector.template.name
+        prompt = self.worker.template.name
         return {"action": action, "original": original, "model": self.name, "prompt": prompt, "mode": self.policy.mode}
 
     async def through(self, path: str, chat: dict[str, Any], caller: Mapping[str, str], reason: str = "") -> ASGIApp:

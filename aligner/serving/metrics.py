@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aligner.jsonl import LineLog
 from aligner.records import UserError
-from aligner.serving.worker import Done
+from aligner.serving.corrections import Done
 
 log = logging.getLogger("aligner")
 GONE = 499  # the client has disconnected and never sees the status
@@ -62,15 +62,15 @@ class LayerMetrics:
 
 
 class AccessLog:
-    """A file of JSON lines, one a request: when, which route, which status, how long, how many bytes. UserError where it cannot
-    be written."""
+    """A file of JSON lines, one a request: when, which route, which status, how long, how many bytes. `shared`: other
+    processes write to it too. UserError where it cannot be written."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, shared: bool = False) -> None:
         self._file, self._failed = file, False
         try:
             Path(file).parent.mkdir(parents=True, exist_ok=True)
             self._log = LineLog(Path(file))
-            self._log.start()
+            self._log.start(shared=shared)
         except OSError as error:
             raise UserError(f"--access_log {file}: cannot be written ({error.strerror}). Name another.") from None
 

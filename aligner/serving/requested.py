@@ -28,7 +28,7 @@ async def requested(
 
     Refused (400) for an objective that is not known, or that the Aligner's prompt has no slot for.
     """
-    corrector, wanted = exchange.worker.corrector, split_objectives(caller.get(HEADER))
+    corrector, wanted = exchange.worker, split_objectives(caller.get(HEADER))
     if wanted and not corrector.template.takes_feedback:
         raise Refused(400, f"Objectives: the prompt '{corrector.template.name}' of this Aligner has no slot for them.")
     if corrector.template.takes_feedback:
@@ -49,7 +49,7 @@ async def requested(
 
 def listed(exchange: Exchange, content: bytes) -> bytes:
     """The upstream's list of models with one more for each objective, where the Aligner's prompt has a slot for them."""
-    corrector = exchange.worker.corrector
+    corrector = exchange.worker
     if not corrector.template.takes_feedback:
         return content
     try:

@@ -14,14 +14,17 @@ log = logging.getLogger("aligner")
 
 
 class ShadowLog:
-    """A file of JSON lines that grows. UserError where it cannot be written, or holds something else."""
+    """A file of JSON lines that grows. UserError where it cannot be written, or holds something else.
 
-    def __init__(self, file: str) -> None:
+    `shared`: other processes write to it too; one that does not share it must have opened it before them, for it is mended there.
+    """
+
+    def __init__(self, file: str, shared: bool = False) -> None:
         self.file, self.written = file, 0
         try:
             Path(file).parent.mkdir(parents=True, exist_ok=True)
             self._log = LineLog(Path(file))
-            self._log.start(keep_torn=self._is_row(self._log.torn))
+            self._log.start(keep_torn=not shared and self._is_row(self._log.torn), shared=shared)
         except OSError as error:
             raise UserError(f"{file}: cannot be written ({error.strerror}).") from None
 

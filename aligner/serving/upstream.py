@@ -12,8 +12,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp.helpers import get_env_proxy_for_url
+from yarl import URL
 
 from aligner.keys import bytes_without_keys, remember, remember_named, without_keys
 from aligner.serving.config import is_header
@@ -65,6 +68,11 @@ class UpstreamClient:
         remember_named((name, value) for name, _, value in (each.partition("=") for each in self._query.split("&")))
         self._session: aiohttp.ClientSession | None = None
 
+    @property
+    def place(self) -> str:
+        """Its host and port, for a message."""
+        return urlsplit(self.url).netloc.rpartition("@")[2]
+
     async def close(self) -> None:
         """Close its connections."""
         if self._session:
@@ -89,11 +97,8 @@ class UpstreamClient:
         **raw: Any,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """An answer as it comes. `raw`: of a request that is no JSON object: its `method`, `query`, `data` and `content_type`."""
-        if (
-            self._session is None
-        ):  # no cookies: those of one caller are no other's; as many connections as the layer holds
-            connector, cookies = aiohttp.TCPConnector(limit=0), aiohttp.DummyCookieJar()
-            self._session = aiohttp.ClientSession(cookie_jar=cookies, connector=connector, trust_env=True)
+        if self._session is None:
+            self._session = self._new_session()
         headers = {name: caller[name] for name in self._passed if name in caller} | self._fixed
         if raw.get("content_type"):
             headers["content-type"] = raw["content_type"]
@@ -125,6 +130,16 @@ class UpstreamClient:
             raise Refused(504, f"The upstream did not answer within {self.timeout:g} seconds.") from None
         except aiohttp.ClientError as error:
             raise Refused(502, f"The upstream cannot be reached: {connection_fault(error)}.") from None
+
+    def _new_session(self) -> aiohttp.ClientSession:
+        """As many connections as the layer holds, and no cookies: those of one caller are no other's. The environment's proxy is
+        looked up once; aiohttp would do it for every request, and read ~/.netrc in a thread."""
+        try:
+            proxy, auth = get_env_proxy_for_url(URL(self.url))
+        except LookupError:
+            proxy, auth = None, None
+        connector, cookies = aiohttp.TCPConnector(limit=0), aiohttp.DummyCookieJar()
+        return aiohttp.ClientSession(cookie_jar=cookies, connector=connector, proxy=proxy, proxy_auth=auth)
 
     async def _answered(self, method: str, address: str, options: dict[str, Any]) -> aiohttp.ClientResponse:
         """The begin of an answer. A kept connection may have been closed meanwhile: the request is sent once more on a new one."""

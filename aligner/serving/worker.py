@@ -6,44 +6,21 @@ import asyncio
 import logging
 import threading
 import time
-from bisect import bisect_left
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
+from typing import Any
 
-from aligner.chat_api.dialogue import CandidateQuestions
+from aligner.chat_api.dialogue import CandidateQuestions, longest_with_room
 from aligner.inference.corrector import Corrected, Corrector, NoRoom
 from aligner.inference.greedy import DecoderRow
 from aligner.inference.text_stream import TextStream
+from aligner.prompts import PromptTemplate
 from aligner.records import UserError
+from aligner.serving.corrections import Done, Failed, TooLong, Unfinished, too_long
 from aligner.serving.gate import confidence
 
 log = logging.getLogger("aligner")
-
-
-class Failed(Exception):
-    """The Aligner has no correction for an answer; the text says why."""
-
-
-class TooLong(Failed):
-    """The question and the answer have no room in the model."""
-
-
-class Unfinished(Failed):
-    """There is a text, or would be, that is no correction: it has no room, no end, or the prompt's markers in it."""
-
-
-@dataclass(frozen=True)
-class Done:
-    """The result for an answer. `confidence`: its mean log-probability, where there is a gate; `left_alone`: the gate let it pass
-    unchanged. `waited` and `took`: seconds until its first forward pass, and from there."""
-
-    corrected: Corrected
-    left_alone: bool
-    confidence: float | None
-    tokens: int
-    waited: float
-    took: float
 
 
 @dataclass
@@ -103,6 +80,20 @@ class Worker:
         self._first: Ticket | None = None  # taken from the queue, not yet a row
         self._thread = threading.Thread(target=self._run, name="aligner", daemon=True)
 
+    @property
+    def template(self) -> PromptTemplate:
+        """The prompt that it was trained with."""
+        return self.corrector.template
+
+    @property
+    def objectives(self) -> Mapping[str, str]:
+        """Those that it can be asked for by name, with their sentences."""
+        return self.corrector.objectives
+
+    def describe(self) -> dict[str, Any]:
+        """The part of /health about it alone: nothing."""
+        return {}
+
     def start(self) -> None:
         """Start the thread. Forward passes are timed first, so that no request waits for that."""
         if self.corrector.decoder:
@@ -133,6 +124,10 @@ class Worker:
         self._closing = True
         self._waiting.put(None)
         self._thread.join()
+
+    async def stop(self) -> None:
+        """The same, from the event loop."""
+        await asyncio.to_thread(self.close)
 
     def _run(self) -> None:
         while (ticket := self._waiting.get()) is not None and not self._closing:
@@ -206,28 +201,21 @@ class Worker:
         return row
 
     def _row(self, ticket: Ticket) -> DecoderRow:
-        """With the longest question that leaves the correction as much room as the answer has; all of it, or as few tries as
-        finding a place in a list takes, for each is tokenised."""
-        tried: dict[int, DecoderRow | UserError] = {}
-
-        def fits(place: int) -> bool:
-            row = tried[place] = self._with(ticket, ticket.questions[place])
-            return isinstance(row, DecoderRow) and row.most >= min(
-                len(row.answer), self.corrector.settings.max_new_tokens
-            )
-
-        last = len(ticket.questions) - 1
-        place = 0 if fits(0) else bisect_left(range(last), True, lo=min(1, last), key=fits)
-        row = tried.get(place) or self._with(ticket, ticket.questions[place])
+        """With the longest question that leaves the correction as much room as the answer has."""
+        most = self.corrector.settings.max_new_tokens
+        row = longest_with_room(
+            ticket.questions,
+            lambda question: self._with(ticket, question),
+            lambda made: isinstance(made, DecoderRow) and made.most >= min(len(made.answer), most),
+        )
         if isinstance(row, UserError):
             raise row
         return row
 
     def _with(self, ticket: Ticket, question: str) -> DecoderRow | UserError:
         """A ticket's row with one of its questions, if it has room and anybody waits for it."""
-        characters = len(question) + len(ticket.answer)
-        if characters > self.longest:
-            return UserError(f"it has {characters:,} characters, and at most {self.longest:,} are read: shorten it.")
+        if fault := too_long(question, ticket.answer, self.longest):
+            return fault
         if ticket.abandoned:
             return UserError("nobody waits for it.")
         prompt = self.corrector.encoder.render(self.corrector.template, question, ticket.answer, ticket.feedback)

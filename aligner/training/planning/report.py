@@ -69,6 +69,7 @@ def report(flags: Sequence[str], request: PlanRequest) -> tuple[list[str], bool]
     name = config.model.model_name_or_path
     if not name:
         raise UserError("--model_name_or_path is missing. Name a model, or a --config that does.")
+    measured = measured_speed(request.measured) if request.measured else None
     gpus = config.launch.gpus or 1
     cpu = int(request.cpu_memory * GB) if request.cpu_memory else None
     slots = request.gpus_per_node
@@ -99,7 +100,7 @@ def report(flags: Sequence[str], request: PlanRequest) -> tuple[list[str], bool]
     rows, per_row = count_rows(config, request)
     plans = plans_of(config, rows, gpus)
     lines += [f"{stage}: {plan.line()}" for stage, plan in plans.items()]
-    speed = measured_throughput(settled, request, shape, size, per_row)
+    speed = measured or stated_speed(settled, request, shape, size, per_row)
     ask = "time: give --tokens_per_second, --tflops or --measured DIR"
     lines.append(time_line(plans.values(), per_row, *speed) if speed else ask)
     if request.upstream:
@@ -128,20 +129,23 @@ def plans_of(config: RunConfig, rows: int, gpus: int) -> dict[str, Plan]:
     return {name: plan_of(recipe, sizes[name], per_update, gpus) for name, recipe in recipes(o).items()}
 
 
-def measured_throughput(
+def measured_speed(folder: str) -> tuple[float, str]:
+    """Tokens a second of all GPUs together in an output folder's log, and where the figure comes from; UserError: none there."""
+    speeds = [line["tokens_per_second"] for line in read_log(Path(folder)) if "tokens_per_second" in line]
+    if not speeds:
+        raise UserError(f"{folder}: has no train_log.jsonl with updates in it.")
+    return statistics.median(speeds), f"median of {len(speeds)} updates in {folder}"
+
+
+def stated_speed(
     config: RunConfig, request: PlanRequest, shape: Shape, size: Size, per_row: float
 ) -> tuple[float, str] | None:
-    """Tokens a second of all GPUs together, and where the figure comes from; None where none was given."""
+    """Tokens a second of all GPUs together as the flags state it, and where the figure comes from; None where they do not."""
     if request.tokens_per_second:
         return request.tokens_per_second, "stated"
     if request.tflops:
         each = flops_per_token(size, shape, per_row, RECOMPUTED_SHARE[config.recomputed])
         return (config.launch.gpus or 1) * request.tflops * 1e12 / each, f"stated: {request.tflops:g} TFLOP/s a GPU"
-    if request.measured:
-        speeds = [line["tokens_per_second"] for line in read_log(Path(request.measured)) if "tokens_per_second" in line]
-        if not speeds:
-            raise UserError(f"{request.measured}: has no train_log.jsonl with updates in it.")
-        return statistics.median(speeds), f"median of {len(speeds)} updates in {request.measured}"
     return None
 
 

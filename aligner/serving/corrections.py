@@ -1,0 +1,89 @@
+"""What `aligner serve` asks of whatever corrects its answers: a model in this process, or one behind servers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from aligner.chat_api.dialogue import CandidateQuestions
+from aligner.inference.corrector import Corrected
+from aligner.prompts import PromptTemplate
+from aligner.records import UserError
+
+
+class Failed(Exception):
+    """The Aligner has no correction for an answer; the text says why."""
+
+
+class TooLong(Failed):
+    """The question and the answer have no room in the model."""
+
+
+class Unfinished(Failed):
+    """There is a text, or would be, that is no correction: it has no room, no end, or the prompt's markers in it."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """The result for an answer. `confidence`: its mean log-probability, where there is a gate; `left_alone`: the gate let it pass
+    unchanged. `waited` and `took`: seconds until its first forward pass, and from there."""
+
+    corrected: Corrected
+    left_alone: bool
+    confidence: float | None
+    tokens: int
+    waited: float
+    took: float
+
+
+def too_long(question: str, answer: str, most: int) -> UserError | None:
+    """Why so many characters are not even tokenised, which others would wait for."""
+    characters = len(question) + len(answer)
+    if characters <= most:
+        return None
+    return UserError(f"it has {characters:,} characters, and at most {most:,} are read: shorten it.")
+
+
+class Ticket(Protocol):
+    """An answer that waits for its correction; one of the two is called, once."""
+
+    def pieces(self) -> AsyncGenerator[str | Done, None]:
+        """The text as it is decoded, piece by piece, then the result. Raises Failed where there is no correction."""
+
+    async def done(self) -> Done:
+        """The result alone. Raises Failed where there is no correction."""
+
+
+class AnswerCorrector(Protocol):
+    """An Aligner with a queue. `longest`: characters of a question with its answer; more are refused."""
+
+    longest: int
+
+    @property
+    def template(self) -> PromptTemplate:
+        """The prompt that it was trained with."""
+
+    @property
+    def objectives(self) -> Mapping[str, str]:
+        """Those that it can be asked for by name, with their sentences."""
+
+    def start(self) -> None:
+        """Begin, in the event loop's thread."""
+
+    def is_alive(self) -> bool:
+        """Whether it takes requests."""
+
+    def waiting(self) -> int:
+        """How many answers wait or are being corrected."""
+
+    def describe(self) -> dict[str, Any]:
+        """The part of /health about it alone."""
+
+    def submit(
+        self, questions: CandidateQuestions, answer: str, feedback: str = "", threshold: float | None = None
+    ) -> Ticket:
+        """Queue an answer for correction, from the event loop. `threshold`: an answer at least as probable is left alone."""
+
+    async def stop(self) -> None:
+        """Stop: waiting requests fail."""
