@@ -229,6 +229,9 @@ def test_each_upstream_starts_from_the_last_one_and_flags_behind_the_commands_ow
     assert words[words.index("--config") + 1].endswith("configs/upstream/dpo.yaml") and "--hostfile" in words
     sft = upstream_training(replace(config, method="sft"), 2).words
     assert sft[sft.index("--train_datasets") + 1].endswith("supervised.jsonl")
+    drawn = replace(config, method="rloo", further=(*config.further, "--max_completion_length", "8"))
+    assert course.further_config(drawn).preference.max_completion_length == 8
+    assert course.launch_flags(drawn) == course.launch_flags(config)
     assert course.launch_flags(config) == ["--hostfile", "hosts"], "what other trainings take: where, not how fast"
 
 

@@ -37,6 +37,7 @@ from aligner.training.flags import parse, to_flags
 
 ALIGNER_ROWS = "aligner.jsonl"  # of a teacher: question, answer, correction
 PROMPT = "prompt.yaml"
+REWARD = "of the round"  # a reward model that is not there yet
 
 
 def place(config: RoundsConfig, number: int, name: str = "") -> Path:
@@ -248,9 +249,15 @@ def aligner_base(config: RoundsConfig) -> str:
     return base
 
 
+def further_config(config: RoundsConfig) -> RunConfig:
+    """The flags for the upstream's training that stand behind the command's own, of the method that they are for."""
+    reward = ["--reward_model", REWARD] if config.method == "rloo" else []
+    return parse([*config.further, "--method", config.method, *reward], "aligner rounds [flags] [flags of training]")
+
+
 def launch_flags(config: RoundsConfig) -> list[str]:
     """Of the flags for the upstream's training those that say where and in which type, for every other training."""
-    chosen = parse(list(config.further))
+    chosen = further_config(config)
     o = chosen.optimization
     plain = parse([])
     recipe = replace(

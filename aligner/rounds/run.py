@@ -12,7 +12,15 @@ from aligner.locks import take
 from aligner.models import check_place, quiet_libraries
 from aligner.records import UserError
 from aligner.rounds.config import RoundsConfig
-from aligner.rounds.course import aligner_base, first_stages, launch_flags, round_stages, upstream_flags
+from aligner.rounds.course import (
+    REWARD,
+    aligner_base,
+    first_stages,
+    further_config,
+    launch_flags,
+    round_stages,
+    upstream_flags,
+)
 from aligner.rounds.questions import question_stage
 from aligner.rounds.report import fell, report_of, write_report
 from aligner.rounds.stage import RoundStage, run_round_stage
@@ -74,15 +82,12 @@ def check_before_anything(config: RoundsConfig) -> None:
     template = prompt_of(locate(config.aligner), config.options.prompt_template)
     if not {"question", "answer"} <= template.slots:
         raise UserError(f"--aligner {config.aligner}: its prompt '{template.name}' shows no answer: it is no Aligner.")
-    given = parse(list(config.further), "aligner rounds [flags] [flags of training]")
-    for part in vars(given).values():
+    for part in vars(further_config(config)).values():
         for name in SET_HERE:
-            if getattr(part, name, None):
+            if getattr(part, name, None) not in (None, [], False, REWARD):
                 instead = "; --train_config names a file of flags" if name == "config" else ""
                 raise UserError(f"--{name} is set by each stage: leave it out{instead}.")
-    if given.preference.by_trl:
-        raise UserError("--method is of 'aligner rounds' itself: give it once.")
-    reward = ["--reward_model", "x"] if config.method == "rloo" else []
+    reward = ["--reward_model", REWARD] if config.method == "rloo" else []
     check_packages(parse([*upstream_flags(config), *reward]))
     launch_flags(config)
     if config.aligner_each_round:
