@@ -62,7 +62,9 @@ class Completions(BaseHTTPRequestHandler):
         self.server.asked.append(body)
         time.sleep(self.server.pause)
         way = self.server.way
-        if way == "gone":
+        if "messages" in body:
+            self._chat(body["messages"][-1]["content"].upper(), bool(body.get("stream")))
+        elif way == "gone":
             self.close_connection = True
         elif way == "busy":
             self._whole(503, {"error": {"message": "overloaded"}})
@@ -77,19 +79,41 @@ class Completions(BaseHTTPRequestHandler):
         else:
             self._stream(way)
 
-    def _stream(self, way: str) -> None:
+    def _chat(self, answer: str, stream: bool) -> None:
+        """An upstream's answer."""
+        head = {
+            "id": "1",
+            "created": 1,
+            "model": "m",
+            "object": "chat.completion.chunk" if stream else "chat.completion",
+        }
+        if not stream:
+            message = {"role": "assistant", "content": answer}
+            self._whole(200, {**head, "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+            return
+        self._begin_events()
+        for delta, reason in (({"role": "assistant", "content": answer}, None), ({}, "stop")):
+            self._event({**head, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]})
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def _begin_events(self) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
         self.end_headers()
         self.close_connection = True
+
+    def _event(self, value: Any) -> None:
+        self.wfile.write(f"data: {json.dumps(value)}\n\n".encode())
+
+    def _stream(self, way: str) -> None:
+        self._begin_events()
         for number, piece in enumerate(PIECES):
             if way == "cut" and number == 1:
                 return
             last = number == len(PIECES) - 1
             reason = ("length" if way == "long" else "stop") if last else None
-            chunk = {"choices": [{"index": 0, "text": piece, "finish_reason": reason}]}
-            self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
+            self._event({"choices": [{"index": 0, "text": piece, "finish_reason": reason}]})
         self.wfile.write(b"data: [DONE]\n\n")
 
     def _whole(self, status: int, value: Any) -> None:
@@ -221,13 +245,16 @@ def test_the_server_with_least_to_do_is_chosen():
     assert replicas.choose({id(a), id(b), id(c)}) is None
 
 
-def test_a_server_rests_longer_each_time(monkeypatch):
-    monkeypatch.setattr("aligner.serving.replicas.time.monotonic", lambda: 100.0)
+def test_a_server_rests_longer_each_time_and_once_for_requests_that_fail_together(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("aligner.serving.replicas.time.monotonic", lambda: now[0])
     replica, rests = Replica(UpstreamClient("http://localhost:1/v1", None, 1, 1)), []
     for _ in range(8):
         replica.failed()
+        replica.failed()
         assert replica.rests_until is not None
-        rests.append(replica.rests_until - 100)
+        rests.append(replica.rests_until - now[0])
+        now[0] = replica.rests_until
     assert rests == [1, 2, 4, 8, 16, 30, 30, 30]
     replica.succeeded()
     assert replica.is_up and replica.failures == 0

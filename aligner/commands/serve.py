@@ -82,6 +82,11 @@ def add_route_flags(parser: argparse.ArgumentParser) -> None:
     """What else goes to the upstream: routes and headers."""
     add = parser.add_argument
     add("--pass_through", action="store_true", help="pass on every other route of /v1/ as it is (otherwise 404)")
+    add(
+        "--guardrail",
+        action="store_true",
+        help="take the calls of LiteLLM's generic guardrail API too (README of serving)",
+    )
     add("--pass_headers", nargs="+", metavar="NAME", help="headers of callers that the upstream gets too (traceparent)")
     add(
         "--upstream_header",

@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aligner import __version__
 from aligner.quality.edits import diff
-from aligner.serving import LOOPBACK
+from aligner.serving import LOOPBACK, guardrail
 from aligner.serving.exchange import Exchange
 from aligner.serving.hosts import hostname
 from aligner.serving.metrics import GONE, AccessLog, observed
@@ -43,12 +43,13 @@ LONGEST_DIFF = 20_000  # characters of a text that the page may ask to compare
 @dataclass(frozen=True)
 class Limits:
     """The limits of the server. `key`: what callers must send, or None. `largest`: bytes of a request; `most`: requests at once.
-    `pass_through`: whether what is not known of /v1/ goes to the upstream."""
+    `pass_through`: whether what is not known of /v1/ goes to the upstream. `guardrail`: whether a gateway's calls are taken."""
 
     key: str | None = None
     largest: int = 1_000_000
     most: int = 64
     pass_through: bool = False
+    guardrail: bool = False
 
 
 def application(exchange: Exchange, limits: Limits, access: AccessLog | None = None) -> Starlette:
@@ -63,7 +64,7 @@ def application(exchange: Exchange, limits: Limits, access: AccessLog | None = N
             access.close()
 
     bound = Bounded(limits.most)
-    layer = Layer(exchange, limits, bound)
+    layer = Layer(exchange, limits, bound, guardrail.AskedBefore())
     if exchange.metrics:
         exchange.metrics.gauge("aligner_requests_under_way", "chats being answered", lambda: bound.under_way)
         exchange.metrics.gauge("aligner_queue", "answers that wait or are being corrected", exchange.worker.waiting)
@@ -76,6 +77,8 @@ def application(exchange: Exchange, limits: Limits, access: AccessLog | None = N
         Route(CHAT, layer.chat, methods=["POST"]),
         *(Route(path, layer.text, methods=["POST"]) for path in TEXT_ROUTES),
     ]
+    if limits.guardrail:
+        routes.append(Route(guardrail.PATH, layer.guard, methods=["POST"]))
     if limits.pass_through:
         routes.append(Route("/v1/{rest:path}", layer.rest, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]))
     handlers: dict[Any, Any] = {
@@ -104,6 +107,7 @@ class Layer:
     exchange: Exchange
     limits: Limits
     bound: Bounded
+    asked: guardrail.AskedBefore
 
     async def chat(self, request: Request) -> ASGIApp:
         """A chat, whole or as a stream."""
@@ -124,6 +128,12 @@ class Layer:
     async def _text(self, path: str, body: dict[str, Any], caller: dict[str, str]) -> ASGIApp:
         exchange, body = await requested(self.exchange, body, caller)
         return await answer(exchange, path, body, caller)
+
+    async def guard(self, request: Request) -> ASGIApp:
+        """A gateway's call, with a question or with its answer. Its key comes in the header `x-api-key`, or as any other."""
+        self._admitted(request)
+        content = await body_of(request, self.limits.largest)
+        return JSONResponse(await guardrail.guard(self.exchange, self.asked, content))
 
     async def rest(self, request: Request) -> ASGIApp:
         """Anything else of the upstream's. With a key of this layer's own a body may be of any type, files for instance."""
@@ -185,7 +195,7 @@ class Layer:
             raise Refused(403, "Without a key (--api_key) this server answers to localhost alone.")
         if self.limits.key:
             scheme, _, given = headers.pop("authorization", "").partition(" ")
-            given = given.strip() if scheme.lower() == "bearer" else ""
+            given = given.strip() if scheme.lower() == "bearer" else headers.pop("x-api-key", "")
             if not hmac.compare_digest(given.encode("utf-8", "surrogatepass"), self.limits.key.encode()):
                 raise Refused(401, "The API key is missing or wrong.", "invalid_api_key")
         return headers
@@ -201,7 +211,7 @@ class Bounded:
         """The application with this bound."""
 
         async def within(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] != "http" or scope["path"] not in (CHAT, *TEXT_ROUTES):
+            if scope["type"] != "http" or scope["path"] not in (CHAT, *TEXT_ROUTES, guardrail.PATH):
                 await app(scope, receive, send)
             elif self.under_way >= self.most:
                 busy = Refused(

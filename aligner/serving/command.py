@@ -52,7 +52,9 @@ def check_gate(config: ServeConfig) -> None:
 
 def application_of(config: ServeConfig) -> Starlette:
     """The application with everything that it needs opened."""
-    limits = Limits(config.caller_key, config.max_request_bytes, config.max_requests, config.pass_through)
+    limits = Limits(
+        config.caller_key, config.max_request_bytes, config.max_requests, config.pass_through, config.guardrail
+    )
     access = AccessLog(config.access_log, config.workers > 1) if config.access_log else None
     return application(exchange_of(config), limits, access)
 

@@ -56,6 +56,7 @@ class ServeConfig:
     aligner_model: str | None = None
     aligner_key: str = ALIGNER_KEY
     workers: int = 1
+    guardrail: bool = False
 
     def __post_init__(self) -> None:
         numbers = {name: getattr(self.options, name) for name in ("batch_size", "max_new_tokens")}
@@ -97,6 +98,8 @@ class ServeConfig:
         require_at_least_one(workers=self.workers)
         if self.workers > 1 and not self.aligner_url:
             raise UserError("--workers needs --aligner_url: each process would hold a model of its own.")
+        if self.workers > 1 and self.guardrail:
+            raise UserError("--guardrail pairs two calls in one process: leave out --workers.")
         if self.workers > 1 and self.metrics:
             raise UserError("--metrics counts one process: leave out --workers, or take the counts of --access_log.")
 

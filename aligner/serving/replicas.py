@@ -15,6 +15,7 @@ from aligner.serving.upstream import MODELS, UpstreamClient
 log = logging.getLogger("aligner")
 LOOK = 0.5  # seconds between two looks at those that are down
 PATIENCE = 5.0  # seconds for the answer to such a look
+ABSENT = (502, 503, 504)  # statuses with which a gateway says that nobody is there, or a server that it cannot work yet
 LONGEST_REST = 30.0  # seconds until a replica that fails again and again is looked at
 
 
@@ -39,11 +40,14 @@ class Replica:
         self.failures, self.rests_until = 0, None
 
     def failed(self) -> None:
-        """It could not be reached or broke off: it rests, twice as long each time."""
+        """It could not be reached or broke off: it rests, twice as long each time. Of requests that fail together one counts."""
+        now = time.monotonic()
+        if self.rests_until is not None and self.rests_until > now:
+            return
         if self.is_up:
             log.warning("a server of the Aligner fails: %s gets no requests until it answers again", self.client.place)
         self.failures += 1
-        self.rests_until = time.monotonic() + min(LOOK * 2**self.failures, LONGEST_REST)
+        self.rests_until = now + min(LOOK * 2**self.failures, LONGEST_REST)
 
 
 class Replicas:
@@ -83,11 +87,11 @@ class Replicas:
 
 
 async def _look(replica: Replica) -> None:
-    """Let a server work again that lists its models; its failures stay until a request has its answer."""
+    """Let a server work again that answers, whatever it says of its models; its failures stay until a request has its answer."""
     try:
         async with asyncio.timeout(PATIENCE):
             reply = await replica.client.ask(MODELS, {})
-        if reply.status < 500:
+        if reply.status not in ABSENT:
             replica.rests_until = None
             log.warning("%s answers again", replica.client.place)
             return
