@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aligner.files import read_json, write_json
-from aligner.known_prompts import CHAT, KNOWN, find_template
+from aligner.known_prompts import KNOWN, OF_BASE, find_template
 from aligner.objectives import FILE as OBJECTIVES_FILE
 from aligner.objectives import PUBLISHED, read_objectives
 from aligner.prompts import PromptTemplate
@@ -105,9 +105,9 @@ def card_from(value: Any, place: str) -> Card:
 
 def prompt_of(folder: str, chosen: str | None) -> PromptTemplate:
     """The prompt to use with a model: the chosen one, else its card's. UserError names the known ones."""
-    if chosen == CHAT:
+    if chosen in OF_BASE:
         raise UserError(
-            f"--prompt_template {CHAT} is for training: the {FILE} of such a model has the text. Leave it out."
+            f"--prompt_template {chosen} is for training: the {FILE} of such a model has the text. Leave it out."
         )
     if chosen:
         template = find_template(chosen)

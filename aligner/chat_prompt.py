@@ -1,12 +1,13 @@
-"""A text as one user turn of a base's own chat template: `--prompt_template chat`, and how a model here is asked."""
+"""A text as one user turn of a base's own chat template: `--prompt_template chat` and `question`, and how a model here is asked."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from aligner.known_prompts import CHAT, USER_TURN
+from aligner.known_prompts import ALONE, CHAT, QUESTION, USER_TURN
 from aligner.prompts import PromptTemplate
 from aligner.records import UserError
 
@@ -25,6 +26,16 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase) -> PromptTemplate:
         return in_user_turn(tokenizer, USER_TURN, enable_thinking=False)
     except UserError as error:
         raise UserError(f"--prompt_template {CHAT}: {error} {REMEDY}") from error
+
+
+def question_prompt(tokenizer: PreTrainedTokenizerBase) -> PromptTemplate:
+    """The question in a user turn, or by itself where there is no chat template: what an upstream sees."""
+    return replace(in_user_turn(tokenizer, ALONE), name=QUESTION)
+
+
+def prompt_of_base(name: str, tokenizer: PreTrainedTokenizerBase) -> PromptTemplate:
+    """`--prompt_template chat` or `question` for the base with this tokenizer."""
+    return chat_prompt(tokenizer) if name == CHAT else question_prompt(tokenizer)
 
 
 def in_user_turn(tokenizer: PreTrainedTokenizerBase, prompt: PromptTemplate, **options: Any) -> PromptTemplate:

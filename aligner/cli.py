@@ -27,6 +27,7 @@ from aligner.commands import (
     plan,
     push,
     reproduce,
+    rounds,
     serve,
     train,
 )
@@ -75,6 +76,11 @@ COMMANDS: dict[str, Command] = {
         pairs.add_flags,
         pairs.run,
     ),
+    "rounds": (
+        "align the upstream itself, round after round: it answers, the Aligner corrects, it learns, it is measured",
+        rounds.add_flags,
+        rounds.run,
+    ),
     "campaign": ("answers of many upstreams: corrected, judged, in one table", campaign.add_flags, campaign.run),
     "serve": ("stand in front of a model's server and correct its answers", serve.add_flags, serve.run),
     "interpret": (
@@ -93,6 +99,9 @@ COMMANDS: dict[str, Command] = {
         calibrate.run,
     ),
 }
+
+
+WITH_TRAINING_FLAGS = ("plan", "doctor", "rounds")
 
 
 def command_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
@@ -136,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[:1] == ["train"]:  # it has a parser and exit statuses of its own
         return train.run_flags(given[1:])
     args, rest = command_parser(given).parse_known_args(given)
-    if rest and args.command not in ("plan", "doctor"):
+    if rest and args.command not in WITH_TRAINING_FLAGS:
         args.parser.error(_no_such_flag(args.parser, rest[0]))
     args.rest = rest  # flags of training
     try:

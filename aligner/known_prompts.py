@@ -71,18 +71,22 @@ METAALIGNER = (METAALIGNER_HH_RLHF, METAALIGNER_ULTRAFEEDBACK, METAALIGNER_IMHI)
 OWN = (CORRECTION, EDIT_PAIR, PAPER, REVISION, EMPATHY, FEEDBACK, OBJECTIVES, EQUAL)
 KNOWN = {template.name: template for template in (*OWN, *METAALIGNER)}
 CHAT = "chat"  # the text below as one user turn of the base's own chat template (chat_prompt.py)
+QUESTION = "question"  # the question alone likewise: what an upstream sees, which learns to answer
+OF_BASE = (CHAT, QUESTION)
 USER_TURN = PromptTemplate(CHAT, "##Question: {question}\n##Answer: {answer}\n##Correction: ")
+ALONE = PromptTemplate(QUESTION, "{question}")
 
 
 def find_template(name_or_file: str) -> PromptTemplate:
     """A known template by its name, or one from a YAML file with the keys `template` and, if wanted, `name`."""
-    if name_or_file in (*KNOWN, CHAT):
-        return KNOWN.get(name_or_file, USER_TURN)
+    known = {**KNOWN, CHAT: USER_TURN, QUESTION: ALONE}
+    if name_or_file in known:
+        return known[name_or_file]
     if not name_or_file.endswith((".yaml", ".yml")):
-        near = difflib.get_close_matches(name_or_file, (*KNOWN, CHAT), n=1)
+        near = difflib.get_close_matches(name_or_file, known, n=1)
         hint = f"Did you mean '{near[0]}'? " if near else ""
         raise UserError(
-            f"there is no prompt template '{name_or_file}'. {hint}Known: {', '.join((*KNOWN, CHAT))}; or give a YAML file."
+            f"there is no prompt template '{name_or_file}'. {hint}Known: {', '.join(known)}; or give a YAML file."
         )
     value = read_yaml(name_or_file)
     if not isinstance(value, dict) or not isinstance(value.get("template"), str) or set(value) - {"template", "name"}:

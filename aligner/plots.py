@@ -66,6 +66,47 @@ def draw_costs(points: Mapping[str, tuple[Interval, Interval]], gain: str, path:
     _save(figure, axes, path, legend=False)
 
 
+def draw_rounds(rounds: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """The held-out measure round by round beside its control, and help against harm where it was measured, from each upstream to
+    the same with the Aligner behind it (the paper's figure 6), as a PNG."""
+    figure, axes = _canvas((7, 4))
+    numbers = [each["round"] for each in rounds]
+    for key, label, mark in (
+        ("lead", "the Aligner's corrections", "o-"),
+        ("shuffled_lead", "those of other questions", "s--"),
+    ):
+        values = [each[key] for each in rounds]
+        errors = [[v["value"] - v["low"] for v in values], [v["high"] - v["value"] for v in values]]
+        axes.errorbar(numbers, [v["value"] for v in values], yerr=errors, fmt=mark, capsize=3, label=label)
+    axes.axhline(0, color="#555555", linewidth=0.8)
+    axes.set(title="Held-out questions", xlabel="round", ylabel="log p(correction) - log p(answer), nats")
+    axes.set_xticks(numbers)
+    if all({"help", "harmless"} <= each.get("upstream", {}).keys() for each in rounds):
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False)
+        figure.set_size_inches(12, 4)
+        axes.set_subplotspec(figure.add_gridspec(1, 2)[0])
+        axes = figure.add_subplot(figure.add_gridspec(1, 2)[1])
+        _draw_help_and_harm(axes, rounds)
+    _save(figure, axes, path)
+
+
+def _draw_help_and_harm(axes: Any, rounds: Sequence[Mapping[str, Any]]) -> None:
+    """A point for each upstream, and an arrow from it to the same with the Aligner."""
+    points = {
+        key: [(each[key]["help"]["value"], each[key]["harmless"]["value"]) for each in rounds]
+        for key in ("upstream", "with_aligner")
+    }
+    axes.plot(*zip(*points["upstream"], strict=True), "o-", color=SIDES["answers"], label="upstream")
+    axes.plot(*zip(*points["with_aligner"], strict=True), "^", color=SIDES["corrections"], label="upstream + Aligner")
+    for each, start, end in zip(rounds, points["upstream"], points["with_aligner"], strict=True):
+        axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": "#888888"})
+        axes.annotate(f" {each['round']}", start)
+    axes.set(
+        title="Help against harm", xlabel="help: safe prompts answered", ylabel="harmless: unsafe prompts declined"
+    )
+
+
 def draw_histogram(counts: Sequence[int], path: str | Path | BinaryIO) -> None:
     """How many corrections are how similar to their answers, from equal bins of 0 to 1, as a PNG."""
     figure, axes = _canvas()

@@ -81,6 +81,7 @@ PARTS = {
     "objectives": ("test_equal_preference", "test_heard_objectives"),
     "baselines": ("test_alternatives", "test_real_baselines"),
     "building": ("test_building", "test_building_killed", "test_building_tools", "test_real_building"),
+    "rounds": ("test_trl", "test_whole_rounds"),
     "memory": ("test_plan",),
     "families": ("test_families", "test_odd_bases", "test_objective_check"),
     "readers": ("test_read_by_others",),

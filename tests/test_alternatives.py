@@ -16,7 +16,15 @@ from aligner.baselines.help_per_cost import SystemAnswers, beside_aligner, cost_
 from aligner.baselines.protocol import ALIGNER, REWARD, UPSTREAM, Usage
 from aligner.cli import command_parser, main
 from aligner.evaluation.measures.items import declining_items
-from aligner.reproduce.compare import answering_steps, measured_rows, write_comparison, write_questions
+from aligner.records import UserError
+from aligner.reproduce.compare import (
+    answering_steps,
+    check_trained_questions,
+    measured_rows,
+    with_rounds,
+    write_comparison,
+    write_questions,
+)
 from aligner.reproduce.experiment import FOLDER, read_experiment, rows_by_side
 from aligner.reproduce.steps import run_step, training_steps
 from aligner.training.flags import parse
@@ -98,6 +106,27 @@ def test_every_step_is_a_command_and_a_method_begins_with_the_output_of_one_befo
         assert step.words[0] == "aligner" and step.rows in made and Path(args.input) == step.rows
         made.add(step.product)
     assert [step.name for step in steps] == ["upstream", "critique", "revise", "refine", "beam", "bon-10", "bon-5"]
+
+
+def test_upstreams_that_rounds_trained_are_methods_that_cost_what_the_upstream_costs(tmp_path):
+    leads = [{"round": n, "lead": {"value": value}} for n, value in enumerate((9.0, 2.0, 3.0, 1.0))]
+    (tmp_path / "rounds.json").write_text(json.dumps({"rounds": leads}))
+    experiment = with_rounds(read_experiment("alternatives"), [f"sft={tmp_path}"])
+    step = answering_steps(experiment, tmp_path, 110)[-1]
+    args = command_parser().parse_args(step.words[1:])
+    assert (step.name, args.method, args.width) == ("sft", "beam", 1)
+    assert args.model == f"{tmp_path}/round-2/upstream", "the best round that trained anything"
+
+    (tmp_path / "questions").mkdir()
+    for name, questions in (("train", ["One?", "Two?"]), ("reported", ["two", "Three?"])):
+        (tmp_path / f"questions/{name}.jsonl").write_text(
+            "".join(json.dumps({"question": q}) + "\n" for q in questions)
+        )
+    with pytest.raises(UserError, match="--rounds sft: 1 of the reported questions were trained on"):
+        check_trained_questions(experiment, tmp_path / "questions/reported.jsonl")
+    for wrong, message in ((["beam=x"], "'beam' is a method already"), (["x"], "write NAME=DIR")):
+        with pytest.raises(UserError, match=message):
+            with_rounds(experiment, wrong)
 
 
 @pytest.mark.parametrize(

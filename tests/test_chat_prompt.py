@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from aligner.card import prompt_of
 from aligner.chat_prompt import chat_prompt
-from aligner.demo import embedded_model
+from aligner.demo import embedded_model, locate
 from aligner.encoder import Encoder
 from aligner.known_prompts import USER_TURN
 from aligner.records import UserError
@@ -46,6 +46,21 @@ def test_a_run_learns_the_correction_as_the_assistants_turn(tokenizer, tmp_path)
     assert text.endswith("##Answer: <|im_end|>\n##Correction: <|im_end|>\n<|im_start|>assistant\nAda.<|im_end|>")
     special = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert kept[0].ids.tolist().count(special) == 3, "the system's turn, the user's, and the end: the answer's is text"
+
+
+def test_an_upstream_learns_the_correction_as_its_own_answer_to_the_question(tokenizer, bpe_folder, tmp_path):
+    (tmp_path / "supervised.jsonl").write_text(json.dumps({"question": "Who?", "correction": "Ada."}) + "\n")
+    for base, expected in (
+        ("embedded", tokenizer.apply_chat_template(
+            [{"role": "user", "content": "Who?"}], tokenize=False, add_generation_prompt=True) + "Ada.<|im_end|>"),
+        (str(bpe_folder), "Who?Ada.<|end|>"),
+    ):  # fmt: skip
+        config = parse(["--train_datasets", str(tmp_path / "supervised.jsonl"), "--model_name_or_path", base,
+                        "--output_dir", str(tmp_path / "out"), "--prompt_template", "question"])  # fmt: skip
+        data, own = stage_data(config, "correction"), AutoTokenizer.from_pretrained(locate(base))
+        (row,), _ = tokenise(data.train, data.prompts, Encoder(own), 512)
+        assert own.decode(row.ids.tolist()) == expected
+        assert own.decode(row.ids[row.prompt_length :].tolist()) == expected[expected.rindex("Ada.") :]
 
 
 def test_the_finished_folder_renders_the_same_in_programs_that_know_chats_alone(tokenizer):

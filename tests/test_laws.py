@@ -23,6 +23,7 @@ ORDER = [
     "file_systems", "files", "jsonl", "locks", "network", "surroundings", "relay", "packages",
     "hub", "prompts", "known_prompts", "objectives", "chat_prompt", "encoder", "card", "models", "quantised", "console", "demo",
     "quality.edits", "plots",
+    "training.flag_fields", "training.preference_config",
     "training.config", "training.config_check", "training.flags", "training.train_log", "training.datasets.damage",
     "training.datasets.options", "training.datasets.built",
     "training.datasets.formats", "training.datasets.original_names", "training.datasets.registry",
@@ -49,6 +50,8 @@ ORDER = [
     "training.planning.report",
     "training.finetune.metrics", "training.finetune.loop", "training.finetune.announce", "training.finetune.run",
     "training.finetune.rank", "training.finetune.__main__",
+    "training.preference.rows", "training.preference.weights", "training.preference.trl_trainer", "training.preference.run",
+    "training.preference.__main__",
     "interpretation.steer_options", "interpretation.statistics", "interpretation.hooks", "interpretation.direction_file",
     "quality.suspicions", "quality.check", "quality.config", "quality.command", "inference.drafts", "inference.row_cache",
     "inference.greedy", "inference.text_stream", "inference.sampling", "inference.likelihood", "inference.corrector",
@@ -81,7 +84,8 @@ ORDER = [
     "launch.guard", "launch.command", "launch.report",
     "launch.dry_run", "launch.watch", "launch.launch", "launch.__main__",
     "launch.prepare_offline", "launch.machine_checks", "launch.doctor",
-    "rounds.training_rows", "rounds.filters", "rounds.pairs",
+    "rounds.training_rows", "rounds.filters", "rounds.pairs", "rounds.config", "rounds.stage", "rounds.questions", "rounds.figures",
+    "rounds.work", "rounds.course", "rounds.report", "rounds.plan", "rounds.run", "rounds.__main__",
     "building.config", "building.stage", "building.read_questions", "building.near", "building.embeddings", "building.leaks",
     "building.questions", "building.asking", "building.answers", "building.principles", "building.corrections",
     "building.agreement", "building.label_tools", "building.people", "building.filters", "building.last_check", "building.flow",
@@ -90,12 +94,12 @@ ORDER = [
     "commands.pipes", "commands.push", "commands.shared_flags", "commands.check", "commands.baseline",
     "commands.reproduce", "commands.doctor", "commands.build", "commands.interpret",
     "commands.plan", "commands.evaluate", "commands.correct", "commands.serve", "commands.calibrate", "commands.export",
-    "commands.campaign", "commands.pairs", "commands.train", "commands", "cli",
+    "commands.campaign", "commands.pairs", "commands.rounds", "commands.train", "commands", "cli",
     "__main__", "",
 ]  # fmt: skip
 BARE = {
     "readers", "chat_api", "training", "training.distributed", "training.engine", "training.checkpoint", "training.finetune",
-    "training.planning", "quality", "inference", "launch", "serving", "evaluation",
+    "training.planning", "training.preference", "quality", "inference", "launch", "serving", "evaluation",
     "evaluation.measures", "baselines", "reproduce", "rounds", "building", "interpretation",
 }  # fmt: skip
 ROOMS = {
@@ -105,7 +109,8 @@ ROOMS = {
     "wandb": {"training.finetune.metrics"},
     "tensorboard": {"training.finetune.metrics"},
     "matplotlib": {"plots"},
-    "datasets": {"readers.columnar", "hub"},
+    "datasets": {"readers.columnar", "hub", "training.preference.trl_trainer"},
+    "trl": {"training.preference.trl_trainer"},
     "pyarrow": {"readers.content", "readers.columnar"},
     "openai": {"inference.servers"},
     "aiohttp": {"serving.upstream", "serving.untouched"},
@@ -128,6 +133,7 @@ ALLOWED_BASES = {
     "torch.autograd.Function",
     "logging.Handler",
     "TorchDispatchMode",
+    "TrainerCallback",
 }
 
 

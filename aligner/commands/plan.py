@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
+from aligner.records import UserError
 from aligner.terminal import print_lines
+
+if TYPE_CHECKING:
+    from aligner.training.planning.report import PlanRequest
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +43,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="show the paper's resource claim for upstreams of these sizes",
     )
 
+    add(
+        "--rounds",
+        type=int,
+        metavar="N",
+        help="plan 'aligner rounds': the model is the upstream, --rows its questions",
+    )
+    add("--aligner", metavar="NAME", help="of --rounds: the Aligner, or a model of its size")
+    add("--question_tokens", type=float, default=100, metavar="X", help="of --rounds: mean of a question (100)")
+    add("--answer_tokens", type=float, default=300, metavar="X", help="of --rounds: mean of an answer (300)")
+    add("--decoding", type=float, metavar="X", help="of --rounds: tokens a second that all GPUs together write")
+    add("--batch_size", type=int, default=8, metavar="N", help="of --rounds: texts decoded at once (8)")
+
 
 def run(args: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
@@ -46,6 +63,19 @@ def run(args: argparse.Namespace) -> int:
 
     quiet_libraries()
     known = {field: getattr(args, field) for field in PlanRequest.__dataclass_fields__}
-    lines, fits = report(args.rest, PlanRequest(**known))
+    if args.rounds is not None:
+        lines, fits = _plan_rounds(args, PlanRequest(**known))
+    else:
+        lines, fits = report(args.rest, PlanRequest(**known))
     print_lines(*lines)
     return 0 if fits else 1
+
+
+def _plan_rounds(args: argparse.Namespace, request: PlanRequest) -> tuple[list[str], bool]:
+    from aligner.rounds.plan import RoundsRequest, rounds_report
+
+    if not args.aligner:
+        raise UserError("--rounds needs --aligner NAME, whose size counts.")
+    return rounds_report(
+        args.rest, request, RoundsRequest(**{name: getattr(args, name) for name in RoundsRequest.__dataclass_fields__})
+    )

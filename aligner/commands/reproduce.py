@@ -24,6 +24,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--data", metavar="DIR", help="of --scale small: the folder with the experiment's rows")
     add("--output", default="output/reproduce", metavar="DIR", help="folder for all experiments (output/reproduce)")
     add("--questions", type=int, metavar="N", help="on each side at most, to try an experiment out (the file's)")
+    add(
+        "--rounds",
+        nargs="+",
+        default=[],
+        metavar="NAME=DIR",
+        help="of an experiment that compares methods: the upstream that 'aligner rounds' made of the same one, as a further method",
+    )
     add("--dry_run", action="store_true", help="check the file and the rows, and print the estimate alone")
 
 
@@ -50,8 +57,11 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--data is missing: the folder with {', '.join(experiment.rows)}.")
     require_at_least_one(questions=args.questions)
     experiment = replace(experiment, limit=args.questions)
+    if args.rounds and not experiment.comparison:
+        raise UserError(f"--rounds: {experiment.name} compares no methods. Leave it out.")
     if experiment.comparison:
-        from aligner.reproduce.compare import run_comparison
+        from aligner.reproduce.compare import run_comparison, with_rounds
 
+        experiment = with_rounds(experiment, args.rounds)
         return run_comparison(experiment, Path(args.data), Path(args.output) / experiment.name, args.dry_run)
     return run_small(experiment, Path(args.data), Path(args.output) / experiment.name, args.dry_run)

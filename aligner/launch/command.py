@@ -42,10 +42,15 @@ def launch_command(config: RunConfig, ranks: int) -> list[str]:
             raise UserError("--hostfile with other hosts needs pdsh. Install it, or use Slurm or torchrun (README).")
         variables = forwarded_variables({**os.environ, **environment(config, ranks), **launcher_mark()})
         words = ["env", *(f"{name}={value}" for name, value in variables.items())]
-        words += [sys.executable, "-m", "aligner.training.finetune", *to_flags(for_ranks)]
+        words += [sys.executable, "-m", module_of(config), *to_flags(for_ranks)]
         one_host = ["--force_multi"] if len(hosts) == 1 else []  # or DeepSpeed would start its ranks here
         return [*runner, *one_host, "--no_python", "--no_local_rank", *remote_words(words)]
-    return [*runner, "--module", "aligner.training.finetune", *to_flags(for_ranks)]
+    return [*runner, "--module", module_of(config), *to_flags(for_ranks)]
+
+
+def module_of(config: RunConfig) -> str:
+    """The program that every rank runs: this project's loop, or TRL's trainers."""
+    return "aligner.training.preference" if config.preference.by_trl else "aligner.training.finetune"
 
 
 def placement(config: RunConfig, ranks: int) -> list[str]:

@@ -67,6 +67,10 @@ def be_rank(config: RunConfig) -> int:
         return run(config) if os.environ["RANK"] == "0" else 0
     from aligner.training.finetune import rank  # with DeepSpeed, which the launch script does not need
 
+    if config.preference.by_trl:
+        from aligner.training.preference.run import train_preference
+
+        return rank.main(to_flags(config), train_preference)
     return rank.main(to_flags(config))
 
 

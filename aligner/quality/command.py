@@ -8,7 +8,7 @@ from functools import partial
 from aligner.console import progress
 from aligner.encoder import Encoder, warn_of_lost_newlines
 from aligner.files import refuse_overwriting
-from aligner.known_prompts import CHAT
+from aligner.known_prompts import OF_BASE
 from aligner.objectives import read_objectives
 from aligner.quality.check import DataReport, examine, examine_tokens
 from aligner.quality.config import COUNTED, CheckConfig
@@ -75,10 +75,11 @@ def _encoder(model: str) -> Encoder:
 
 def _tokens(config: CheckConfig, encoder: Encoder, report: DataReport) -> tuple[list[str], Tally | None]:
     """The lines about tokens, and the tally; without a tally, why no row has room for a target."""
-    from aligner.chat_prompt import chat_prompt
+    from aligner.chat_prompt import prompt_of_base
     from aligner.training.datasets.run_prompts import prompts_of
 
-    chosen = chat_prompt(encoder.tokenizer) if config.prompt_template == CHAT else config.prompt_template
+    name = config.prompt_template
+    chosen = prompt_of_base(name, encoder.tokenizer) if name and name in OF_BASE else name
     prompts = prompts_of(chosen, report.records)
     bar = partial(progress, desc="tokenising", delay=2)
     try:

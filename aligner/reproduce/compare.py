@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from aligner.baselines.help_per_cost import SystemAnswers, cost_lines, help_per_
 from aligner.baselines.prompts import read_prompts
 from aligner.console import progress
 from aligner.evaluation.measures.items import TextMeasure, answered_truth, declining_items, is_unsafe
-from aligner.files import read_yaml, write_json, write_lines, write_text
+from aligner.files import read_json, read_yaml, write_json, write_lines, write_text
 from aligner.locks import take
 from aligner.plots import draw_costs
 from aligner.readers.rows import read_rows
@@ -40,6 +41,7 @@ def run_comparison(experiment: Experiment, data: Path, folder: Path, dry_run: bo
     try:
         counts = write_rows(experiment, data, folder / "rows")
         questions = write_questions(experiment, data, folder)
+        check_trained_questions(experiment, folder / "rows" / "questions.jsonl")
         steps = [*training_steps(experiment, folder, counts), *answering_steps(experiment, folder, questions)]
         left = [step for step in steps if not step.product.exists()]
         hours = sum(step.seconds for step in left) / 3600
@@ -59,6 +61,42 @@ def run_comparison(experiment: Experiment, data: Path, folder: Path, dry_run: bo
         return 0
     finally:
         release()
+
+
+def with_rounds(experiment: Experiment, named: Sequence[str]) -> Experiment:
+    """The experiment with a further method for each NAME=DIR: the best upstream that `aligner rounds` left in the folder, greedily.
+
+    UserError where there is none, or the name is taken.
+    """
+    comparison = experiment.comparison
+    assert comparison
+    methods = dict(comparison.methods)
+    for text in named:
+        name, _, folder = text.partition("=")
+        if not folder or name in methods:
+            taken = f"'{name}' is a method already" if folder else "write NAME=DIR"
+            raise UserError(f"--rounds {text}: {taken}.")
+        later = read_json(Path(folder) / "rounds.json")["rounds"][1:]
+        if not later:
+            raise UserError(f"{folder}: no round is finished there. Run 'aligner rounds' to its end.")
+        best = max(later, key=lambda each: each["lead"]["value"])["round"]
+        methods[name] = {"method": "beam", "width": 1, "model": f"{folder}/round-{best}/upstream"}
+    return replace(experiment, comparison=replace(comparison, methods=methods))
+
+
+def check_trained_questions(experiment: Experiment, questions: Path) -> None:
+    """UserError where an upstream of `--rounds` was trained on a question that is reported."""
+    reported = {digest_of(row.value["question"]) for row in read_rows(questions) if isinstance(row, Row)}
+    assert experiment.comparison
+    for name, method in experiment.comparison.methods.items():
+        if "model" in method:
+            file = Path(method["model"]).parents[1] / "questions" / "train.jsonl"
+            trained = {digest_of(row.value["question"]) for row in read_rows(file) if isinstance(row, Row)}
+            if both := len(trained & reported):
+                raise UserError(
+                    f"--rounds {name}: {both:,} of the reported questions were trained on ({file}). Run 'aligner rounds' on the "
+                    f"questions of {questions.parent}, those to train on."
+                )
 
 
 def write_questions(experiment: Experiment, data: Path, folder: Path) -> int:

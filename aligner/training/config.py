@@ -5,38 +5,17 @@ Defaults are those of the original's launcher where it has the flag. flags.py re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from aligner.objectives import FILE as OBJECTIVES
+from aligner.training.flag_fields import flag, switch
+from aligner.training.preference_config import PreferenceConfig
 
 SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
 
 # What --gradient_checkpointing stands for: which decoder layers are recomputed.
 RECOMPUTED = {"auto": "auto", "true": "all", "yes": "all", "some": "some", "false": "none", "no": "none"}
-
-NO_DEFAULT = "%(default).0s"  # keeps the parser from writing "(default: None)" behind a help
-
-
-def flag(default: Any, text: str, *, short: str | None = None, choices: Sequence[Any] = ()) -> Any:
-    """A dataclass field that is a flag: its default, its help with the unit, a second spelling, its choices."""
-    hidden = default is None or default is False or default == []
-    metadata: dict[str, Any] = {"help": text.replace("%", "%%") + (NO_DEFAULT if hidden else "")}
-    if not choices and default is not True:  # the parser gives a true one a second form, --no_NAME, without a value
-        metadata["metavar"] = {int: "N", float: "X", bool: "yes|no"}.get(type(default), "VALUE")
-    if short:
-        metadata["aliases"] = [short]
-    if choices:
-        metadata["choices"] = list(choices)
-    if isinstance(default, list):
-        return field(default_factory=list, metadata={**metadata, "nargs": "+"})
-    return field(default=default, metadata=metadata)
-
-
-def switch(text: str) -> Any:
-    """An optional boolean: without a value (`--bf16`), with one (`--bf16 False`), or absent."""
-    return field(default=None, metadata={"help": text + NO_DEFAULT, "nargs": "?", "const": True, "metavar": "yes|no"})
 
 
 @dataclass(frozen=True)
@@ -48,7 +27,8 @@ class ModelConfig:
     max_length: int = flag(2048, "longest prompt plus correction, in tokens")
     prompt_template: str | None = flag(
         None,
-        "prompt: a known name, chat (the base's own template), or a YAML file (default: the data's, or 'correction')",
+        "prompt: a known name, chat (the base's own template), question (that, without the answer: for an upstream), or a YAML "
+        "file (default: the data's, or 'correction')",
     )
     trust_remote_code: bool = flag(False, "run Python code that comes with the model; off unless you trust it")
 
@@ -247,7 +227,7 @@ class LaunchConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run, in six parts; a function takes the part it reads."""
+    """One run, in seven parts; a function takes the part it reads."""
 
     model: ModelConfig
     data: DataConfig
@@ -255,6 +235,7 @@ class RunConfig:
     lora: LoraConfig
     output: OutputConfig
     launch: LaunchConfig
+    preference: PreferenceConfig = PreferenceConfig()
 
     @property
     def recomputed(self) -> str:
@@ -268,7 +249,7 @@ class RunConfig:
         return implied if self.data.need_eval is None else self.data.need_eval
 
 
-PARTS: Any = (ModelConfig, DataConfig, OptimizationConfig, LoraConfig, OutputConfig, LaunchConfig)
+PARTS: Any = (ModelConfig, DataConfig, OptimizationConfig, LoraConfig, OutputConfig, LaunchConfig, PreferenceConfig)
 
 
 # The ZeRO stages at which DeepSpeed honours an offload; elsewhere it would silently ignore it.
@@ -296,4 +277,6 @@ def fingerprint_fields(config: RunConfig) -> dict[str, Any]:
     if config.lora.lora_rank:
         lora = {name: value for name, value in asdict(config.lora).items() if value}
         chosen |= {**lora, "lora_alpha": config.lora.alpha}
+    if config.preference.by_trl:
+        chosen |= {name: value for name, value in asdict(config.preference).items() if value is not None}
     return {**settings, **chosen, "max_length": config.model.max_length, "overlength": config.data.overlength}

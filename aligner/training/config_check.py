@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, fields
 from importlib.util import find_spec
 
 from aligner.records import UserError
-from aligner.training.config import OFFLOAD_STAGES, LoraConfig, RunConfig
+from aligner.training.config import OFFLOAD_STAGES, PARTS, LoraConfig, RunConfig
+from aligner.training.preference_config import ONLINE, PreferenceConfig
+
+# Flags of this project's own loop, which TRL's trainers do not read.
+NOT_OF_TRL = {
+    *("eval_datasets", "need_eval", "eval_split_ratio", "eval_strategy", "eval_interval", "per_device_eval_batch_size"),
+    *("unspellable", "tokens_per_micro_batch", "records_per_update", "loss_reduction", "on_nonfinite"),
+    *("identity_proportion", "identity_epochs", "identity_learning_rate", "equal_proportion"),
+    *(each.name for each in fields(LoraConfig)),
+    *("save_16bit", "export", "save_minutes", "show_corrections", "stage"),
+}
 
 
 def check(config: RunConfig) -> None:
@@ -13,6 +24,7 @@ def check(config: RunConfig) -> None:
     check_values(config)
     check_combinations(config)
     check_lora(config.lora, config.launch.zero_stage)
+    check_preference(config)
 
 
 def check_values(config: RunConfig) -> None:
@@ -68,10 +80,47 @@ def check_lora(lora: LoraConfig, stage: int) -> None:
         )
 
 
+def _changed(config: RunConfig) -> set[str]:
+    """The flags that are not as they are by default."""
+    return {
+        each.name
+        for kind, part in zip(PARTS, vars(config).values(), strict=True)
+        for each in fields(kind)
+        if getattr(part, each.name) != (each.default if each.default is not MISSING else [])
+    }
+
+
+def check_preference(config: RunConfig) -> None:
+    """UserError where a flag is not of the method, or its value cannot be meant."""
+    p, changed = config.preference, _changed(config)
+    for name in ("beta", "temperature", "num_generations", "max_completion_length"):
+        least = {"beta": 0.0, "num_generations": 2, "max_completion_length": 1}.get(name, 1e-6)
+        if (value := getattr(p, name)) is not None and not least <= value < float("inf"):
+            raise UserError(f"--{name} is {value}: it must be at least {least:g}.")
+    own = {each.name for each in fields(PreferenceConfig)} - {"method"}
+    read = own if p.method in ONLINE else {"beta"} if p.method in ("dpo", "kto") else set()
+    if wrong := sorted(changed & own - read):
+        raise UserError(f"--{wrong[0]} is not for --method {p.method}: leave it out.")
+    if p.by_trl and (wrong := sorted(changed & NOT_OF_TRL)):
+        raise UserError(
+            f"--{wrong[0]} is for --method sft: TRL, which trains {p.method}, does not read it. Leave it out."
+        )
+    if p.method in ONLINE and not p.reward_model:
+        raise UserError(f"--method {p.method} needs --reward_model: train one with --method reward.")
+    if p.method == "kto" and config.optimization.per_device_train_batch_size < 2:
+        raise UserError(
+            "--method kto compares the rows of a micro-batch: --per_device_train_batch_size must be at least 2."
+        )
+    if p.by_trl and config.recomputed == "some":
+        raise UserError("--gradient_checkpointing some is for --method sft: give True or False.")
+
+
 def check_packages(config: RunConfig) -> None:
     """UserError where a package that the flags need is not installed here."""
     if config.lora.lora_rank and find_spec("peft") is None:
         raise UserError("--lora_rank needs the package peft: pip install 'peft>=0.21'.")
+    if config.preference.by_trl and find_spec("trl") is None:
+        raise UserError(f"--method {config.preference.method} needs the package trl: pip install 'trl>=1.16,<1.17'.")
 
 
 def check_combinations(config: RunConfig) -> None:

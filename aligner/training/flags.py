@@ -21,8 +21,9 @@ from transformers import HfArgumentParser
 from aligner.files import read_text, read_yaml
 from aligner.records import UserError
 from aligner.shipped import find_config
-from aligner.training.config import NO_DEFAULT, PARTS, RunConfig
+from aligner.training.config import PARTS, RunConfig
 from aligner.training.config_check import check
+from aligner.training.flag_fields import NO_DEFAULT
 
 ROOT = Path(__file__).resolve().parents[2]  # the folder that holds scripts/ and configs/
 ABOUT = (
@@ -122,7 +123,7 @@ def _parse(known: HfArgumentParser, arguments: Sequence[str]) -> RunConfig:
 def to_flags(config: RunConfig) -> list[str]:
     """The flags that parse back to this configuration, defaults left out: for command.sh and for the ranks."""
     flags: list[str] = []
-    for part in (config.model, config.data, config.optimization, config.lora, config.output, config.launch):
+    for part in vars(config).values():
         for f in fields(part):
             value = getattr(part, f.name)
             default = [] if f.metadata.get("nargs") == "+" else f.default

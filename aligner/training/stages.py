@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from aligner.card import Card, package_versions
-from aligner.chat_prompt import chat_prompt
+from aligner.chat_prompt import prompt_of_base
 from aligner.console import progress
 from aligner.demo import locate
 from aligner.encoder import Encoder, warn_of_lost_newlines
-from aligner.known_prompts import CHAT, EQUAL
+from aligner.known_prompts import EQUAL, OF_BASE, QUESTION
 from aligner.models import fingerprint, load_config, load_tokenizer, positions_of
 from aligner.objectives import read_objectives
 from aligner.prompts import PromptTemplate
@@ -131,11 +131,12 @@ def names_objectives(data: StageData) -> bool:
 
 
 def chosen_prompt(config: RunConfig) -> str | PromptTemplate | None:
-    """What `--prompt_template` says; of `chat` the base's own chat template around it."""
+    """What `--prompt_template` says; of `chat` and `question` the base's own chat template around it."""
     model = config.model
-    if model.prompt_template != CHAT:
-        return model.prompt_template
-    return chat_prompt(load_tokenizer(locate(model.model_name_or_path or ""), model.trust_remote_code))
+    name = model.prompt_template or (QUESTION if config.preference.by_trl else None)
+    if name is None or name not in OF_BASE:
+        return name
+    return prompt_of_base(name, load_tokenizer(locate(model.model_name_or_path or ""), model.trust_remote_code))
 
 
 def options_of(config: RunConfig) -> Options:

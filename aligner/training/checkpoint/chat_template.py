@@ -13,6 +13,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from aligner.encoder import Encoder
+from aligner.known_prompts import QUESTION
 from aligner.prompts import PromptTemplate
 
 log = logging.getLogger("aligner")
@@ -42,7 +43,11 @@ def chat_template(prompt: PromptTemplate, start: str) -> str:
 
 
 def set_chat_template(tokenizer: PreTrainedTokenizerBase, prompt: PromptTemplate) -> None:
-    """Put the prompt in place of the base's chat template; none, with a warning, where it would not give the prompt's ids."""
+    """Put the prompt in place of the base's chat template; none, with a warning, where it would not give the prompt's ids.
+
+    A question in the base's own template leaves that as it is: an upstream speaks in chats of several turns as before."""
+    if prompt.name == QUESTION and tokenizer.chat_template:
+        return
     encoder = Encoder(tokenizer)
     start = "" if encoder.is_complete(prompt) else str(tokenizer.decode(encoder.start))
     tokenizer.chat_template = chat_template(prompt, start)

@@ -50,7 +50,14 @@ class Metrics:
     """Where the figures of a run go. Only the first rank has one that writes."""
 
     def __init__(
-        self, output: OutputConfig, folder: Path, name: str, updates: int, start: int, settings: dict[str, Any]
+        self,
+        output: OutputConfig,
+        folder: Path,
+        name: str,
+        updates: int,
+        start: int,
+        settings: dict[str, Any],
+        watched: bool = True,  # a loss far above the others is warned of
     ):
         kept = [line for line in read_log(folder) if line["update"] <= start and start > 0]
         write_lines(folder / FILE, kept)
@@ -59,6 +66,7 @@ class Metrics:
             total=updates, initial=start, desc=name, unit="update", dynamic_ncols=True, disable=not has_terminal()
         )
         self._name, self._updates, self._start, self._done = name, updates, start, start
+        self._watched = watched
         self._began = self._last = time.monotonic()
         self._recent = deque((line["loss"] for line in kept if "loss" in line), maxlen=RECENT)
         self._trackers = [t for t in (_tracker(output, folder, name, settings, start > 0),) if t]
@@ -71,7 +79,7 @@ class Metrics:
             log.warning("%s; skipped", values["skipped"])
             self._advance("")
         elif "loss" in values:
-            if is_far_above(values["loss"], self._recent):
+            if self._watched and is_far_above(values["loss"], self._recent):
                 log.warning(
                     "update %s: the loss is %.3f, far above its recent course (%.3f); see its records if it stays",
                     values["update"],
@@ -79,9 +87,8 @@ class Metrics:
                     statistics.median(self._recent),
                 )
             self._recent.append(values["loss"])
-            self._advance(
-                f"loss {values['loss']:.3f}, lr {values['lr']:.1e}, {values['tokens_per_second']:,.0f} tokens/s"
-            )
+            speed = f", {values['tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in values else ""
+            self._advance(f"loss {values['loss']:.3f}, lr {values['lr']:.1e}{speed}")
         else:
             loss = values["eval_loss"]
             log.info("update %s: held-out loss %s", values["update"], "not finite" if loss is None else f"{loss:.4f}")
@@ -91,6 +98,10 @@ class Metrics:
             except Exception as error:  # a tracker's fault is not the run's
                 log.warning("logging to %s stopped: %s", type(error).__module__, error)
                 self._trackers.remove(tracker)
+
+    def set_updates(self, updates: int) -> None:
+        """How many there are, where another program than this one plans them."""
+        self._updates = self._bar.total = updates
 
     def _advance(self, figures: str) -> None:
         """Advance the progress bar. Where nobody reads it any more (a pipe whose reader is gone), the run goes on without."""

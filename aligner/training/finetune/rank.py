@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import NoReturn
@@ -23,7 +23,7 @@ from aligner.training.config import RunConfig
 from aligner.training.distributed.hardware import gpus_here, resolved
 from aligner.training.distributed.heartbeat import has_launcher, heartbeat, is_consequence
 from aligner.training.distributed.launcher_variables import idle_gpus, rank_variables, single_rank
-from aligner.training.distributed.ranks import connect
+from aligner.training.distributed.ranks import Ranks, connect
 from aligner.training.distributed.stop_signals import (
     EXIT_AGAIN,
     Stopped,
@@ -37,13 +37,14 @@ from aligner.training.stages import stages
 
 GRACE = 3.0  # seconds that other ranks wait: when one ends, the launcher ends all, and the first is to print the cause
 log = logging.getLogger("aligner")
+TrainRun = Callable[[RunConfig, Ranks, Callable[[], bool]], None]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Train as one rank of a run. Returns the exit status: 0; 1 for a fault, with its traceback; 2 for an error that the user
-    can correct; 75 where the run was stopped and can go on."""
+def main(arguments: Sequence[str] | None = None, train: TrainRun = train_run) -> int:
+    """Train as one rank of a run, by this project's loop or another. Returns the exit status: 0; 1 for a fault, with its traceback;
+    2 for an error that the user can correct; 75 where the run was stopped and can go on."""
     group_is_ours = not dist.is_initialized()
-    status = run_rank(sys.argv[1:] if arguments is None else arguments)
+    status = run_rank(sys.argv[1:] if arguments is None else arguments, train)
     if group_is_ours and dist.is_initialized():
         if status in (1, 2) and dist.get_world_size() > 1:
             exit_now(status)
@@ -59,7 +60,7 @@ def exit_now(status: int) -> NoReturn:
     os._exit(status)
 
 
-def run_rank(arguments: Sequence[str]) -> int:
+def run_rank(arguments: Sequence[str], train: TrainRun = train_run) -> int:
     """Train as one rank, and turn what may go wrong into an exit status and what the user reads."""
     setup_logging(quiet=os.environ.get("RANK", "0") != "0")
     try:
@@ -71,7 +72,7 @@ def run_rank(arguments: Sequence[str]) -> int:
         quiet_libraries()
         if not has_launcher() and (idle := idle_gpus(os.environ, gpus_here())):
             log.warning("%s", idle)
-        train_rank(config, rank)
+        train_rank(config, rank, train)
     except Stopped as stopped:
         log.warning("%s", stopped)
         dist.barrier()  # a rank that ends first would have the others killed, and the first one has more to do
@@ -103,14 +104,14 @@ def find_rank() -> int:
     return int(os.environ["RANK"])
 
 
-def train_rank(config: RunConfig, rank: int) -> None:
+def train_rank(config: RunConfig, rank: int, train: TrainRun) -> None:
     """Join the other ranks and train. Where no launch script does so, the first rank locks the folder, and each takes signals."""
     folder, standalone = stages(config)[-1].folder, not has_launcher()
     signals = StopSignals() if standalone else None
     with run_lock(folder) if standalone and rank == 0 else nullcontext(), heartbeat(folder, rank):
         try:
             ranks = connect(config.launch.local_rank)
-            train_run(config, ranks, partial(stop_requested, signals, folder if rank == 0 else None))
+            train(config, ranks, partial(stop_requested, signals, folder if rank == 0 else None))
         finally:
             if standalone and rank == 0:
                 clear_stop_request(folder)

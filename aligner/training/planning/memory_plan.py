@@ -14,11 +14,13 @@ from aligner.training.planning.memory import (
     Size,
     States,
     buffers,
+    frozen_states,
     gpu_workspace,
     model_states,
     peak_activations,
 )
 from aligner.training.planning.shapes import Shape
+from aligner.training.preference_config import ONLINE, PAIRED
 
 GB = 1e9
 FILLED = 0.9  # of a GPU's memory, that `auto` lets a plan take
@@ -87,12 +89,15 @@ def is_half(config: RunConfig) -> bool:
 
 
 def need_of(config: RunConfig, shape: Shape, size: Size, hardware: Hardware) -> Need:
-    """What a run needs in the worst case: micro-batches of rows that all have max_length tokens."""
+    """What a run needs in the worst case: micro-batches of rows that all have max_length tokens. What TRL trains is counted as if
+    this project's own loop computed it."""
     o, least = config.optimization, need_without_activations(config, shape, size, hardware)
     dtype = torch.bfloat16 if is_half(config) else torch.float32
     rows, length = o.per_device_train_batch_size, config.model.max_length
     if o.tokens_per_micro_batch:
         rows = -(-o.tokens_per_micro_batch // length)
+    if config.preference.method in PAIRED:
+        rows *= 2
     recomputed = "all" if config.recomputed == "auto" else config.recomputed
     activations = peak_activations(shape, rows, length, recomputed, dtype, config.lora)
     if not hardware.on_cpu:
@@ -105,6 +110,9 @@ def need_without_activations(config: RunConfig, shape: Shape, size: Size, hardwa
     """The part of `need_of` that is arithmetic alone."""
     launch, half = config.launch, is_half(config)
     states = model_states(size, half, launch.zero_stage, launch.offload, hardware.gpus, hardware.nodes)
+    if config.preference.method in ONLINE:  # a frozen reference and a frozen reward model, of its size
+        frozen = frozen_states(size, half, launch.zero_stage, launch.offload, hardware.gpus, hardware.nodes)
+        states = States(states.gpu + 2 * frozen.gpu, states.cpu + 2 * frozen.cpu)
     extra = buffers(shape, size, half, launch.zero_stage, hardware.gpus, config.lora.lora_rank)
     return Need(states, 0, extra, hardware.on_cpu)
 
