@@ -17,18 +17,18 @@ def draw_loss(lines: Sequence[dict[str, Any]], title: str, path: str | Path | Bi
     """The training and held-out loss over updates, from the lines of train_log.jsonl, as a PNG."""
     train = [(line["update"], line["loss"]) for line in lines if "loss" in line]
     held_out = [(line["update"], line["eval_loss"]) for line in lines if line.get("eval_loss") is not None]
-    figure, axes = _canvas()
+    figure, axes = canvas()
     if train:
         axes.plot(*zip(*train, strict=True), label="training", color="#4c72b0", linewidth=1.2)
     if held_out:
         axes.plot(*zip(*held_out, strict=True), "o-", label="held out", color="#dd8452", linewidth=1.6)
     axes.set(title=title, xlabel="update", ylabel="loss (nats per target token)")
-    _save(figure, axes, path)
+    save(figure, axes, path)
 
 
 def draw_gate(points: Sequence[Any], chosen: Any, path: str | Path) -> None:
     """What each threshold of the gate would do (`serving.gate.Point`), and the chosen one, as a PNG."""
-    figure, axes = _canvas()
+    figure, axes = canvas()
     thresholds = [point.threshold for point in points]
     axes.plot(thresholds, [point.left_alone for point in points], label="answers left alone", color="#4c72b0")
     axes.plot(thresholds, [point.missed for point in points], label="changes missed", color="#dd8452")
@@ -37,17 +37,17 @@ def draw_gate(points: Sequence[Any], chosen: Any, path: str | Path) -> None:
             chosen.threshold, color="#555555", linestyle="--", linewidth=1, label=f"chosen: {chosen.threshold:.3f}"
         )
     axes.set(title="What the gate leaves alone", xlabel="threshold (nats a token)", ylabel="share", ylim=(-0.02, 1.02))
-    _save(figure, axes, path)
+    save(figure, axes, path)
 
 
 def draw_sweep(names: Sequence[str], series: Mapping[str, Sequence[float | None]], path: str | Path | BinaryIO) -> None:
     """Figures of several Aligners, one after another, such as the checkpoints of a run, as a PNG."""
-    figure, axes = _canvas()
+    figure, axes = canvas()
     for name, values in series.items():
         axes.plot(range(len(names)), [float("nan") if value is None else value for value in values], "o-", label=name)
     axes.set(title="Along the Aligners", ylabel="nats per token, or share")
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
-    _save(figure, axes, path)
+    save(figure, axes, path)
 
 
 def draw_costs(points: Mapping[str, tuple[Interval, Interval]], gain: str, path: str | Path | BinaryIO) -> None:
@@ -55,7 +55,7 @@ def draw_costs(points: Mapping[str, tuple[Interval, Interval]], gain: str, path:
 
     points: of a system its cost and its gain, each as value, low, high.
     """
-    figure, axes = _canvas()
+    figure, axes = canvas()
     for number, (name, (cost, gained)) in enumerate(points.items()):
         errors = [[[value - low], [high - value]] for value, low, high in (cost, gained)]
         marks = {"fmt": "os^Dv"[number // 10 % 5], "color": f"C{number % 10}", "capsize": 2, "markersize": 6}
@@ -63,13 +63,13 @@ def draw_costs(points: Mapping[str, tuple[Interval, Interval]], gain: str, path:
     axes.axhline(0, color="#555555", linewidth=0.8)
     axes.set(title="Help against cost", xlabel="tokens an answer, read and written", ylabel=gain, xscale="log")
     axes.legend(frameon=False, fontsize=7, bbox_to_anchor=(1.01, 1), loc="upper left")
-    _save(figure, axes, path, legend=False)
+    save(figure, axes, path, legend=False)
 
 
 def draw_rounds(rounds: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     """The held-out measure round by round beside its control, and help against harm where it was measured, from each upstream to
     the same with the Aligner behind it (the paper's figure 6), as a PNG."""
-    figure, axes = _canvas((7, 4))
+    figure, axes = canvas((7, 4))
     numbers = [each["round"] for each in rounds]
     for key, label, mark in (
         ("lead", "the Aligner's corrections", "o-"),
@@ -88,7 +88,7 @@ def draw_rounds(rounds: Sequence[Mapping[str, Any]], path: str | Path) -> None:
         axes.set_subplotspec(figure.add_gridspec(1, 2)[0])
         axes = figure.add_subplot(figure.add_gridspec(1, 2)[1])
         _draw_help_and_harm(axes, rounds)
-    _save(figure, axes, path)
+    save(figure, axes, path)
 
 
 def _draw_help_and_harm(axes: Any, rounds: Sequence[Mapping[str, Any]]) -> None:
@@ -109,16 +109,16 @@ def _draw_help_and_harm(axes: Any, rounds: Sequence[Mapping[str, Any]]) -> None:
 
 def draw_histogram(counts: Sequence[int], path: str | Path | BinaryIO) -> None:
     """How many corrections are how similar to their answers, from equal bins of 0 to 1, as a PNG."""
-    figure, axes = _canvas()
+    figure, axes = canvas()
     width = 1 / len(counts)
     axes.bar([width * (place + 0.5) for place in range(len(counts))], counts, width=0.9 * width, color="#4c72b0")
     axes.set(title="How much was changed", xlabel="similarity of answer and correction", ylabel="pairs", xlim=(0, 1))
-    _save(figure, axes, path)
+    save(figure, axes, path)
 
 
 def draw_shift(before: Sequence[float], after: Sequence[float], name: str, path: str | Path | BinaryIO) -> None:
     """The distribution of a judge's scores of changed answers and of their corrections, with their means, as a PNG."""
-    figure, axes = _canvas()
+    figure, axes = canvas()
     low, high = min(*before, *after), max(*before, *after)
     for label, scores in (("answers", before), ("corrections", after)):
         mean, colour = sum(scores) / len(scores), SIDES[label]
@@ -126,7 +126,7 @@ def draw_shift(before: Sequence[float], after: Sequence[float], name: str, path:
         axes.hist(scores, alpha=0.55, color=colour, label=f"{label}, mean {mean:.2f}", **bins)
         axes.axvline(mean, color=colour, linestyle="--", linewidth=1.2)
     axes.set(title="Scores before and after", xlabel=f"score, {name}", ylabel="changed answers")
-    _save(figure, axes, path)
+    save(figure, axes, path)
 
 
 def draw_plane(
@@ -134,7 +134,7 @@ def draw_plane(
 ) -> None:
     """Changed answers and their corrections by helpfulness and harmlessness, and how their mean moved (the paper's figure 2), as a
     PNG."""
-    figure, axes = _canvas()
+    figure, axes = canvas()
     means = []
     for label, points in (("answers", before), ("corrections", after)):
         across, up = zip(*points, strict=True)
@@ -144,7 +144,7 @@ def draw_plane(
         axes.scatter(*means[-1], s=90, edgecolors="white", color=SIDES[label], zorder=3, label=mean)
     axes.annotate("", means[1], means[0], arrowprops={"arrowstyle": "->", "linewidth": 1.5}, zorder=4)
     axes.set(title="Scores before and after", xlabel="helpfulness (reward)", ylabel="harmlessness (minus cost)")
-    _save(figure, axes, path)
+    save(figure, axes, path)
 
 
 def draw_matrix(
@@ -155,7 +155,7 @@ def draw_matrix(
     """Matrices below each other, as a PNG. A panel has its title, its rows' names, and of each cell a colour (-1 to 1), its text
     and whether it is framed."""
     count = sum(len(rows) for _, rows, _ in panels)
-    figure, axes = _canvas((1.25 * len(columns) + 1.6, 0.55 * count + 0.9 * len(panels)), len(panels))
+    figure, axes = canvas((1.25 * len(columns) + 1.6, 0.55 * count + 0.9 * len(panels)), len(panels))
     for place, (title, rows, cells) in zip(axes, panels, strict=True):
         place.imshow(
             [[colour for colour, _, _ in row] for row in cells], cmap="RdBu_r", vmin=-1.7, vmax=1.7, aspect="auto"
@@ -179,7 +179,7 @@ def draw_matrix(
 
 def draw_depth(series: Mapping[str, Sequence[Interval]], path: str | Path) -> None:
     """Shares layer by layer (from 1), each with its interval as a band, and chance as a line, as a PNG."""
-    figure, axes = _canvas((8, 4.2))
+    figure, axes = canvas((8, 4.2))
     for number, (name, values) in enumerate(series.items()):
         share, low, high = zip(*values, strict=True)
         places = range(1, len(values) + 1)
@@ -187,7 +187,7 @@ def draw_depth(series: Mapping[str, Sequence[Interval]], path: str | Path) -> No
         axes.fill_between(places, low, high, color=f"C{number}", alpha=0.12, linewidth=0)
     axes.axhline(0.5, color="#555555", linestyle="--", linewidth=1)
     axes.set(title="Told apart, by depth", xlabel="layer", ylabel="share of held-out rows", ylim=(0, 1.02))
-    _save(figure, axes, path)
+    save(figure, axes, path)
 
 
 def draw_lines(
@@ -195,7 +195,7 @@ def draw_lines(
 ) -> None:
     """Means with intervals against alpha, each with its line, as a PNG. series: the means, the line's slope and intercept, and a
     colour."""
-    figure, axes = _canvas((8, 4.8))
+    figure, axes = canvas((8, 4.8))
     for name, (values, slope, intercept, colour) in series.items():
         mean, low, high = zip(*values, strict=True)
         errors = [[m - x for m, x in zip(mean, low, strict=True)], [x - m for m, x in zip(mean, high, strict=True)]]
@@ -207,13 +207,13 @@ def draw_lines(
         ylabel="Levenshtein ratio, tokens",
     )
     axes.legend(frameon=False, fontsize=7, bbox_to_anchor=(1.01, 1), loc="upper left")
-    _save(figure, axes, path, legend=False)
+    save(figure, axes, path, legend=False)
 
 
 def draw_scan(panels: Sequence[tuple[str, Sequence[str], Sequence[Sequence[float]]]], path: str | Path) -> None:
     """Heat maps of layers (upwards) by tokens, below each other, as a PNG. A panel has its title, its tokens, and a row of scores
     for each layer, from the first."""
-    figure, axes = _canvas((9, 3.4 * len(panels)), len(panels))
+    figure, axes = canvas((9, 3.4 * len(panels)), len(panels))
     for place, (title, tokens, scores) in zip(axes, panels, strict=True):
         image = place.imshow(
             scores, cmap="RdBu_r", vmin=-3, vmax=3, aspect="auto", origin="lower", extent=_cells(scores)
@@ -232,69 +232,13 @@ def _cells(scores: Sequence[Sequence[float]]) -> tuple[float, float, float, floa
     return -0.5, len(scores[0]) - 0.5, 0.5, len(scores) + 0.5
 
 
-Stage = tuple[str, int, int, Mapping[str, int]]  # a name, rows in, rows kept, those dropped by reason
-
-
-def draw_flow(panels: Mapping[str, Sequence[Stage]], path: str | Path) -> None:
-    """Sankey pictures below each other, as a PNG: what the rows of each panel are, and its stages.
-
-    Widths are shares of a panel's first stage. The smallest reasons of a stage go together, so that their names can be read.
-    """
-    figure, places = _canvas((2.1 * max(map(len, panels.values())) + 1, 3.4 * len(panels)), len(panels))
-    for axes, (unit, stages) in zip(places, panels.items(), strict=True):
-        _draw_panel(axes, unit, stages)
-    with whole_file(path, "wb") as stream:
-        figure.savefig(stream, format="png", dpi=110)
-
-
-def _draw_panel(axes: Any, unit: str, stages: Sequence[Stage]) -> None:
-    """The flow of rows through the stages of one panel."""
-    from matplotlib.sankey import Sankey
-
-    axes.axis("off")
-    axes.set_title(f"{stages[0][1]:,} {unit}, of which {stages[-1][2]:,} stay", fontsize=9, loc="left")
-    sankey = Sankey(ax=axes, scale=1 / max(stages[0][1], 1), unit=None, gap=0.3, shoulder=0, head_angle=130)
-    for number, (name, into, kept, dropped) in enumerate(stages):
-        parts = _largest(dropped)
-        sides = [-1 if place % 2 == 0 else 1 for place in range(len(parts))]
-        sankey.add(
-            flows=[into, *(-count for count in parts.values()), -kept],
-            labels=["", *(f"{count:,} {why}" for why, count in parts.items()), ""],
-            orientations=[0, *sides, 0],
-            pathlengths=[0.4, *(0.3 + 0.25 * (place // 2) for place in range(len(parts))), 0.4],
-            trunklength=1.9,
-            prior=number - 1 if number else None,
-            connect=(len(_largest(stages[number - 1][3])) + 1, 0) if number else (0, 0),
-            facecolor=f"C{number % 10}",
-            alpha=0.75,
-            linewidth=0.4,
-            patchlabel=f"{name}\n{kept:,} of {into:,}",
-        )
-    diagrams = sankey.finish()
-    axes.set_adjustable("box")  # the limits hold, and the aspect too
-    for diagram in diagrams:
-        for text in (*diagram.texts, diagram.text):
-            text.set_fontsize(7)
-
-
-MOST_REASONS = 4  # of a stage, that a picture names
-
-
-def _largest(dropped: Mapping[str, int]) -> dict[str, int]:
-    """The largest reasons, and the others as one."""
-    ranked = sorted(dropped.items(), key=lambda pair: -pair[1])
-    parts = dict(ranked[:MOST_REASONS])
-    rest = sum(count for _, count in ranked[MOST_REASONS:])
-    return {**parts, "for other reasons": rest} if rest else parts
-
-
 def _rectangle(corner: tuple[float, float]) -> Any:
     from matplotlib.patches import Rectangle
 
     return Rectangle(corner, 1, 1, fill=False, edgecolor="black", linewidth=1.8)
 
 
-def _canvas(size: tuple[float, float] = (7, 4), rows: int = 0) -> tuple[Any, Any]:
+def canvas(size: tuple[float, float] = (7, 4), rows: int = 0) -> tuple[Any, Any]:
     """A figure with one plot, or with `rows` of them below each other in a list."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -304,7 +248,8 @@ def _canvas(size: tuple[float, float] = (7, 4), rows: int = 0) -> tuple[Any, Any
     return figure, figure.subplots(rows, squeeze=False)[:, 0] if rows else figure.add_subplot()
 
 
-def _save(figure: Any, axes: Any, path: str | Path | BinaryIO, legend: bool = True) -> None:
+def save(figure: Any, axes: Any, path: str | Path | BinaryIO, legend: bool = True) -> None:
+    """Write a figure as a PNG, whole or not at all."""
     axes.grid(alpha=0.25)
     if legend and axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)

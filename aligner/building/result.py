@@ -12,7 +12,7 @@ from aligner.building.flow import flow_table, flows_of
 from aligner.building.principles import Principles
 from aligner.building.stage import Row, StageResult, fingerprint_of
 from aligner.files import COMPLETED, is_completed, read_json, read_text, write_json, write_lines, write_text
-from aligner.plots import Stage, draw_flow
+from aligner.flow_plot import Stage, draw_flow
 from aligner.readers.paths import BUILD
 from aligner.training.checkpoint.model_card import public
 
