@@ -34,8 +34,8 @@ CONTROLS = [chr(n) for n in (*range(1, 9), 10, 11, 12, 13, *range(14, 32), *rang
 
 def app_before(url: str, key: str | None = KEY, limits: Limits | None = None, **policy: Any) -> Any:
     """The layer before an upstream, with an Aligner that must not be reached."""
-    corrector = SimpleNamespace(template=CORRECTION, objectives={})
-    worker = SimpleNamespace(corrector=corrector, is_alive=lambda: True, waiting=lambda: 0, longest=100_000)
+    answering: dict[str, Any] = {"template": CORRECTION, "objectives": {}, "steered": {}, "describe": dict}
+    worker = SimpleNamespace(**answering, is_alive=lambda: True, waiting=lambda: 0, longest=100_000)
     exchange = Exchange("tiny", UpstreamClient(url, key, 5, 10**6), worker, Policy(**policy))  # type: ignore[arg-type]
     app = application(exchange, limits or Limits())
     app.exchange_for_tests = exchange  # type: ignore[attr-defined]

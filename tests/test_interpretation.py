@@ -25,16 +25,16 @@ from aligner.files import COMPLETED, read_json
 from aligner.inference.config import AlignerOptions
 from aligner.inference.corrector import Corrector
 from aligner.inference.greedy import Decoder
-from aligner.interpretation.direction_file import read_steering, write_directions
 from aligner.interpretation.directions import WAYS, States, Tokens, accuracies, fit, mean_states
 from aligner.interpretation.effect import ratio
-from aligner.interpretation.hooks import decoder_layers, read, steer, width_of
 from aligner.interpretation.scan import projections
 from aligner.interpretation.statistics import line, share
-from aligner.interpretation.steer_options import SteerOptions
 from aligner.models import fingerprint
 from aligner.records import UserError
 from aligner.serving.command import load_aligner
+from aligner.steering.direction_file import read_steering, write_directions
+from aligner.steering.hooks import decoder_layers, read, steer, width_of
+from aligner.steering.options import SteerOptions
 
 # Families whose layers do not return one stream of states (rows, tokens, width) in one list.
 UNREAD = {

@@ -52,7 +52,7 @@ ORDER = [
     "training.finetune.rank", "training.finetune.__main__",
     "training.preference.rows", "training.preference.weights", "training.preference.trl_trainer", "training.preference.run",
     "training.preference.__main__",
-    "interpretation.steer_options", "interpretation.statistics", "interpretation.hooks", "interpretation.direction_file",
+    "steering.options", "interpretation.statistics", "steering.hooks", "steering.direction_file",
     "quality.suspicions", "quality.check", "quality.config", "quality.command", "inference.drafts", "inference.row_cache",
     "inference.greedy", "inference.text_stream", "inference.sampling", "inference.likelihood", "inference.corrector",
     "inference.guard", "inference.servers", "inference.served",
@@ -100,7 +100,7 @@ ORDER = [
 BARE = {
     "readers", "chat_api", "training", "training.distributed", "training.engine", "training.checkpoint", "training.finetune",
     "training.planning", "training.preference", "quality", "inference", "launch", "serving", "evaluation",
-    "evaluation.measures", "baselines", "reproduce", "rounds", "building", "interpretation",
+    "evaluation.measures", "baselines", "reproduce", "rounds", "building", "steering", "interpretation",
 }  # fmt: skip
 ROOMS = {
     "deepspeed": {"training.distributed.ranks", "training.engine.engine"},

@@ -13,9 +13,9 @@ from aligner.commands.shared_flags import (
     add_steer_flags,
     config_from,
 )
-from aligner.interpretation.steer_options import SteerOptions
 from aligner.objectives import split_objectives
 from aligner.records import UserError
+from aligner.steering.options import SteerOptions
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

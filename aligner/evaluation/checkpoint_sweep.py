@@ -21,9 +21,9 @@ from aligner.evaluation.judging import Progress
 from aligner.evaluation.pairs import Pair, read_pairs
 from aligner.evaluation.subprocess_step import Flags, command
 from aligner.files import remove_folder, sha256_of, write_lines
-from aligner.interpretation.steer_options import SteerOptions
 from aligner.readers.rows import read_rows
 from aligner.records import Row, UserError
+from aligner.steering.options import SteerOptions
 from aligner.terminal import print_lines
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from aligner.evaluation.judges.dimensions import DIMENSIONS
 from aligner.evaluation.judges.judge import JUDGES
-from aligner.interpretation.steer_options import SteerOptions
 from aligner.records import UserError, require_at_least_one
+from aligner.steering.options import SteerOptions
 
 REQUIRED_FLAGS: Mapping[str, tuple[str, ...]] = {  # of a judge, where it is more than --judge_model
     "served": ("judge_url", "judge_model"),

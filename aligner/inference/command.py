@@ -20,10 +20,10 @@ from aligner.inference.guard import Guard, markers_of
 from aligner.inference.sampling import Sampling
 from aligner.inference.served import ServedAligner, UpstreamModel
 from aligner.inference.servers import Server, ServerGone
-from aligner.interpretation.direction_file import read_steering
 from aligner.models import check_place, fingerprint, load_config, load_tokenizer, positions_of, quiet_libraries
 from aligner.objectives import sentences
 from aligner.records import UserError
+from aligner.steering.direction_file import read_steering
 from aligner.terminal import print_errors, print_lines
 from aligner.training.datasets.options import QAC, parse_columns
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aligner.files import refuse_overwriting
-from aligner.interpretation.steer_options import SteerOptions
 from aligner.records import UserError, require_at_least_one
+from aligner.steering.options import SteerOptions
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from aligner.encoder import Encoder
 from aligner.inference.greedy import Decoder, DecoderRow, supports_drafts
 from aligner.inference.likelihood import log_likelihood
 from aligner.inference.sampling import Sampling, generate
-from aligner.interpretation.direction_file import read_steering
-from aligner.interpretation.steer_options import NOT_STEERED, SteerOptions
 from aligner.models import device_map_options, load_model, load_tokenizer, positions_of
 from aligner.objectives import sentences
 from aligner.prompts import PromptTemplate
 from aligner.quality.edits import Edits, edits
 from aligner.records import UserError
+from aligner.steering.direction_file import read_steering
+from aligner.steering.options import NOT_STEERED, SteerOptions
 
 log = logging.getLogger("aligner")
 CHUNK = 64  # prompts that are tokenised together

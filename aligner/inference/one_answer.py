@@ -8,9 +8,9 @@ from rich.console import Console
 
 from aligner.demo import locate
 from aligner.inference.corrector import Corrector, Settings
-from aligner.interpretation.steer_options import SteerOptions
 from aligner.models import check_place, quiet_libraries
 from aligner.quality.edits import diff, show
+from aligner.steering.options import SteerOptions
 
 
 def show_one_correction(

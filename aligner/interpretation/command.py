@@ -21,13 +21,13 @@ from aligner.inference.corrector import Corrected, CorrectionRequest, Corrector,
 from aligner.interpretation.config import InterpretConfig
 from aligner.interpretation.directions import WAYS, States, accuracies, best_layer, fit, margins, read_rows
 from aligner.interpretation.effect import random_directions, sweep
-from aligner.interpretation.hooks import decoder_layers, width_of
 from aligner.interpretation.report import Named, Reading, chosen_line, example_of, report, write_all
 from aligner.interpretation.rows import chosen_rows, effect_pairs, split, tokens_of
 from aligner.interpretation.scan import scan
 from aligner.models import check_place, quiet_libraries
 from aligner.prompts import DEFAULT
 from aligner.records import UserError
+from aligner.steering.hooks import decoder_layers, width_of
 from aligner.terminal import print_lines, printable
 
 BASE = "untrained base"

@@ -17,8 +17,8 @@ import torch
 from rapidfuzz.distance import Levenshtein
 
 from aligner.inference.corrector import Corrected, CorrectionRequest, Corrector
-from aligner.interpretation.hooks import steer
 from aligner.interpretation.statistics import Line, line, mean
+from aligner.steering.hooks import steer
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ import torch
 
 from aligner.files import COMPLETED, sha256_of, write_json, write_text
 from aligner.interpretation.config import InterpretConfig
-from aligner.interpretation.direction_file import write_directions
 from aligner.interpretation.effect import Effect
 from aligner.interpretation.page import CAPTIONS, markdown_lines, page
 from aligner.interpretation.pictures import draw_pictures
 from aligner.interpretation.statistics import Estimate
 from aligner.models import fingerprint
+from aligner.steering.direction_file import write_directions
 
 SHOWN = 5  # alphas at which an answer is shown
 Named = tuple[str, str, int, Effect]  # what was added, its kind, the rows, what it did

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from aligner.interpretation.directions import Tokens
-from aligner.interpretation.hooks import read, without_head
+from aligner.steering.hooks import read, without_head
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from aligner.inference.config import AlignerOptions
 from aligner.inference.corrector import Corrected, CorrectionRequest, Corrector, Settings, check_feedback
 from aligner.inference.guard import Guard
 from aligner.inference.items import read_items
-from aligner.interpretation.steer_options import NOT_STEERED, SteerOptions
 from aligner.keys import read_key
 from aligner.models import check_place, load_config, load_tokenizer, positions_of, quiet_libraries
 from aligner.plots import draw_gate
@@ -31,6 +30,7 @@ from aligner.serving.served_aligner import ServedAligner
 from aligner.serving.shadow import ShadowLog
 from aligner.serving.upstream import UpstreamClient
 from aligner.serving.worker import Worker
+from aligner.steering.options import NOT_STEERED, SteerOptions
 from aligner.training.datasets.options import QAC, parse_columns
 
 LARGER = 10  # times --max_request_bytes: an answer of a server at most

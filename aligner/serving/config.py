@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 from aligner.files import refuse_overwriting
 from aligner.inference.config import AlignerOptions
-from aligner.interpretation.steer_options import SteerOptions
 from aligner.keys import read_key
 from aligner.records import UserError, require_at_least_one
 from aligner.serving import LOOPBACK
+from aligner.steering.options import SteerOptions
 
 UPSTREAM_KEY = "OPENAI_API_KEY"
 ALIGNER_KEY = "ALIGNER_API_KEY"

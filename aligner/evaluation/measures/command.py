@@ -20,11 +20,11 @@ from aligner.evaluation.measures.table import ALIGNER, markdown_lines, report_li
 from aligner.evaluation.measures.text_scores import shown_objectives, text_scores
 from aligner.evaluation.subprocess_step import command
 from aligner.files import json_line, sha256_of, write_json, write_lines, write_text
-from aligner.interpretation.steer_options import SteerOptions
 from aligner.locks import take
 from aligner.objectives import sentences, split_objectives
 from aligner.readers.rows import read_rows
 from aligner.records import Row, UserError
+from aligner.steering.options import SteerOptions
 from aligner.terminal import print_lines
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aligner.interpretation.steer_options import SteerOptions
 from aligner.records import UserError, require_at_least_one
+from aligner.steering.options import SteerOptions
 from aligner.training.datasets.damage import damage_plan
 
 MEASURES = ("restoration", "preference", "declining", "truth", "objectives")

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from aligner.files import COMPLETED, is_completed, read_json, sha256_of, sync, write_json
-from aligner.interpretation.hooks import decoder_layers, steer, width_of
-from aligner.interpretation.steer_options import SteerOptions
 from aligner.models import fingerprint
 from aligner.records import UserError
+from aligner.steering.hooks import decoder_layers, steer, width_of
+from aligner.steering.options import SteerOptions
 
 DIRECTIONS, CARD, NORMS = "directions.safetensors", "card.json", "norms"
 
