@@ -305,6 +305,23 @@ def test_a_gate_that_cannot_be_is_known_before_anything_is_served(way, said, tin
     assert said in capsys.readouterr().err
 
 
+def test_a_folder_that_is_not_there_is_known_at_once(capsys):
+    from aligner import cli
+
+    flags = [
+        "--model",
+        "/no/such",
+        "--upstream_url",
+        "http://localhost:1/v1",
+        "--port",
+        "0",
+        "--aligner_url",
+        "http://localhost:1/v1",
+    ]
+    assert cli.main(["serve", *flags]) == 2
+    assert "/no/such: there is no such folder" in capsys.readouterr().err
+
+
 def test_of_a_long_dialogue_the_oldest_turns_are_left_out(encoder, told):
     turns = [f"turn {number} of a dialogue that is rather long" for number in range(61)]
     with layer(encoder, told, "stream") as (address, _, [server]):

@@ -87,6 +87,7 @@ def served_aligner(config: ServeConfig) -> tuple[str, ServedAligner]:
     quiet_libraries()
     setup_logging()
     folder, options = locate(config.model), config.options
+    check_place(folder)
     template = prompt_of(folder, options.prompt_template)
     encoder = Encoder(load_tokenizer(folder, options.trust_remote_code))
     positions = positions_of(load_config(folder, options.trust_remote_code)) or 10**9
