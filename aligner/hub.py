@@ -1,4 +1,4 @@
-"""Data sets on the Hugging Face hub: their address with a pinned revision, and their rows through `datasets`."""
+"""The Hugging Face hub: a data set's address with a pinned revision, its rows through `datasets`, and folders that are uploaded."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from aligner import network
@@ -93,3 +94,30 @@ def read_hub(address: HubAddress) -> Iterator[Row]:
     except Exception as error:
         raise _cannot_load(address, error) from error
     yield from dataset_rows(rows, str(address))
+
+
+def is_logged_in() -> bool:
+    """Whether there is a token to upload with."""
+    from huggingface_hub import get_token
+
+    return bool(get_token())
+
+
+def upload(folder: Path, repo: str, kind: str, private: bool, message: str, names: list[str] | None = None) -> str:
+    """Upload a folder, or its files of these names; where it lies then. `kind`: model or dataset. UserError where
+    the hub refuses."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        api = HfApi()
+        api.create_repo(repo, repo_type=kind, private=private, exist_ok=True)
+        done = api.upload_folder(
+            repo_id=repo, repo_type=kind, folder_path=folder, allow_patterns=names, commit_message=message
+        )
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{repo}: the hub refuses ({reason}). Log in with 'hf auth login', and check the name."
+        ) from error
+    return str(done)

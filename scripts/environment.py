@@ -496,6 +496,8 @@ def verify(venv: Path, extra: str, log: Path) -> None:
         for text in sys.argv[1:]:
             for path in sorted(distribution(Requirement(text).name).files or [], key=str):
                 top = path.parts[0]
+                if not path.locate().is_file():  # without a wheel pip leaves the list of the sources, which are more
+                    continue
                 if path.name == "__init__.py" and len(path.parts) == 2 or len(path.parts) == 1 and top.endswith(".py"):
                     name = top.removesuffix(".py")
                     if not name.startswith("_") and name.isidentifier():

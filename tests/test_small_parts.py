@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aligner.files import remove_folder, whole_file, whole_folder
-from aligner.jsonl import LineLog
+from aligner.jsonl import LineLog, alone
 from aligner.launch.report import examples
 from aligner.quality.edits import copied_share, diff, show
 from aligner.questions import question_key
@@ -142,3 +143,20 @@ def test_a_dry_run_shows_a_row_of_each_data_set():
     sources = [Source("spec", "set", "", "", 9, 0, 9, {file: "sha256"}) for file in ("one", "two")]
     assert [row.origin for row in examples(rows, sources)] == [("one", 0), ("two", 0), ("one", 1)]
     assert [row.origin for row in examples(rows, sources[:1])] == [("one", 0), ("one", 1), ("one", 2)]
+
+
+def test_a_file_that_several_processes_write_to_is_written_by_one_at_a_time(tmp_path):
+    """A lock is an opened file's, so two of them in one process are as two processes."""
+    file = tmp_path / "rows.jsonl"
+    first, second = LineLog(file), LineLog(file)
+    first.start(shared=True)
+    second.start(shared=True)
+    assert first._stream
+    with ThreadPoolExecutor(1) as pool:
+        with alone(first._stream):
+            late = pool.submit(second.append, {"n": 2})
+            with pytest.raises(TimeoutError):
+                late.result(0.2)
+        late.result(10)
+    first.append({"n": 1})
+    assert file.read_text() == '{"n": 2}\n{"n": 1}\n'

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
 from aligner.building.result import CARD, PICTURE, ROWS, TABLE
 from aligner.files import is_completed
+from aligner.hub import is_logged_in, upload
 from aligner.readers.paths import BUILD
 from aligner.records import UserError
 
@@ -29,17 +27,6 @@ def push_build(folder: Path, repo: str, private: bool, dry_run: bool) -> tuple[l
         raise UserError(f"{folder}: is a build that is not finished. Run its 'aligner build' again.")
     files = [(name, (folder / name).stat().st_size) for name in PUBLISHED]
     text = (folder / CARD).read_text(encoding="utf-8")
-    if dry_run or not get_token():
+    if dry_run or not is_logged_in():
         return files, text, ""
-    try:
-        api = HfApi()
-        api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
-        done = api.upload_folder(
-            repo_id=repo, repo_type="dataset", folder_path=folder, allow_patterns=list(PUBLISHED), commit_message="Data"
-        )
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{repo}: the hub refuses ({reason}). Log in with 'hf auth login', and check the name."
-        ) from error
-    return files, text, str(done)
+    return files, text, upload(folder, repo, "dataset", private, "Data", list(PUBLISHED))

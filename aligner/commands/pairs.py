@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from aligner.commands.shared_flags import add_column_flag, config_from
+from aligner.commands.shared_flags import add_column_flag, add_edit_filter_flags, config_from
 from aligner.rounds.filters import WANTED
 from aligner.rounds.training_rows import FORMS
 from aligner.terminal import print_lines
@@ -26,15 +26,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="whose rows: TRL's conversations, LLaMA-Factory's alpaca with its dataset_info.json, or this project's (trl)",
     )
     add_column_flag(parser, "question, answer, corrected")
-    add("--least_edit", type=float, default=0.0, metavar="X", help="drop corrections that change less of the text (0)")
-    add(
-        "--length_ratio",
-        type=float,
-        nargs=2,
-        default=(0.0, float("inf")),
-        metavar=("LEAST", "MOST"),
-        help="drop corrections whose length over the answer's is outside (any length)",
-    )
+    add_edit_filter_flags(parser)
     add("--verdicts", metavar="FILE", help="verdicts.jsonl of 'aligner evaluate': keep what a judge or reward found")
     add("--wanted", choices=WANTED, default=WANTED[0], help="the verdict to keep (better)")
     add("--dimensions", nargs="+", default=(), metavar="NAME", help="of --verdicts: those that count (all)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 
-from aligner.commands.shared_flags import add_model_flags, add_server_flags, config_from
+from aligner.commands.shared_flags import add_edit_filter_flags, add_model_flags, add_server_flags, config_from
 from aligner.rounds.config import METHODS
 
 EXAMPLES = """a round:
@@ -53,21 +53,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--shuffled", action="store_true", help="the control: train on corrections of other questions")
     add("--keep_going", action="store_true", help="go on where the held-out measure falls (stop there)")
-    add(
-        "--least_edit",
-        type=float,
-        default=0.0,
-        metavar="X",
-        help="leave out corrections that change less of the text (0)",
-    )
-    add(
-        "--length_ratio",
-        type=float,
-        nargs=2,
-        default=(0.0, float("inf")),
-        metavar=("LEAST", "MOST"),
-        help="leave out corrections whose length over the answer's is outside (any length)",
-    )
+    add_edit_filter_flags(parser)
     add_training_flags(parser)
     add(
         "--upstream_url",

@@ -75,6 +75,20 @@ def add_guard_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_edit_filter_flags(parser: argparse.ArgumentParser) -> None:
+    """Which corrections are trained on."""
+    add = parser.add_argument
+    add("--least_edit", type=float, default=0.0, metavar="X", help="drop corrections that change less of the text (0)")
+    add(
+        "--length_ratio",
+        type=float,
+        nargs=2,
+        default=(0.0, float("inf")),
+        metavar=("LEAST", "MOST"),
+        help="drop corrections whose length over the answer's is outside (any length)",
+    )
+
+
 def add_column_flag(parser: argparse.ArgumentParser, roles: str) -> None:
     """The names of the fields in rows that call them otherwise."""
     parser.add_argument(

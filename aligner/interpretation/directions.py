@@ -21,7 +21,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from aligner.interpretation.statistics import Estimate, share
+from aligner.evaluation.measures.gain import Estimate
+from aligner.interpretation.statistics import share
 from aligner.steering.hooks import read, without_head
 
 SMALLEST = 1e-9  # a length below which a difference has no direction

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from aligner.evaluation.measures.gain import Estimate
 from aligner.files import COMPLETED, sha256_of, write_json, write_text
 from aligner.interpretation.config import InterpretConfig
 from aligner.interpretation.effect import Effect
 from aligner.interpretation.page import CAPTIONS, markdown_lines, page
 from aligner.interpretation.pictures import draw_pictures
-from aligner.interpretation.statistics import Estimate
 from aligner.models import fingerprint
 from aligner.steering.direction_file import write_directions
 

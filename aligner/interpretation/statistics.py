@@ -7,17 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from aligner.evaluation.measures.gain import Estimate
+
 DRAWN = 2_000  # resamples of a bootstrap
 Z = 1.96
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)

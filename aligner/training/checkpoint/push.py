@@ -12,11 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
 from aligner.card import FILE, Card, read_card, write_card
 from aligner.files import is_completed, write_text
+from aligner.hub import is_logged_in, upload
 from aligner.records import UserError
 from aligner.training.checkpoint.model_card import model_card, public
 
@@ -96,15 +94,6 @@ def push(
     with publishable(folder, repo, evaluation) as staged:
         files = [(path.name, path.stat().st_size) for path in sorted(staged.iterdir())]
         text = (staged / "README.md").read_text(encoding="utf-8")
-        if dry_run or not get_token():
+        if dry_run or not is_logged_in():
             return files, text, ""
-        try:
-            api = HfApi()
-            api.create_repo(repo, private=private, exist_ok=True)
-            done = api.upload_folder(repo_id=repo, folder_path=staged, commit_message="Aligner")
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"{repo}: the hub refuses ({reason}). Log in with 'hf auth login', and check the name."
-            ) from error
-        return files, text, str(done)
+        return files, text, upload(staged, repo, "model", private, "Aligner")
