@@ -420,6 +420,20 @@ def test_packages_that_cannot_be_imported_are_no_environment(tmp_path, packages)
     assert not project.venv.exists() and not project.strays()
 
 
+@pytest.mark.kind("an interrupted, raced or purged set-up")
+@pytest.mark.slow
+def test_a_package_that_was_installed_without_a_wheel_is_whole(finished):
+    """What pip leaves then is the list of the sources, which hold more than was installed."""
+    [metadata] = finished.package.parent.glob("tiny-*.dist-info")
+    (metadata / "RECORD").unlink()
+    (metadata / "SOURCES.txt").write_text("tiny/__init__.py\nbenches/__init__.py\n")
+    program = "import sys, pathlib, environment; environment.verify(pathlib.Path(sys.argv[1]), '', pathlib.Path('log'))"
+    command = [sys.executable, "-c", program, str(finished.venv)]
+    variables = {**os.environ, "PYTHONPATH": str(finished.root / "scripts")}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-300:]
+
+
 # --- settings of shells, of pip, of Python
 
 
