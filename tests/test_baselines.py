@@ -168,7 +168,7 @@ def test_going_on_with_other_prompts_is_refused(paid, tmp_path, capsys):
     value = yaml.safe_load((ROOT / "configs/baselines/prompts.yaml").read_text())
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**value, "answer": "Briefly: {question}"}))
     assert baseline(tmp_path, "refine", *served(paid, "--prompts", tmp_path / "mine.yaml")) == 2
-    assert "was begun with another prompts" in capsys.readouterr().err
+    assert "was begun with other prompts" in capsys.readouterr().err
 
 
 def test_the_users_prompts_are_used_and_saved_beside_the_answers(paid, tmp_path):

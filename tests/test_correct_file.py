@@ -173,7 +173,7 @@ def test_a_line_that_a_kill_cut_off_is_done_again(tmp_path):
 def test_other_work_is_not_gone_on_with(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         correct_file(work(tmp_path, ROWS, Rewriter(str.upper, fail_after=3), about={"model": "a"}), QUIET)
-    with pytest.raises(UserError, match="begun with another input, model"):
+    with pytest.raises(UserError, match="begun with other input, model"):
         correct_file(work(tmp_path, ROWS[:4], Rewriter(str.upper), about={"model": "b"}), QUIET)
 
 

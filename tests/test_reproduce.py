@@ -222,19 +222,23 @@ def test_the_summary_has_the_report_of_every_run_where_there_is_nothing_to_choos
     assert list(json.loads((tmp_path / "summary.json").read_text())["reports"]) == [lines[0], lines[2]]
 
 
-def test_a_step_that_is_done_is_not_run_again_and_other_words_or_rows_are_refused(tmp_path):
-    product, rows = tmp_path / "out" / "tokens.json", tmp_path / "in.json"
-    product.parent.mkdir()
-    step = Step("copy", ("json.tool", str(rows), str(product)), product, 1, rows)
+def test_a_step_that_is_done_is_not_run_again_also_where_its_folder_was_moved_and_other_words_or_rows_are_refused(
+    tmp_path,
+):
+    product, rows = tmp_path / "first" / "tokens.json", tmp_path / "first" / "rows" / "in.json"
+    rows.parent.mkdir(parents=True)
     rows.write_text("[1]")
-    run_step(step)
+    run_step(Step("copy", ("json.tool", str(rows), str(product)), product, 1, rows))
+    product.parent.rename(tmp_path / "out")
+    product, rows = tmp_path / "out" / "tokens.json", tmp_path / "out" / "rows" / "in.json"
+    step = Step("copy", ("json.tool", str(rows), str(product)), product, 1, rows)
     product.write_text("[1, 1]")
     run_step(step)
     assert json.loads(product.read_text()) == [1, 1]
-    with pytest.raises(UserError, match="was made with another words"):
+    with pytest.raises(UserError, match="was made with other words"):
         run_step(replace(step, words=("json.tool", "--compact", str(rows), str(product))))
     rows.write_text("[2]")
-    with pytest.raises(UserError, match="was made with another rows"):
+    with pytest.raises(UserError, match="was made with other rows"):
         run_step(step)
 
 

@@ -63,7 +63,7 @@ def test_a_stage_is_made_once_and_one_of_other_settings_is_refused(tmp_path):
     made: list[Path] = []
     own = RoundStage("pairs", tmp_path / "pairs", {"least_edit": 0.1}, make=made.append)
     assert run_round_stage(own) and not run_round_stage(own) and len(made) == 1
-    with pytest.raises(UserError, match="was made with another least_edit"):
+    with pytest.raises(UserError, match="was made with other least_edit"):
         run_round_stage(replace(own, decides={"least_edit": 0.2}))
     (tmp_path / "pairs" / COMPLETED).unlink()  # a kill before it: then other settings begin anew
     (tmp_path / "pairs/parts").mkdir()

@@ -152,7 +152,7 @@ def test_the_same_command_makes_nothing_again_and_another_one_is_refused(undistu
     assert before == {file: file.stat().st_mtime_ns for file in before}
     other = words(tiny_model, corrector, questions, "--rounds", 2, "--max_new_tokens", 9)
     done = subprocess.run(other, cwd=undisturbed, env=variables(), capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "was made with another max_new_tokens" in done.stderr
+    assert done.returncode == 2 and "was made with other max_new_tokens" in done.stderr
 
 
 def test_an_aligner_each_round_is_trained_on_what_the_last_one_made_of_the_new_upstream(

@@ -42,6 +42,6 @@ def the_same(file: Path, settings: Flags, product: Path) -> None:
     if product.exists() and file.exists() and (before := read_json(file)) != json_value(json.dumps(settings)):
         changed = min(name for name in before.keys() | settings.keys() if before.get(name) != settings.get(name))
         raise UserError(
-            f"{file.parent}: was made with another {changed} ({file.name} says which). Name another output, or remove it."
+            f"{file.parent}: was made with other {changed} ({file.name} says which). Name another output, or remove it."
         )
     write_json(file, settings)

@@ -28,7 +28,7 @@ class Journal:
             # Without a finished row there is nothing to lose: another model may have been named by mistake.
             if self.done and (changed := [n for n in earlier.keys() | job.keys() if earlier.get(n) != job.get(n)]):
                 raise UserError(
-                    f"{file}: was begun with another {', '.join(sorted(changed))}. Use the same as then to continue, or remove "
+                    f"{file}: was begun with other {', '.join(sorted(changed))}. Use the same as then to continue, or remove "
                     "it to start over."
                 )
             self._log.start(empty=not self.done)

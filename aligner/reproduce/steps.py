@@ -5,6 +5,7 @@ A step whose product is there is not run again, so a killed experiment goes on w
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -41,7 +42,8 @@ class Step:
 
 def run_step(step: Step) -> None:
     """Run a step that is not done. UserError where its product was made with other words or rows, StepFailed where it fails."""
-    settings = {"words": list(step.words), "rows": sha256_of(step.rows)}
+    folder = os.path.commonpath([step.product, step.rows])  # the experiment's own: moved elsewhere, it goes on
+    settings = {"words": [word.replace(folder, ".") for word in step.words], "rows": sha256_of(step.rows)}
     the_same(step.product.parent / f".{step.product.name}.step", settings, step.product)
     if step.product.exists():
         return
