@@ -11,21 +11,29 @@ LONGEST_YAML = 1_000_000  # characters; settings are written by hand
 MOST_VALUES = 100_000  # in a YAML file, an alias counted as often as it is used: ten lines can stand for billions
 
 
-def json_value(text: str | bytes, finite: bool = False) -> Any:
-    """A value of JSON. `finite`: without NaN and numbers too large, which other readers of JSON refuse."""
-    strict: dict[str, Any] = {"parse_constant": _refuse_number, "parse_float": _finite} if finite else {}
+def json_value(text: str | bytes, strict: bool = False) -> Any:
+    """A value of JSON. `strict`: without NaN, numbers too large and repeated keys, which other readers of JSON refuse or read
+    otherwise."""
+    hooks = {"parse_constant": _refuse_number, "parse_float": _finite, "object_pairs_hook": _each_key_once}
     try:
-        return json.loads(text, **strict)
+        return json.loads(text, **hooks if strict else {})  # type: ignore[arg-type]
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except ValueError as error:  # the parser's own may go on for lines, about a number of thousands of digits
-        if isinstance(error, json.JSONDecodeError | UnicodeError) or finite:
+        if isinstance(error, json.JSONDecodeError | UnicodeError) or strict:
             raise
         raise ValueError("a number in it has thousands of digits") from None
 
 
 def _refuse_number(name: str) -> float:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("a key stands in an object twice")
+    return value
 
 
 def _finite(text: str) -> float:

@@ -16,7 +16,8 @@ from stand_in_models import UPSTREAMS, stand_in_models
 from aligner.baselines.protocol import Reply
 from aligner.building.agreement import agreement, cohens_kappa
 from aligner.building.asking import Purse, ReplyJournal
-from aligner.building.config import BuildConfig, LeaksConfig, ModelConfig, PeopleConfig, QuestionsConfig, read_config
+from aligner.building.config import BuildConfig, LeaksConfig, ModelConfig, PeopleConfig, QuestionsConfig
+from aligner.building.config_file import read_config
 from aligner.building.corrections import annotate
 from aligner.building.embeddings import nearest
 from aligner.building.filters import filter_corrections

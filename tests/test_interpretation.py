@@ -228,7 +228,7 @@ def test_a_folder_that_is_not_whole_or_was_changed_is_refused(directions, tiny_m
 
 
 @pytest.mark.parametrize("flags", [["--steer", "x"], ["--alpha", "0.1"], ["--steer_layer", "1"],
-                                   ["--steer", "x", "--alpha", "nan"]])  # fmt: skip
+                                   ["--steer", "x", "--alpha", "nan"], ["--steer", "x", "--alpha", "11"]])  # fmt: skip
 def test_flags_of_steering_that_do_not_go_together_are_an_error(flags, rows, capsys):
     words = ["correct", "--model", "m", "--input", str(rows), "--output", "o.jsonl", *flags]
     assert cli.main(words) == 2 and flags[-2] in capsys.readouterr().err
@@ -355,6 +355,17 @@ def tiny_model_of(kind: str) -> Any:
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     except Exception:  # what a family raises without its packages
         return None
+
+
+def test_what_cannot_show_anything_is_one_line_before_anything_is_read(tiny_model, rows, tmp_path, capsys):
+    words = ["interpret", "--model", str(tiny_model), "--input", str(rows), "--output", str(tmp_path / "inside")]
+    few = ["--fit_rows", "4", "--held_out_rows", "4", "--effect_rows", "4", "--control_rows", "4"]
+    assert cli.main([*words, *few]) == 2 and "has no aligner.json" in capsys.readouterr().err
+    short = [*few, "--prompt_template", "correction", "--max_new_tokens", "1"]
+    assert cli.main([*words, *short]) == 2
+    said = capsys.readouterr()
+    assert "0 of 4 held-out answers are short enough" in said.err and "Give --max_new_tokens" in said.err
+    assert "reading" not in said.err + said.out
 
 
 @pytest.mark.slow

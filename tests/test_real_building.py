@@ -37,7 +37,7 @@ def config_of(folder: Path, model: str, url: str, count: int, tokens: int) -> Pa
 
 
 def test_what_a_small_model_replies_as_an_annotator_is_counted_and_asked_for_twice(chatting, tmp_path, capsys):
-    model, port, count, tokens = str(chatting), free_port(), 10, 8
+    model, port, count, tokens = str(chatting), free_port(), 6, 8
     gate = Gate(port)
     threading.Thread(target=gate.serve_forever, daemon=True).start()
     with serving(Path(model), port):

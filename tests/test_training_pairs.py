@@ -142,3 +142,10 @@ def test_a_folder_that_is_there_is_not_written_over(tmp_path, capsys):
     output = pairs(tmp_path)
     assert cli.main(["pairs", str(tmp_path / "after.jsonl"), "--output", str(output)]) == 2
     assert "is already there" in capsys.readouterr().err
+
+
+def test_a_file_that_is_named_twice_is_not_read_twice(tmp_path, capsys):
+    file = Path(write(tmp_path / "after.jsonl", ROWS))
+    again = file.parent / ".." / file.parent.name / file.name
+    assert cli.main(["pairs", str(file), str(again), "--output", str(tmp_path / "out")]) == 2
+    assert "a file is named twice" in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -20,8 +20,8 @@ EXPECTED = 300  # tokens of an answer, about, for the estimate
 def drawn_upstreams(row: Row, config: BuildConfig) -> list[str]:
     """The upstreams that answer a question: all, or as many as `per_question` says, drawn by their shares."""
     weights = [(each.name, each.share) for each in config.answers.upstreams]
-    number = config.answers.per_question or len(weights)
-    return weighted_choice(weights, number, config.seed, "upstream", row["id"])
+    number = config.answers.per_question
+    return weighted_choice(weights, len(weights) if number is None else number, config.seed, "upstream", row["id"])
 
 
 def answer_questions(rows: Sequence[Row], model: ModelConfig, seed: int) -> list[Question]:
@@ -30,7 +30,7 @@ def answer_questions(rows: Sequence[Row], model: ModelConfig, seed: int) -> list
     for row in rows:
         request = request_of(model, row["question"], seed)
         key = ("answer", str(seed if model.temperature else 0), row["question"])
-        questions.append(Question(key, request, EXPECTED, partial(_conversation, request)))
+        questions.append(Question(key, request, (), EXPECTED, partial(_conversation, request)))
     return questions
 
 

@@ -25,6 +25,7 @@ from aligner.records import UserError
 
 LETTERS_A_TOKEN = 4  # of English, about; used for estimates alone
 FRAME = 16  # tokens that a chat's frame takes, about
+FIRST_REPLIES = 20  # of which one at least must be of use
 
 
 class ReplyJournal:
@@ -122,7 +123,7 @@ class PaidUpstream:
         yield from self.upstream.server.each(self._ask, requests)
 
     def _ask(self, client: Client, request: ChatRequest) -> Reply | UserError:
-        read, written = len(request.prompt.encode()) + FRAME, self.upstream.max_new_tokens
+        read, written = _most_read(request), self.upstream.max_new_tokens
         most = money_of(Usage(prompt_tokens=read, completion_tokens=written), self.price)
         if not self.purse.hold(most):
             left = f"{self.purse.spent:.2f} spent; one more reply could go beyond it"
@@ -144,11 +145,13 @@ class PaidUpstream:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is still to be asked: requests, tokens that are read and written, about, and at most; money likewise."""
+    """What is still to be asked: requests, tokens that are read and written, about, and at most; money likewise. At most: every
+    reply is as long as it may be and asked for as often as it may be, and a token is a byte."""
 
     requests: int = 0
     read: int = 0
     written: int = 0
+    most_read: int = 0
     most_written: int = 0
     price: Price = Price()
 
@@ -159,18 +162,25 @@ class Estimate:
 
     @property
     def most_money(self) -> float:
-        """At most, if every reply is as long as it may be."""
-        return money_of(Usage(prompt_tokens=self.read, completion_tokens=self.most_written), self.price)
+        """At most."""
+        return money_of(Usage(prompt_tokens=self.most_read, completion_tokens=self.most_written), self.price)
 
 
 @dataclass(frozen=True)
 class Question:
-    """A conversation to come: what decides its replies beside the model, its first request, the tokens of the reply, about."""
+    """A conversation to come: what decides its replies beside the model, its first request and those that may follow it, the tokens
+    of the reply, about."""
 
     key: tuple[str, ...]
     request: ChatRequest
+    more: tuple[ChatRequest, ...]
     expected: int
     begin: Callable[[int], Conversation]
+
+
+def _most_read(request: ChatRequest) -> int:
+    """The most tokens that a request can have: one a byte, and the frame."""
+    return len(request.prompt.encode()) + FRAME
 
 
 def row_of(model: ModelConfig, identity: str, key: Sequence[str]) -> int:
@@ -191,7 +201,8 @@ def estimate(model: ModelConfig, identity: str, questions: Sequence[Question], j
         len(new),
         sum(len(each.request.prompt) // LETTERS_A_TOKEN + FRAME for each in new),
         sum(min(each.expected, model.max_tokens) for each in new),
-        len(new) * model.max_tokens,
+        sum(_most_read(request) for each in new for request in (each.request, *each.more)),
+        sum(model.max_tokens * (1 + len(each.more)) for each in new),
         model.price,
     )
 
@@ -210,6 +221,21 @@ def ask(
     store = RepliesOfModel(journal, model, journal.done)
     converse(talks, {UPSTREAM: partial(open_model, model, purse)}, store, partial(progress, unit=" replies"))
     return talks
+
+
+def check_first(model: ModelConfig, talks: Sequence[Conversation]) -> None:
+    """UserError where not one of a model's first replies can be used: the others would be paid for in vain."""
+    faults = [fault_of(talk.outcome) for talk in talks]
+    if len(faults) == FIRST_REPLIES and all(faults):
+        raise UserError(
+            f"'{model.name}': none of its first {FIRST_REPLIES} replies can be used (the first: {faults[0]}); no more were "
+            "asked for. A reply that was cut off needs a larger max_tokens, an unreadable one another model."
+        )
+
+
+def fault_of(outcome: Any) -> str:
+    """What is wrong with a reply; '' where nothing is."""
+    return str(outcome) if isinstance(outcome, UserError) else outcome.failure or ""
 
 
 def open_model(model: ModelConfig, purse: Purse) -> Responder:

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from aligner.baselines.converse import Progress
 from aligner.building.answers import answer_questions, collect_answers, drawn_upstreams
-from aligner.building.asking import Estimate, Purse, Question, ReplyJournal, ask, estimate, identity_of, spent_on
+from aligner.building.asking import (
+    FIRST_REPLIES,
+    Estimate,
+    Purse,
+    Question,
+    ReplyJournal,
+    ask,
+    check_first,
+    estimate,
+    identity_of,
+    spent_on,
+)
 from aligner.building.asking import money_of as money_of_usage
 from aligner.building.config import BuildConfig, ModelConfig
 from aligner.building.corrections import collect_corrections, correction_questions, drawn_annotator
@@ -17,18 +29,18 @@ from aligner.building.filters import filter_corrections
 from aligner.building.last_check import check_rows
 from aligner.building.leaks import screen_leaks
 from aligner.building.people import Desk, collect_readings, row_needs_people
+from aligner.building.places import check_places
 from aligner.building.principles import Principles, read_principles
 from aligner.building.questions import collect_questions, draw_shares
+from aligner.building.read_questions import version_of
 from aligner.building.result import write_result
-from aligner.building.stage import ROWS, Row, Sieve, StageResult, run_stage
+from aligner.building.stage import REMEDIES, ROWS, Row, Sieve, StageResult, run_stage
 from aligner.files import sha256_of
-from aligner.hub import commit_of, is_hub_address, parse_address
 from aligner.locks import take
-from aligner.readers.paths import names_data
 from aligner.records import UserError
-from aligner.training.datasets.registry import parse_spec, register_files
+from aligner.training.datasets.registry import register_files
 
-STAGES = ("questions", "leaks", "shares", "answers", "corrections", "people", "filter", "check")
+STAGES = tuple(REMEDIES)
 Say = Callable[[str], Any]
 
 
@@ -76,11 +88,17 @@ class Builder:
         folder = self.job.output / "stages" / f"{len(self.results) + 1}-{name}"
         result = run_stage(folder, name, [before, deciding], work)
         self.results.append(result)
-        reasons = "; ".join(f"{count:,} {reason}" for reason, count in result.counts["dropped"].items())
+        dropped = result.counts["dropped"]
+        reasons = "; ".join(f"{count:,} {reason}" for reason, count in dropped.items())
         self.job.say(
             f"{name}: {result.counts['kept']:,} of {result.counts['into']:,} kept"
             + (f" ({reasons})" if reasons else "")
         )
+        if not result.rows:
+            first = next((f" (the first: {some[0]})" for some in result.counts["examples"].values()), "")
+            raise UserError(
+                f"{name}: no row is left{first}. {folder}/dropped.jsonl has every reason; {REMEDIES[name]}."
+            )
         return result
 
     def questions(self) -> None:
@@ -142,7 +160,8 @@ class Builder:
         config = self.config
         to_read = [row for row in self.rows if row_needs_people(row, config)]
         desk = Desk(self.job.output / "people", config.people)
-        desk.take_in(self.job.annotations)
+        if self.job.annotations:
+            self.job.say(desk.take_in(self.job.annotations, {row["id"] for row in self.rows}))
         waiting, files = desk.lay_out(to_read)
         if waiting and config.people.wait:
             return waiting, files
@@ -162,8 +181,6 @@ class Builder:
         last = self.stage(asdict(check), lambda: check_rows(rows.rows, rows.folder / ROWS, check))
         for line in last.counts["check"]:
             self.job.say(f"  {line}")
-        if not self.rows:
-            raise UserError(f"no row is left. {self.job.output}/stages/*/dropped.jsonl says why; loosen the filters.")
 
     def _models(self, models: Sequence[ModelConfig], identities: dict[str, str]) -> list[Any]:
         return [
@@ -185,9 +202,11 @@ class Builder:
         outcomes: dict[tuple[str, str], Any] = {}
         cost: dict[str, Any] = {}
         for model in models:
-            talks = ask(
-                model, identities[model.name], questions[model.name], self.journal, self.purse, self.job.progress
+            asked = partial(
+                ask, model, identities[model.name], journal=self.journal, purse=self.purse, progress=self.job.progress
             )
+            check_first(model, asked(questions[model.name][:FIRST_REPLIES]))
+            talks = asked(questions[model.name])
             for row, talk in zip(rows[model.name], talks, strict=True):
                 outcomes[row["id"], model.name] = talk.outcome
             usage = spent_on(talks)
@@ -197,6 +216,10 @@ class Builder:
             self.job.say(
                 f"  {model.name}: {usage.calls:,} replies, {usage.prompt_tokens:,} tokens read, {usage.completion_tokens:,} "
                 f"written, {money:,.2f} {self.config.currency}{unknown}"
+            )
+        if self.purse.cap is not None and self.purse.spent > self.purse.cap:
+            self.job.say(
+                f"  {self.purse.spent:,.2f} are spent, beyond the cap: a server states more tokens than its texts have bytes"
             )
         sieve = collect(outcomes)
         sieve.notes["cost"] = cost
@@ -243,6 +266,7 @@ def build(job: BuildJob) -> BuildSummary:
     """Run all stages, or go on with them. UserError where one cannot be done; ServerGone where a server is gone or the cap reached:
     the same command goes on."""
     register_files(list(job.config.register))
+    check_places(job.config, job.file)
     release = take(job.output / "build.lock", f"{job.output}: another build is writing it. Wait for it.")
     journal = None
     try:
@@ -264,13 +288,3 @@ def build(job: BuildJob) -> BuildSummary:
         if journal:
             journal.close()
         release()
-
-
-def version_of(data: str) -> str:
-    """What the rows of a source are: the sha256 of its files, or the commit on the hub."""
-    if is_hub_address(data):
-        return commit_of(parse_address(data))
-    if names_data(data):
-        return sha256_of(data)
-    spec = parse_spec(data)
-    return f"{spec.text} {spec.sha256(spec.files())}"

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aligner.building.build import BuildJob, build
-from aligner.building.config import read_config
+from aligner.building.config_file import read_config
 from aligner.building.result import TABLE
 from aligner.console import progress
+from aligner.inference.servers import ServerGone
 from aligner.models import quiet_libraries
 from aligner.records import UserError
 from aligner.shipped import find_config
@@ -36,8 +37,9 @@ def run_build(options: BuildOptions) -> int:
     job = BuildJob(read_config(file), file, output, print_lines, progress, options.annotations, options.dry_run)
     try:
         summary = build(job)
-    except (KeyboardInterrupt, OSError, UserError):
-        if (output / "replies" / "replies.jsonl").exists():
+    except (KeyboardInterrupt, OSError, ServerGone):
+        replies = output / "replies" / "replies.jsonl"
+        if replies.is_file() and replies.stat().st_size:
             print_errors(f"replies are kept in {output}/replies: the same command goes on")
         raise
     if options.dry_run:
@@ -45,7 +47,8 @@ def run_build(options: BuildOptions) -> int:
         return 0
     if summary.waiting:
         print_lines(
-            f"{summary.waiting:,} rows wait for people: {', '.join(map(str, summary.files))}",
+            f"{summary.waiting:,} {'row waits' if summary.waiting == 1 else 'rows wait'} for people: "
+            + ", ".join(map(str, summary.files)),
             "load one of the files into its tool, then run the same command with --annotations EXPORT.json",
         )
         return 1

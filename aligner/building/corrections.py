@@ -15,6 +15,7 @@ from aligner.building.stage import Row, Sieve, weighted_choice
 from aligner.records import UserError
 
 CRITIQUE = 80  # tokens of a critique and the frame of a reply, about, for the estimate
+LONGEST_FAULT = "x" * 200  # as long as what is wrong with a reply may be, for the same
 
 
 def drawn_annotator(row: Row, config: BuildConfig) -> str:
@@ -31,7 +32,8 @@ def correction_questions(rows: Sequence[Row], model: ModelConfig, principles: Pr
         begin = partial(_conversation, prompt, model, principles, seed)
         key = ("correction", str(seed if model.temperature else 0), prompt)
         expected = CRITIQUE + len(row["answer"]) // LETTERS_A_TOKEN
-        questions.append(Question(key, _request(model, prompt, seed), expected, begin))
+        again = _request(model, principles.ask_again(prompt, LONGEST_FAULT), seed)
+        questions.append(Question(key, _request(model, prompt, seed), (again,), expected, begin))
     return questions
 
 

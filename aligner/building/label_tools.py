@@ -11,6 +11,7 @@ from aligner.building.stage import Row
 from aligner.files import write_json, write_text
 from aligner.readers.rows import read_rows
 from aligner.records import DataError, Origin, UserError
+from aligner.texts import text_fault
 
 VERDICTS = {
     "draft": "the draft is right as it is",
@@ -19,6 +20,7 @@ VERDICTS = {
     "neither": "no answer here can be used",
 }
 FIELDS = ("question", "answer", "draft", "remarks")  # what a reader sees
+FIRST, SECOND = 1, 2  # the passes: two readers, and where they differ another
 GUIDE = """Read the question and the answer. If there is a draft of a correction, say whether it is right, or write a better one.
 Change what goes against the principles of the build and keep the rest in the answer's own words.
 """
@@ -156,12 +158,11 @@ def _of_label_studio(task: Mapping[str, Any]) -> Iterator[Opinion]:
             value = result.get("value") or {}
             texts = value.get("choices") or value.get("text") or [""]
             texts_by_name[str(result.get("from_name"))] = texts if isinstance(texts, str) else str(texts[0])
-        who = each.get("completed_by")
-        reader = str(who.get("email") or who.get("id")) if isinstance(who, Mapping) else str(who)
+        who = each["completed_by"]
         yield Opinion(
-            str(data.get("row")),
+            str(data["row"]),
             int(data.get("pass") or 1),
-            reader,
+            _reader(who.get("email") or who["id"] if isinstance(who, Mapping) else who),
             texts_by_name.get("verdict", ""),
             texts_by_name.get("correction", ""),
         )
@@ -173,15 +174,24 @@ def _of_argilla(record: Mapping[str, Any]) -> Iterator[Opinion]:
     for name, responses in record["responses"].items():
         for each in responses or []:
             if each.get("status") in (None, "submitted"):
-                by_reader.setdefault(str(each.get("user_id")), {})[name] = str(each.get("value") or "")
+                by_reader.setdefault(_reader(each.get("user_id")), {})[name] = str(each.get("value") or "")
     metadata = record["metadata"]
     for reader, values in by_reader.items():
         text = values.get("correction", "")
-        yield Opinion(str(metadata.get("row")), int(metadata.get("pass") or 1), reader, values.get("verdict", ""), text)
+        yield Opinion(str(metadata["row"]), int(metadata.get("pass") or 1), reader, values.get("verdict", ""), text)
+
+
+def _reader(who: Any) -> str:
+    """Whose opinion it is. ValueError where nobody's: two readers could not be told apart."""
+    if who is None:
+        raise ValueError("nobody's")
+    return str(who)
 
 
 def _checked(opinion: Opinion, origin: Origin) -> Opinion:
     """An opinion that can be one. UserError otherwise."""
+    if opinion.pass_number not in (FIRST, SECOND):
+        raise DataError(*origin, f"is of pass {opinion.pass_number}", "Export the project as it was set up")
     if opinion.verdict not in VERDICTS:
         word = repr(opinion.verdict) if opinion.verdict else "nothing"
         raise UserError(
@@ -189,4 +199,6 @@ def _checked(opinion: Opinion, origin: Origin) -> Opinion:
         )
     if opinion.verdict == "edited" and not opinion.text.strip():
         raise UserError(f"{origin}: reader {opinion.reader} says 'edited' and wrote nothing. Ask the reader.")
+    if opinion.verdict == "edited" and (fault := text_fault(origin, "correction", opinion.text)):
+        raise fault
     return opinion if opinion.verdict == "edited" else opinion._replace(text="")

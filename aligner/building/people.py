@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
 from aligner.building.agreement import agreement
 from aligner.building.config import BuildConfig, PeopleConfig
-from aligner.building.label_tools import VERDICTS, Opinion, read_opinions, write_for_people
+from aligner.building.label_tools import FIRST, SECOND, VERDICTS, Opinion, read_opinions, write_for_people
 from aligner.building.stage import Row, Sieve, draw_of
 from aligner.jsonl import LineLog
 from aligner.parsing import json_value
@@ -16,7 +16,6 @@ from aligner.quality.edits import edits
 from aligner.records import UserError
 
 ALIKE = 0.9  # similarity from which on two readers' own texts are taken for the same
-FIRST, SECOND = 1, 2
 
 
 def row_needs_people(row: Row, config: BuildConfig) -> bool:
@@ -46,9 +45,23 @@ class Desk:
     def _add(self, opinion: Opinion) -> None:
         self._opinions[opinion.row, opinion.pass_number, opinion.reader] = opinion
 
-    def take_in(self, files: Sequence[str]) -> None:
-        """Keep what exports say; a reader's later opinion of a row takes the place of the earlier."""
-        new = [opinion for file in files for opinion in read_opinions(file)]
+    def take_in(self, files: Sequence[str], known: Set[str]) -> str:
+        """Keep what exports say of known rows; a reader's later opinion of a row takes the place of the earlier. Returns what was
+        read, in words; UserError where an export says nothing of this build."""
+        opinions: list[Opinion] = []
+        for file in files:
+            some = list(read_opinions(file))
+            if not some:
+                raise UserError(f"{file}: holds no opinion. Export the project after its rows were submitted.")
+            if not any(each.row in known for each in some):
+                raise UserError(
+                    f"{file}: says something of {some[0].row!r} and of no row of this build. Give this build's own export."
+                )
+            opinions += some
+        new = [each for each in opinions if each.row in known]
+        foreign = len(opinions) - len(new)
+        others = f", {foreign:,} of rows that are not in this build left out" if foreign else ""
+        text = f"people: {len(opinions):,} opinions read{others}"
         new = [each for each in new if self._opinions.get((each.row, each.pass_number, each.reader)) != each]
         if new:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -57,6 +70,7 @@ class Desk:
                 self._add(opinion)
                 self._log.append(list(opinion))
             self._log.close()
+        return text
 
     def of_row(self, row: str, pass_number: int) -> list[Opinion]:
         """The opinions of a row in a pass, by reader."""

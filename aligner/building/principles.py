@@ -117,7 +117,7 @@ def read_reply(text: str, finished: bool = True) -> Reading | str:
     if fenced := _FENCE.match(plain):
         plain = fenced[1]
     try:
-        value = json_value(plain, finite=True)
+        value = json_value(plain, strict=True)
     except ValueError:
         return "it is not JSON"
     if not isinstance(value, dict):

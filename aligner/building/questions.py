@@ -25,10 +25,11 @@ _ADDRESS = regex.compile(r"\s*(?:https?://|www\.)\S+\s*")
 
 
 def collect_questions(config: BuildConfig) -> Sieve:
-    """The questions of all sources: read, filtered, each once. UserError where a source cannot be read."""
+    """The questions of all sources: read, filtered, each once. UserError where a source cannot be read or has no row."""
     sieve, candidates = Sieve(), list[Row]()
     filters, first_places = question_filters(config.questions), dict[str, str]()
     for source in config.sources:
+        before = sieve.into
         for row in _rows_of(source):
             sieve.into += 1
             reason, detail = _first_reason(row, filters, first_places)
@@ -37,6 +38,8 @@ def collect_questions(config: BuildConfig) -> Sieve:
             else:
                 first_places[question_key(row["question"])] = row["origin"]
                 candidates.append(row)
+        if sieve.into == before:
+            raise UserError(f"source {source.label}: {source.data} has no rows. Check 'data'.")
     near: dict[int, int] = {}
     if config.questions.near is not None:
         near = dict(near_duplicates([row["question"] for row in candidates], config.questions.near))
@@ -45,8 +48,6 @@ def collect_questions(config: BuildConfig) -> Sieve:
             sieve.drop(row, "near duplicate", candidates[near[place]]["question"])
         else:
             sieve.keep({"id": question_id(row["question"]), **row})
-    if not sieve.kept:
-        raise UserError(f"no question is left of {sieve.into:,}. Look at the filters of 'questions'.")
     return sieve
 
 
@@ -91,7 +92,7 @@ def question_filters(config: QuestionsConfig) -> list[Filter]:
     if config.scripts:
         filters.append(("another script", lambda text: other_script(text, config.scripts)))
     if config.languages:
-        identify = language_identifier()
+        identify = language_identifier(config.languages)
         filters.append(("another language", lambda text: other_language(text, config.languages, identify)))
     return filters
 
@@ -140,15 +141,18 @@ def other_language(text: str, languages: Sequence[str], identify: Callable[[str]
     return "" if language in languages else language
 
 
-def language_identifier() -> Callable[[str], str]:
-    """Text -> ISO 639-1 code. UserError with the remedy where py3langid is not installed."""
+def language_identifier(languages: Sequence[str]) -> Callable[[str], str]:
+    """Text -> ISO 639-1 code. UserError with the remedy where py3langid is not installed, or tells none of these languages."""
     try:
-        from py3langid import classify
+        from py3langid import classify, rank
     except ImportError:
         raise UserError(
             "questions.languages needs the package py3langid, which is not installed. Install it (pip install py3langid), "
             "or name scripts alone."
         ) from None
+    known = {str(code) for code, _ in rank("")}
+    if unknown := sorted(set(languages) - known):
+        raise UserError(f"questions.languages: '{unknown[0]}' is none of {', '.join(sorted(known))} (ISO 639-1).")
     return lambda text: str(classify(text)[0])
 
 
@@ -158,7 +162,7 @@ def draw_shares(rows: Sequence[Row], config: BuildConfig) -> Sieve:
     available = {source.label: sum(row["source"] == source.label for row in rows) for source in config.sources}
     quotas = shares_of(available, {source.label: source.share for source in config.sources}, limit)
     ranked = sorted(rows, key=lambda row: draw_of(config.seed, row["source"], row["id"]))
-    kept, left = set[str](), dict(quotas)
+    kept, left, any_share = set[str](), dict(quotas), any(source.share is not None for source in config.sources)
     for row in ranked:
         if left[row["source"]] > 0:
             left[row["source"]] -= 1
@@ -167,7 +171,7 @@ def draw_shares(rows: Sequence[Row], config: BuildConfig) -> Sieve:
         if row["id"] in kept:
             sieve.keep(row)
         else:
-            sieve.drop(row, "its source has its share", row["source"])
+            sieve.drop(row, "beyond the share of its source" if any_share else "beyond the limit", row["source"])
     total = sum(quotas.values())
     sieve.notes = {"shares": {name: round(count / total, 4) for name, count in quotas.items()}} if total else {}
     return sieve

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from aligner.hub import is_hub_address, parse_address, read_hub
+from aligner.files import sha256_of
+from aligner.hub import commit_of, is_hub_address, parse_address, read_hub
 from aligner.readers.paths import names_data
 from aligner.readers.rows import read_rows_lazily
 from aligner.records import Correction, DataError, Row, Skipped
@@ -49,7 +50,10 @@ def _question(row: Row | DataError, field: str) -> dict[str, Any]:
         return {"origin": str(row.origin), "fault": f"holds {kind_of(row.value)} where an object should be"}
     name = field or next((name for name in FIELDS if row.value.get(name)), "")
     if not name:
-        return {"origin": str(row.origin), "fault": f"has no field of a question ({', '.join(FIELDS[:5])})"}
+        return {
+            "origin": str(row.origin),
+            "fault": f"has no field of a question ({', '.join(FIELDS)}; 'question' of a source names another)",
+        }
     text = _first_turn(row.value.get(name))
     more = row.value.get("input") if name == "instruction" else ""
     if isinstance(more, str) and more.strip() and isinstance(text, str):
@@ -71,3 +75,13 @@ def _first_turn(value: Any) -> Any:
 
 def _fault(error: DataError) -> dict[str, Any]:
     return {"origin": f"{error.file} row {error.row}", "fault": error.problem}
+
+
+def version_of(data: str) -> str:
+    """What the rows of a source are: the sha256 of its files, or the commit on the hub."""
+    if is_hub_address(data):
+        return commit_of(parse_address(data))
+    if names_data(data):
+        return sha256_of(data)
+    spec = parse_spec(data)
+    return f"{spec.text} {spec.sha256(spec.files())}"

@@ -10,13 +10,16 @@ from aligner.building.card import data_card
 from aligner.building.config import BuildConfig
 from aligner.building.flow import flow_table, flows_of
 from aligner.building.principles import Principles
-from aligner.building.stage import Row, StageResult, fingerprint_of
+from aligner.building.stage import Row, StageResult, fingerprint_of, read_stage_rows
 from aligner.files import COMPLETED, is_completed, read_json, read_text, write_json, write_lines, write_text
 from aligner.flow_plot import Stage, draw_flow
 from aligner.readers.paths import BUILD
+from aligner.records import UserError
 from aligner.training.checkpoint.model_card import public
 
 ROWS, TABLE, PICTURE, CARD = "train.jsonl", "kept.md", "kept.png", "README.md"
+SETTINGS, PRINCIPLES = "building.yaml", "principles.yaml"
+FILES = (ROWS, TABLE, PICTURE, CARD, SETTINGS, PRINCIPLES)
 PLACES = ("id", "source", "origin", "upstream", "upstream_model", "annotator", "annotator_model")
 FIELDS = ("question", "answer", "correction", *PLACES, "critique", "harmful", "people")
 
@@ -24,16 +27,25 @@ FIELDS = ("question", "answer", "correction", *PLACES, "critique", "harmful", "p
 def write_result(
     config: BuildConfig, file: str, output: Path, results: Sequence[StageResult], principles: Principles
 ) -> None:
-    """Write everything beside the stages. COMPLETED is last; where nothing has changed nothing is written."""
+    """Write everything beside the stages. COMPLETED is last; where nothing has changed and all is there nothing is written.
+
+    UserError where the rows of the same build were changed by another hand: they are not thrown away.
+    """
     about = about_build(config, results, principles)
+    rows = [_public_row(row) for row in results[-1].rows]
     if is_completed(output) and (output / BUILD).is_file() and read_json(output / BUILD) == about:
-        return
+        if (output / ROWS).is_file() and read_stage_rows(output / ROWS) != rows:
+            raise UserError(
+                f"{output / ROWS}: was changed after it was built. Move it elsewhere, and it is written anew; to train on your "
+                "own, give that file to --train_datasets."
+            )
+        if all((output / name).is_file() for name in FILES):
+            return
     (output / COMPLETED).unlink(missing_ok=True)
     flows = flows_of(results)
-    rows = [_public_row(row) for row in results[-1].rows]
     write_lines(output / ROWS, rows)
-    write_text(output / "building.yaml", read_text(file))
-    write_text(output / "principles.yaml", principles.text)
+    write_text(output / SETTINGS, read_text(file))
+    write_text(output / PRINCIPLES, principles.text)
     table = flow_table(config, results)
     write_text(output / TABLE, "\n".join(table) + "\n")
     panels: dict[str, list[Stage]] = {}

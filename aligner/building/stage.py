@@ -28,6 +28,16 @@ ROWS, DROPPED, COUNTS = "rows.jsonl", "dropped.jsonl", "counts.json"
 EXAMPLES = 3
 SHORT = 160  # characters of an example
 Row = dict[str, Any]
+REMEDIES = {  # what to look at where a stage keeps nothing
+    "questions": "look at 'question' of the sources and at 'questions'",
+    "leaks": "look at 'leaks'",
+    "shares": "look at the shares of the sources",
+    "answers": "look at the upstreams and their max_tokens",
+    "corrections": "a reply that was cut off needs a larger max_tokens, an unreadable one a stronger annotator",
+    "people": "look at what people said in OUTPUT/people",
+    "filter": "loosen 'filter'",
+    "check": "look at 'check'",
+}
 
 
 @dataclass
@@ -76,7 +86,7 @@ def draw_of(*parts: Any) -> float:
 def run_stage(folder: Path, name: str, deciding: Any, work: Callable[[], Sieve]) -> StageResult:
     """A stage's result: as it stands where the same decided it, else from its work, written whole or not at all."""
     fingerprint = fingerprint_of(name, deciding)
-    if not (is_completed(folder) and read_json(folder / COUNTS).get("fingerprint") == fingerprint):
+    if not (is_completed(folder) and _counts_in(folder).get("fingerprint") == fingerprint):
         sieve = work()
         assert sieve.into == len(sieve.kept) + len(sieve.dropped), f"{name}: the rows do not add up"
         with whole_folder(folder) as partial:
@@ -84,7 +94,23 @@ def run_stage(folder: Path, name: str, deciding: Any, work: Callable[[], Sieve])
             write_lines(partial / DROPPED, sieve.dropped)
             write_json(partial / COUNTS, {"stage": name, "fingerprint": fingerprint, **_counts(sieve)})
             write_text(partial / COMPLETED, "")
-    return StageResult(name, folder, read_stage_rows(folder / ROWS), read_json(folder / COUNTS))
+    rows, counts = read_stage_rows(folder / ROWS), _counts_in(folder)
+    if len(rows) != counts["kept"]:
+        raise UserError(
+            f"{folder / ROWS}: holds {len(rows):,} of {counts['kept']:,} rows. Remove its folder, and it is written anew."
+        )
+    return StageResult(name, folder, rows, counts)
+
+
+def _counts_in(folder: Path) -> dict[str, Any]:
+    """The counts of a finished stage. UserError where they cannot be read."""
+    try:
+        counts = read_json(folder / COUNTS)
+        if isinstance(counts, dict) and "kept" in counts:
+            return counts
+    except (UserError, OSError):
+        pass
+    raise UserError(f"{folder / COUNTS}: is damaged or not there. Remove its folder, and it is written anew.")
 
 
 def read_stage_rows(file: Path) -> list[Row]:

@@ -25,7 +25,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default="trl",
         help="whose rows: TRL's conversations, LLaMA-Factory's alpaca with its dataset_info.json, or this project's (trl)",
     )
-    add_column_flag(parser, "question, answer, corrected")
+    add_column_flag(parser, "question, answer, correction")
     add_edit_filter_flags(parser)
     add("--verdicts", metavar="FILE", help="verdicts.jsonl of 'aligner evaluate': keep what a judge or reward found")
     add("--wanted", choices=WANTED, default=WANTED[0], help="the verdict to keep (better)")

@@ -48,9 +48,9 @@ def interpret(config: InterpretConfig) -> int:
     corrector = open_model(config, places[name], places[name])
     fitted, held, left_out = split(config, corrector, rows)
     print_lines(*notes, *left_out, f"{len(fitted):,} rows to fit on, {len(held):,} of other questions held out")
+    pairs = effect_pairs(config, corrector, held)
     own = reading(config, name, places[name], corrector, fitted, held)
     print_lines(chosen_line(own, len(held)))
-    pairs = effect_pairs(config, corrector, held)
     effects = list(own_effects(config, corrector, own, pairs))
     scans = [scan_of(config, corrector, own, pair) for pair in held[:SCANNED]]
     examples = [example_of(effects[0][3], pairs)]
@@ -88,7 +88,7 @@ def open_model(config: InterpretConfig, place: str, own: str) -> Corrector:
     options = config.options
     settings = Settings(options.batch_size, options.max_new_tokens)
     has_card = not Path(place).is_dir() or (Path(place) / ALIGNER_CARD).is_file()
-    prompt = options.prompt_template or (None if has_card else DEFAULT.name)
+    prompt = options.prompt_template or (None if has_card or place == own else DEFAULT.name)
     corrector = Corrector.load(place, prompt, settings, options.trust_remote_code, options.dtype)
     if has_card or options.prompt_template:
         return corrector

@@ -79,7 +79,9 @@ def report(
     chosen = effects[0][3].line
     summary = [chosen_line(each, held) for each in readings]
     summary.append(
-        f"the ratio follows alpha with R2 {chosen.r2.value:.2f} ({chosen.r2.low:.2f} to {chosen.r2.high:.2f}), slope "
+        "no correction changed at any alpha (none ended by itself, or all copy): nothing is shown about the direction"
+        if not effects[0][3].ratios_NA.any()
+        else f"the ratio follows alpha with R2 {chosen.r2.value:.2f} ({chosen.r2.low:.2f} to {chosen.r2.high:.2f}), slope "
         f"{chosen.slope:+.2f}, {'never' if chosen.monotone else 'not without'} falling; the median of {len(randoms)} random "
         f"directions of the same length has R2 {random_r2:.2f}, slope {random_slope:.2f} in size"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 from random import Random
 
 from aligner.evaluation.pairs import Pair, named_fields, read_pairs
@@ -50,7 +51,11 @@ def split(
     while 0 < middle < len(kept) and kept[middle].question == kept[middle - 1].question:
         middle += 1
     if min(middle, len(kept) - middle) < FEWEST:
-        raise UserError(f"{config.input}: {len(kept):,} usable rows; {2 * FEWEST} of several questions are the fewest.")
+        questions = len({pair.question for pair in kept})
+        raise UserError(
+            f"{config.input}: {len(kept):,} usable rows of {questions:,} different questions; {FEWEST} rows to fit on and {FEWEST} "
+            "of other questions are the fewest. Give more."
+        )
     lost = len(rows) - len(kept)
     return kept[:middle], kept[middle:], [f"{lost:,} rows left out: longer than the model's positions"] if lost else []
 
@@ -64,14 +69,16 @@ def tokens_of(corrector: Corrector, pair: Pair) -> Tokens:
 
 def effect_pairs(config: InterpretConfig, corrector: Corrector, held: Sequence[Pair]) -> list[tuple[str, str]]:
     """Held-out answers to steer on: those that leave a correction room to be half as long again."""
+    rooms = [ceil(1.5 * len(tokens_of(corrector, pair).copy)) for pair in held]
     short = [
         (pair.question, pair.before)
-        for pair in held
-        if 1.5 * len(tokens_of(corrector, pair).copy) <= config.options.max_new_tokens
+        for pair, room in zip(held, rooms, strict=True)
+        if room <= config.options.max_new_tokens
     ]
     if len(short) < FEWEST:
         raise UserError(
-            f"{config.input}: {len(short):,} held-out answers are short enough to be corrected in "
-            f"{config.options.max_new_tokens:,} tokens. Raise --max_new_tokens."
+            f"{config.input}: {len(short):,} of {len(held):,} held-out answers are short enough to be corrected in "
+            f"{config.options.max_new_tokens:,} tokens, and {FEWEST} are needed. Give "
+            f"--max_new_tokens {sorted(rooms)[FEWEST - 1]}."
         )
     return short[: config.effect_rows]

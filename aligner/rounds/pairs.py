@@ -39,8 +39,8 @@ class PairsConfig:
     def filters(self) -> Filters:
         """The filters. UserError where they contradict themselves."""
         least, most = self.length_ratio
-        if self.dimensions and not self.verdicts:
-            raise UserError("--dimensions says which verdicts count: give --verdicts too.")
+        if (self.dimensions or self.wanted != WANTED[0]) and not self.verdicts:
+            raise UserError("--dimensions and --wanted say which verdicts count: give --verdicts too.")
         read = read_verdicts(self.verdicts, self.dimensions) if self.verdicts else None
         return Filters(self.least_edit, (least, most), read, self.wanted)
 
@@ -71,6 +71,10 @@ def write_training_pairs(config: PairsConfig) -> Selection:
     output = Path(config.output)
     if output.exists():
         raise UserError(f"{output}: is already there. Name another --output, or remove it.")
+    if len({Path(file).resolve() for file in config.after}) < len(config.after):
+        raise UserError("a file is named twice: its rows would be there twice. Name it once.")
+    if config.round is not None and config.round < 0:
+        raise UserError(f"--round is {config.round}: rounds are counted from 0.")
     selection = select(config)
     if not selection.supervised:
         lines = "; ".join(f"{each['rows']:,} {each['reason']}" for each in selection.counts()["dropped"])

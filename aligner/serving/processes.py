@@ -6,6 +6,7 @@ heavy: torch is imported when a process answers already.
 
 from __future__ import annotations
 
+import logging
 import socket
 from functools import partial
 from typing import TYPE_CHECKING
@@ -45,7 +46,16 @@ def serve(config: ServeConfig) -> None:
             application_of(config)  # what cannot be opened is known here
             print_lines(f"aligner serves at {address} in {config.workers} processes; Ctrl-C stops them")
             settings.app, settings.factory = partial(in_a_child, config), True
+            tell_of_restarts()
             Multiprocess(settings, [place]).run()
+            print_lines("stopped")
+
+
+def tell_of_restarts() -> None:
+    """The parent's log says which process died and is started again."""
+    log = logging.getLogger("uvicorn.error")
+    log.setLevel(logging.INFO)
+    log.addFilter(lambda record: record.levelno > logging.INFO or "died" in record.getMessage())
 
 
 def server_settings(config: ServeConfig) -> uvicorn.Config:

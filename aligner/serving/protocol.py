@@ -59,7 +59,7 @@ class Refused(Exception):
 
 def _loads(body: bytes) -> Any:
     """JSON whose strings are valid Unicode and whose numbers are numbers. ValueError otherwise."""
-    value = json_value(body, finite=True)
+    value = json_value(body, strict=True)
     return _sendable(value) if b"\\u" in body else value
 
 

@@ -8,6 +8,8 @@ from typing import Any
 from aligner.files import sha256_of
 from aligner.records import UserError
 
+FURTHEST = 10  # times a state's length: nothing of the state is left to be heard
+
 
 @dataclass(frozen=True)
 class SteerOptions:
@@ -23,7 +25,7 @@ class SteerOptions:
             raise UserError("--steer DIR and --alpha A belong together: alpha is how far, 0 not at all.")
         if self.steer_layer is not None and self.steer is None:
             raise UserError("--steer_layer needs --steer DIR.")
-        if self.alpha is not None and not abs(self.alpha) < float("inf"):
+        if self.alpha is not None and not abs(self.alpha) <= FURTHEST:
             raise UserError(f"--alpha is {self.alpha}: it is a number such as 0.1, mostly between -1 and 1.")
 
     def digests(self) -> list[str]:
