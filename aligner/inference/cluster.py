@@ -58,8 +58,7 @@ def correct_on_cluster(config: CorrectConfig) -> int:
 
 def open_ray() -> Any:
     """The package, without its reports to its makers. UserError where it is not installed."""
-    for name, value in QUIETER.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
         import ray.data

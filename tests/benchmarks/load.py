@@ -1,0 +1,193 @@
+"""Time that `aligner serve` adds to an answer, by load: p50, p95 and p99, with and without the gate, the Aligner in its process and
+behind a server.
+
+    python -m tests.benchmarks.load ALIGNER DATA.json... [--rates 1 2 4 8] [--seconds 60] [--delay 0.5] [--picture FILE.png]
+        [flags of aligner serve]
+
+Open loop: requests come by a schedule (Poisson, the same one for every side) and wait for no reply, and each counts from when it
+was due, so that what waits while the layer is behind is not left out (no coordinated omission).
+
+The upstream is a process that gives the answers of DATA after a delay; what is added is a request's time less the median of the
+upstream alone at that load. Behind a server the same model is decoded by transformers (programs/served_model.py), in batches and
+without drafts. The gate's threshold is the median confidence of these answers, so that it leaves half of them alone. Of a load that
+a side cannot carry the times grow with --seconds: the table says how many of the replies came after the last request was due.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import numpy as np
+
+from aligner.files import read_json
+from aligner.inference.corrector import Corrector
+from aligner.plots import canvas, save
+from aligner.serving.gate import confidence
+from aligner.training.distributed.launcher_variables import free_port
+from tests.benchmarks.replicas import until_there
+from tests.benchmarks.serving import layer
+
+PROGRAMS = Path(__file__).parents[1] / "programs"
+ALONE = "upstream alone"
+PERCENTILES = (50, 95, 99)
+TOGETHER = 8  # prompts that the server decodes at once, and the layer in its process
+COLOURS = {
+    "in process": "#4c72b0",
+    "in process, gate": "#55a868",
+    "behind a server": "#dd8452",
+    "behind a server, gate": "#c44e52",
+}
+
+
+class Side(NamedTuple):
+    """What a load did to one side: seconds of every reply from when its request was due; how many were no answer; the share of
+    replies that came after the last request was due; seconds by which the generator itself was late at most."""
+
+    seconds: list[float]
+    failed: int
+    behind: float
+    late: float
+
+
+def schedule(rate: float, seconds: float) -> np.ndarray:
+    """When requests are due: the arrivals of a Poisson process of this rate, the same ones every time."""
+    return np.sort(np.random.default_rng(0).uniform(0, seconds, round(rate * seconds)))
+
+
+async def load(url: str, questions: Sequence[str], due: Sequence[float]) -> Side:
+    """Send a request at each of these times, whatever became of those before it."""
+    seconds, late, failed, after, began = [], [], 0, 0, time.monotonic() + 0.1
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    async with httpx.AsyncClient(limits=limits, timeout=900) as client:
+
+        async def one(number: int, at: float) -> None:
+            nonlocal failed, after
+            late.append(time.monotonic() - began - at)
+            body = {"model": "m", "messages": [{"role": "user", "content": questions[number % len(questions)]}]}
+            reply = await client.post(f"{url}/chat/completions", json=body)
+            ended = time.monotonic() - began
+            after += ended > due[-1]
+            failed += reply.status_code != 200
+            seconds.append(ended - at)
+
+        async with asyncio.TaskGroup() as requests:
+            for number, at in enumerate(due):
+                await asyncio.sleep(max(0, began + at - time.monotonic()))
+                requests.create_task(one(number, at))
+    return Side(seconds, failed, after / len(due), max(late))
+
+
+@contextmanager
+def program(name: str, *arguments: object) -> Iterator[str]:
+    """A server of tests/programs whose arguments have its port where they have PORT; its address."""
+    port = free_port()
+    command = [sys.executable, str(PROGRAMS / name), *(str(port if each == "PORT" else each) for each in arguments)]
+    process = subprocess.Popen(command)
+    try:
+        until_there(f"http://127.0.0.1:{port}/v1/models")
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def median_confidence(aligner: str, template: str | None, answers: dict[str, str]) -> float:
+    """What half of the answers have, in nats a token."""
+    corrector = Corrector.load(aligner, template)
+    prompts = [corrector.encoder.render(corrector.template, *pair, "") for pair in answers.items()]
+    pairs = corrector.encoder.pairs(prompts, list(answers.values()))
+    return float(np.median([confidence(corrector.model, prompt, answer) for prompt, answer, _ in pairs]))
+
+
+def table(results: dict[str, dict[float, Side]]) -> Iterator[str]:
+    """A line for each side and load."""
+    yield "| side | requests/s | added p50 | p95 | p99 (s) | no answer | after the last was due | generator late by (ms) |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for name, by_rate in results.items():
+        for rate, side in by_rate.items():
+            figures = " | ".join(f"{value:.2f}" for value in added(results, name, rate))
+            share = f"{side.failed / len(side.seconds):.0%} | {side.behind:.0%}"
+            yield f"| {name} | {rate:g} | {figures} | {share} | {1000 * side.late:.0f} |"
+
+
+def added(results: dict[str, dict[float, Side]], name: str, rate: float) -> list[float]:
+    """The percentiles of a side's seconds over the upstream's own median at that load."""
+    own = float(np.median(results[ALONE][rate].seconds))
+    return [float(value) - own for value in np.percentile(results[name][rate].seconds, PERCENTILES)]
+
+
+def draw(results: dict[str, dict[float, Side]], path: str) -> None:
+    """The percentiles against load, one below the other, as a PNG."""
+    figure, plots = canvas((8, 9), len(PERCENTILES))
+    for axes, place in zip(plots, range(len(PERCENTILES)), strict=True):
+        for name, colour in COLOURS.items():
+            rates = list(results[name])
+            values = [max(0.001, added(results, name, rate)[place]) for rate in rates]
+            axes.plot(rates, values, "o-", color=colour, label=name, linewidth=1.4)
+        axes.set(xscale="log", yscale="log", ylabel=f"added, p{PERCENTILES[place]} (s)", xlabel="requests a second")
+        axes.set_xticks(rates, [f"{rate:g}" for rate in rates], minor=False)
+        axes.grid(alpha=0.25)
+    plots[0].set(title="Time that aligner serve adds to an answer")
+    save(figure, plots[0], path)
+
+
+def main() -> int:
+    """Print the table, and draw it where that is asked for. Exit 1: a reply was no answer."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("aligner")
+    parser.add_argument("data", nargs="+")
+    parser.add_argument("--rates", type=float, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--delay", type=float, default=0.5)
+    parser.add_argument("--answers", type=int, default=64)
+    parser.add_argument("--picture")
+    parser.add_argument("--prompt_template")
+    args, flags = parser.parse_known_args()
+    rows = [row for file in args.data for row in read_json(file)[-args.answers // len(args.data) :]]
+    answers = {row["question"]: row["answer"] for row in rows}
+    template = ["--prompt_template", args.prompt_template] if args.prompt_template else []
+    gate = ["--mode", "gate", "--threshold", str(median_confidence(args.aligner, args.prompt_template, answers))]
+    flags += ["--aligner_timeout", "900", "--max_requests", "100000", "--keep_unfinished", *template]
+    results: dict[str, dict[float, Side]] = {}
+    with ExitStack() as stack:
+        file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "answers.json"
+        file.write_text(json.dumps(answers))
+        upstream = stack.enter_context(program("stand_in.py", "PORT", args.delay, 100_000, file))
+        measure(results, ALONE, upstream, list(answers), args)
+        for name, more in (("in process", []), ("in process, gate", gate)):
+            with layer(args.aligner, upstream, "--batch_size", str(TOGETHER), *more, *flags) as (address, _):
+                measure(results, name, f"{address}/v1", list(answers), args)
+        server = stack.enter_context(program("served_model.py", args.aligner, "PORT", TOGETHER, *template[1:]))
+        for name, more in (("behind a server", []), ("behind a server, gate", gate)):
+            with layer(args.aligner, upstream, "--aligner_url", server, *more, *flags) as (address, _):
+                measure(results, name, f"{address}/v1", list(answers), args)
+    print("\n".join(table(results)))
+    if args.picture:
+        draw(results, args.picture)
+    return int(any(side.failed for by_rate in results.values() for side in by_rate.values()))
+
+
+def measure(
+    results: dict[str, dict[float, Side]], name: str, url: str, questions: Sequence[str], args: argparse.Namespace
+) -> None:
+    """Every load on a side, after a few requests that are not counted: the first correction measures the device."""
+    asyncio.run(load(url, questions, schedule(1, 3)))
+    results[name] = {rate: asyncio.run(load(url, questions, schedule(rate, args.seconds))) for rate in args.rates}
+    print(
+        f"{name}: {', '.join(f'{np.median(each.seconds):.2f}' for each in results[name].values())} s", file=sys.stderr
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
