@@ -10,7 +10,7 @@ was due, so that what waits while the layer is behind is not left out (no coordi
 The upstream is a process that gives the answers of DATA after a delay; what is added is a request's time less the median of the
 upstream alone at that load. Behind a server the same model is decoded by transformers (programs/served_model.py), in batches and
 without drafts. The gate's threshold is the median confidence of these answers, so that it leaves half of them alone. Of a load that
-a side cannot carry the times grow with --seconds: the table says how many of the replies came after the last request was due.
+a side cannot carry the times grow with --seconds: the table says how long after the last request its last reply came.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -51,12 +52,12 @@ COLOURS = {
 
 
 class Side(NamedTuple):
-    """What a load did to one side: seconds of every reply from when its request was due; how many were no answer; the share of
-    replies that came after the last request was due; seconds by which the generator itself was late at most."""
+    """What a load did to one side: seconds of every reply from when its request was due; how many were no answer; seconds
+    from the last request to the last reply; seconds by which the generator itself was late at most."""
 
     seconds: list[float]
     failed: int
-    behind: float
+    rest: float
     late: float
 
 
@@ -67,25 +68,23 @@ def schedule(rate: float, seconds: float) -> np.ndarray:
 
 async def load(url: str, questions: Sequence[str], due: Sequence[float]) -> Side:
     """Send a request at each of these times, whatever became of those before it."""
-    seconds, late, failed, after, began = [], [], 0, 0, time.monotonic() + 0.1
+    seconds, late, failed, began = [], [], 0, time.monotonic() + 0.1
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     async with httpx.AsyncClient(limits=limits, timeout=900) as client:
 
         async def one(number: int, at: float) -> None:
-            nonlocal failed, after
+            nonlocal failed
             late.append(time.monotonic() - began - at)
             body = {"model": "m", "messages": [{"role": "user", "content": questions[number % len(questions)]}]}
             reply = await client.post(f"{url}/chat/completions", json=body)
-            ended = time.monotonic() - began
-            after += ended > due[-1]
             failed += reply.status_code != 200
-            seconds.append(ended - at)
+            seconds.append(time.monotonic() - began - at)
 
         async with asyncio.TaskGroup() as requests:
             for number, at in enumerate(due):
                 await asyncio.sleep(max(0, began + at - time.monotonic()))
                 requests.create_task(one(number, at))
-    return Side(seconds, failed, after / len(due), max(late))
+    return Side(seconds, failed, time.monotonic() - began - due[-1], max(late))
 
 
 @contextmanager
@@ -112,12 +111,12 @@ def median_confidence(aligner: str, template: str | None, answers: dict[str, str
 
 def table(results: dict[str, dict[float, Side]]) -> Iterator[str]:
     """A line for each side and load."""
-    yield "| side | requests/s | added p50 | p95 | p99 (s) | no answer | after the last was due | generator late by (ms) |"
+    yield "| side | requests/s | added p50 | p95 | p99 (s) | no answer | last reply after (s) | generator late (ms) |"
     yield "|---|---|---|---|---|---|---|---|"
     for name, by_rate in results.items():
         for rate, side in by_rate.items():
             figures = " | ".join(f"{value:.2f}" for value in added(results, name, rate))
-            share = f"{side.failed / len(side.seconds):.0%} | {side.behind:.0%}"
+            share = f"{side.failed / len(side.seconds):.0%} | {side.rest:.1f}"
             yield f"| {name} | {rate:g} | {figures} | {share} | {1000 * side.late:.0f} |"
 
 
@@ -160,6 +159,7 @@ def main() -> int:
     gate = ["--mode", "gate", "--threshold", str(median_confidence(args.aligner, args.prompt_template, answers))]
     flags += ["--aligner_timeout", "900", "--max_requests", "100000", "--keep_unfinished", *template]
     results: dict[str, dict[float, Side]] = {}
+    before = os.getloadavg()[0]
     with ExitStack() as stack:
         file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "answers.json"
         file.write_text(json.dumps(answers))
@@ -173,6 +173,7 @@ def main() -> int:
             with layer(args.aligner, upstream, "--aligner_url", server, *more, *flags) as (address, _):
                 measure(results, name, f"{address}/v1", list(answers), args)
     print("\n".join(table(results)))
+    print(f"{os.cpu_count()} cores, load average {before:.1f} at the begin and {os.getloadavg()[0]:.1f} at the end")
     if args.picture:
         draw(results, args.picture)
     return int(any(side.failed for by_rate in results.values() for side in by_rate.values()))
