@@ -165,4 +165,6 @@ def _drawn_anew(job: CorrectionJob, first: int) -> CorrectionJob:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+    """What Ray says of an error, of whose trace the first line says where and the last one what."""
+    said = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ... ".join(dict.fromkeys([*said[:1], *said[-1:]]))[:400]

@@ -52,7 +52,7 @@ COLOURS = {
 
 
 class Side(NamedTuple):
-    """What a load did to one side: seconds of every reply from when its request was due; how many were no answer; seconds
+    """What a load did to one side: seconds of every answer from when its request was due; how many got none; seconds
     from the last request to the last reply; seconds by which the generator itself was late at most."""
 
     seconds: list[float]
@@ -69,16 +69,18 @@ def schedule(rate: float, seconds: float) -> np.ndarray:
 async def load(url: str, questions: Sequence[str], due: Sequence[float]) -> Side:
     """Send a request at each of these times, whatever became of those before it."""
     seconds, late, failed, began = [], [], 0, time.monotonic() + 0.1
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=2)  # servers' is 5
     async with httpx.AsyncClient(limits=limits, timeout=900) as client:
 
         async def one(number: int, at: float) -> None:
             nonlocal failed
             late.append(time.monotonic() - began - at)
             body = {"model": "m", "messages": [{"role": "user", "content": questions[number % len(questions)]}]}
-            reply = await client.post(f"{url}/chat/completions", json=body)
-            failed += reply.status_code != 200
-            seconds.append(time.monotonic() - began - at)
+            try:
+                (await client.post(f"{url}/chat/completions", json=body)).raise_for_status()
+                seconds.append(time.monotonic() - began - at)
+            except httpx.HTTPError:
+                failed += 1
 
         async with asyncio.TaskGroup() as requests:
             for number, at in enumerate(due):
@@ -116,7 +118,7 @@ def table(results: dict[str, dict[float, Side]]) -> Iterator[str]:
     for name, by_rate in results.items():
         for rate, side in by_rate.items():
             figures = " | ".join(f"{value:.2f}" for value in added(results, name, rate))
-            share = f"{side.failed / len(side.seconds):.0%} | {side.rest:.1f}"
+            share = f"{side.failed} of {side.failed + len(side.seconds)} | {side.rest:.1f}"
             yield f"| {name} | {rate:g} | {figures} | {share} | {1000 * side.late:.0f} |"
 
 
@@ -142,7 +144,7 @@ def draw(results: dict[str, dict[float, Side]], path: str) -> None:
 
 
 def main() -> int:
-    """Print the table, and draw it where that is asked for. Exit 1: a reply was no answer."""
+    """Print the table, and draw it where that is asked for. Exit 1: a request got no answer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("aligner")
     parser.add_argument("data", nargs="+")
