@@ -157,6 +157,7 @@ def test_workers_share_what_the_machines_have():
         (["--engine", "ray", "--workers", "0"], "--workers is 0"),
         (["--engine", "ray", "--retry_failed"], "--retry_failed is for one machine"),
         (["--engine", "ray", "--output", "-"], "name some in place of '-'"),
+        (["--engine", "ray", "--question", "q", "--answer", "a"], "--engine is for files of answers"),
         (["--aligner_url", "http://a/v1", "http://b/v1"], "several servers with --engine ray alone"),
     ],
 )

@@ -140,6 +140,7 @@ def run_one(args: argparse.Namespace) -> int:
     if args.question is None or args.answer is None:
         raise UserError("--question and --answer belong together: give both.")
     for name in (
+        "engine",
         "input",
         "output",
         "stack",
@@ -153,7 +154,7 @@ def run_one(args: argparse.Namespace) -> int:
         "workers",
         "shard_rows",
     ):
-        if getattr(args, name) not in (None, False, ()):
+        if getattr(args, name) not in (None, False, (), "local"):
             raise UserError(f"--{name} is for files of answers: leave it out, or --question and --answer.")
     options = args.prompt_template, args.max_new_tokens, args.dtype, args.trust_remote_code
     wanted = args.feedback, args.objectives
