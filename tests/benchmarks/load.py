@@ -7,10 +7,11 @@ behind a server.
 Open loop: requests come by a schedule (Poisson, the same one for every side) and wait for no reply, and each counts from when it
 was due, so that what waits while the layer is behind is not left out (no coordinated omission).
 
-The upstream is a process that gives the answers of DATA after a delay; what is added is a request's time less the median of the
-upstream alone at that load. Behind a server the same model is decoded by transformers (programs/served_model.py), in batches and
-without drafts. The gate's threshold is the median confidence of these answers, so that it leaves half of them alone. Of a load that
-a side cannot carry the times grow with --seconds: the table says how long after the last request its last reply came.
+The upstream is a process that gives the answers of DATA after a delay and says how long each took it; the rest of a request's time
+is what is added. Of the upstream alone that is the generator's and the machine's own share. Behind a server the same model is
+decoded by transformers (programs/served_model.py), in batches and without drafts. The gate's threshold is the median confidence of
+these answers, so that it leaves half of them alone. Of a load that a side cannot carry the times grow with --seconds: the table
+says how long after the last request its last reply came.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ ALONE = "upstream alone"
 PERCENTILES = (50, 95, 99)
 TOGETHER = 8  # prompts that the server decodes at once, and the layer in its process
 COLOURS = {
+    ALONE: "#999999",
     "in process": "#4c72b0",
     "in process, gate": "#55a868",
     "behind a server": "#dd8452",
@@ -52,8 +54,8 @@ COLOURS = {
 
 
 class Side(NamedTuple):
-    """What a load did to one side: seconds of every answer from when its request was due; how many got none; seconds
-    from the last request to the last reply; seconds by which the generator itself was late at most."""
+    """What a load did to one side: seconds of every answer from when its request was due, less the upstream's own; how many got
+    none; seconds from the last request to the last reply; seconds by which the generator itself was late at most."""
 
     seconds: list[float]
     failed: int
@@ -77,8 +79,8 @@ async def load(url: str, questions: Sequence[str], due: Sequence[float]) -> Side
             late.append(time.monotonic() - began - at)
             body = {"model": "m", "messages": [{"role": "user", "content": questions[number % len(questions)]}]}
             try:
-                (await client.post(f"{url}/chat/completions", json=body)).raise_for_status()
-                seconds.append(time.monotonic() - began - at)
+                reply = (await client.post(f"{url}/chat/completions", json=body)).raise_for_status()
+                seconds.append(time.monotonic() - began - at - float(reply.json()["id"]))
             except httpx.HTTPError:
                 failed += 1
 
@@ -117,15 +119,9 @@ def table(results: dict[str, dict[float, Side]]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|---|"
     for name, by_rate in results.items():
         for rate, side in by_rate.items():
-            figures = " | ".join(f"{value:.2f}" for value in added(results, name, rate))
+            figures = " | ".join(f"{value:.2f}" for value in np.percentile(side.seconds, PERCENTILES))
             share = f"{side.failed} of {side.failed + len(side.seconds)} | {side.rest:.1f}"
             yield f"| {name} | {rate:g} | {figures} | {share} | {1000 * side.late:.0f} |"
-
-
-def added(results: dict[str, dict[float, Side]], name: str, rate: float) -> list[float]:
-    """The percentiles of a side's seconds over the upstream's own median at that load."""
-    own = float(np.median(results[ALONE][rate].seconds))
-    return [float(value) - own for value in np.percentile(results[name][rate].seconds, PERCENTILES)]
 
 
 def draw(results: dict[str, dict[float, Side]], path: str) -> None:
@@ -134,7 +130,7 @@ def draw(results: dict[str, dict[float, Side]], path: str) -> None:
     for axes, place in zip(plots, range(len(PERCENTILES)), strict=True):
         for name, colour in COLOURS.items():
             rates = list(results[name])
-            values = [max(0.001, added(results, name, rate)[place]) for rate in rates]
+            values = [np.percentile(side.seconds, PERCENTILES[place]) for side in results[name].values()]
             axes.plot(rates, values, "o-", color=colour, label=name, linewidth=1.4)
         axes.set(xscale="log", yscale="log", ylabel=f"added, p{PERCENTILES[place]} (s)", xlabel="requests a second")
         axes.set_xticks(rates, [f"{rate:g}" for rate in rates], minor=False)

@@ -1,12 +1,13 @@
 """A server of known speed, a process of its own: an upstream's answers to chats, an Aligner's completions of prompts.
 
 Arguments: a port, seconds of a reply, how many are worked on at once (more wait in turn, as in a server that is full), and a JSON
-file of answers by question where each has its own.
+file of answers by question where each has its own. The id of an answer says how many seconds it took here.
 """
 
 import asyncio
 import json
 import sys
+import time
 from pathlib import Path
 
 from aiohttp import web
@@ -24,12 +25,19 @@ def application(seconds: float, slots: int, answers: dict[str, str]) -> web.Appl
             await asyncio.sleep(seconds)
 
     async def chat(request: web.Request) -> web.Response:
+        began = time.monotonic()
         question = (await request.json())["messages"][-1]["content"] if answers else ""
         await work()
         answer = answers.get(question, ANSWER)
         choice = {"index": 0, "message": {"role": "assistant", "content": answer}, "finish_reason": "stop"}
         return web.json_response(
-            {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+            {
+                "id": f"{time.monotonic() - began:.6f}",
+                "object": "chat.completion",
+                "created": 1,
+                "model": "m",
+                "choices": [choice],
+            }
         )
 
     async def completion(request: web.Request) -> web.StreamResponse:
