@@ -113,29 +113,38 @@ def median_confidence(aligner: str, template: str | None, answers: dict[str, str
     return float(np.median([confidence(corrector.model, prompt, answer) for prompt, answer, _ in pairs]))
 
 
+def percentiles(results: dict[str, dict[float, Side]]) -> dict[str, dict[float, list[float]]]:
+    """Of each side and load the seconds added, by PERCENTILES."""
+    return {
+        name: {rate: np.percentile(side.seconds, PERCENTILES).tolist() for rate, side in by_rate.items()}
+        for name, by_rate in results.items()
+    }
+
+
 def table(results: dict[str, dict[float, Side]]) -> Iterator[str]:
     """A line for each side and load."""
     yield "| side | requests/s | added p50 | p95 | p99 (s) | no answer | last reply after (s) | generator late (ms) |"
     yield "|---|---|---|---|---|---|---|---|"
-    for name, by_rate in results.items():
-        for rate, side in by_rate.items():
-            figures = " | ".join(f"{value:.2f}" for value in np.percentile(side.seconds, PERCENTILES))
-            share = f"{side.failed} of {side.failed + len(side.seconds)} | {side.rest:.1f}"
-            yield f"| {name} | {rate:g} | {figures} | {share} | {1000 * side.late:.0f} |"
+    for name, by_rate in percentiles(results).items():
+        for rate, values in by_rate.items():
+            side = results[name][rate]
+            answered = f"{side.failed} of {side.failed + len(side.seconds)} | {side.rest:.1f}"
+            figures = " | ".join(f"{value:.2f}" for value in values)
+            yield f"| {name} | {rate:g} | {figures} | {answered} | {1000 * side.late:.0f} |"
 
 
-def draw(results: dict[str, dict[float, Side]], path: str) -> None:
+def draw(figures: dict[str, dict[float, list[float]]], path: str) -> None:
     """The percentiles against load, one below the other, as a PNG."""
     figure, plots = canvas((8, 9), len(PERCENTILES))
-    for axes, place in zip(plots, range(len(PERCENTILES)), strict=True):
-        for name, colour in COLOURS.items():
-            rates = list(results[name])
-            values = [np.percentile(side.seconds, PERCENTILES[place]) for side in results[name].values()]
-            axes.plot(rates, values, "o-", color=colour, label=name, linewidth=1.4)
-        axes.set(xscale="log", yscale="log", ylabel=f"added, p{PERCENTILES[place]} (s)", xlabel="requests a second")
-        axes.set_xticks(rates, [f"{rate:g}" for rate in rates], minor=False)
+    for place, axes in enumerate(plots):
+        for name, by_rate in figures.items():
+            values = [each[place] for each in by_rate.values()]
+            axes.plot(range(len(values)), values, "o-", color=COLOURS[name], label=name, linewidth=1.4)
+        axes.set(ylabel=f"added, p{PERCENTILES[place]} (s)", ylim=(0, None))
+        axes.set_xticks(range(len(by_rate)), [f"{rate:g}" for rate in by_rate])
         axes.grid(alpha=0.25)
     plots[0].set(title="Time that aligner serve adds to an answer")
+    plots[-1].set(xlabel="requests a second")
     save(figure, plots[0], path)
 
 
@@ -173,7 +182,7 @@ def main() -> int:
     print("\n".join(table(results)))
     print(f"{os.cpu_count()} cores, load average {before:.1f} at the begin and {os.getloadavg()[0]:.1f} at the end")
     if args.picture:
-        draw(results, args.picture)
+        draw(percentiles(results), args.picture)
     return int(any(side.failed for by_rate in results.values() for side in by_rate.values()))
 
 
