@@ -23,7 +23,7 @@ from test_correct_file import QUIET, ROWS, Rewriter, lines, work, write
 from test_servers import Told
 
 from aligner.cli import main
-from aligner.inference.cluster import workers_of
+from aligner.inference.cluster import Worker, shared_job, workers_of
 from aligner.inference.config import AlignerOptions, ClusterOptions, CorrectConfig
 from aligner.inference.correct_file import CorrectionJob, correct_file
 from aligner.inference.servers import ServerGone
@@ -144,9 +144,27 @@ def test_workers_share_what_the_machines_have():
     assert workers_of(config(), cpus) == (2, {"num_cpus": 4}), "one a machine, and each fits into the smallest"
     assert workers_of(config(6), cpus) == (6, {"num_cpus": 1})
     assert workers_of(config(16), cpus) == (16, {"num_cpus": 0.5})
+    assert workers_of(config(), [{"memory": 1.0}, *cpus]) == (2, {"num_cpus": 4}), "a head without cores has no worker"
     assert workers_of(config(aligner_url=("http://h/v1",)), gpus) == (2, {"num_cpus": 8}), (
         "a served one needs no GPU here"
     )
+
+
+def test_a_worker_finds_what_the_command_names_and_no_two_shards_draw_alike(tiny_model, tmp_path, monkeypatch):
+    write(tmp_path / "rows.jsonl", [{"question": "Q", "answer": "a"}] * 4)
+    (tmp_path / "model").symlink_to(tiny_model)
+    monkeypatch.chdir(tmp_path)
+    options = AlignerOptions(max_new_tokens=12, prompt_template="correction")
+    settings = CorrectConfig(
+        "rows.jsonl", "out.jsonl", options, cluster=ClusterOptions("ray", shard_rows=2), model="model", sample=True,
+        keep_unfinished=True,
+    )  # fmt: skip
+    shards = cut(shared_job(settings), 2)
+    monkeypatch.chdir("/")  # where Ray happened to be started
+    worker = Worker(settings, str(tmp_path))
+    assert [worker({"shard": number})["error"] for number in (1, 0)] == ["", ""]
+    texts = [row["corrected"] for shard in shards for row in lines(shard.corrected)]
+    assert texts[:2] != texts[2:]
 
 
 @pytest.mark.parametrize(

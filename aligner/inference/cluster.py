@@ -31,10 +31,6 @@ from aligner.terminal import print_errors
 SHARD_ROWS = 1000
 RAY = "ray[data]==2.60.0"  # as in pyproject.toml
 MOST_BLOCKS = 4096  # what Ray keeps account of; more shards than these travel several in a block
-QUIETER = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
-}  # no reports to its makers; an alarm that is none
 
 
 def correct_on_cluster(config: CorrectConfig) -> int:
@@ -102,7 +98,7 @@ def pipeline(ray: Any, config: CorrectConfig, shards: Sequence[Shard]) -> Any:
     numbers = [{"shard": shard.number} for shard in shards]
     return ray.data.from_items(numbers, override_num_blocks=min(len(numbers), MOST_BLOCKS)).map(
         Worker,
-        fn_constructor_args=[config, str(shards[0].folder)],
+        fn_constructor_args=[config, str(Path.cwd())],
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(numbers))),
         **resources,
     )
@@ -110,34 +106,37 @@ def pipeline(ray: Any, config: CorrectConfig, shards: Sequence[Shard]) -> Any:
 
 def workers_of(config: CorrectConfig, machines: Sequence[dict[str, float]]) -> tuple[int, dict[str, float]]:
     """How many workers there are, and what each takes of its machine. By default one a GPU, and where there is none, or the Aligner
-    is served, one a machine, which has all its cores. Several share a GPU or the cores."""
+    is served, one a machine, which has all its cores. Several share a GPU or the cores. One without cores for Ray has none."""
     gpus = 0 if config.aligner_url else int(sum(machine.get("GPU", 0) for machine in machines))
+    machines = [machine for machine in machines if machine.get("CPU")] or [{"CPU": 1}]
     workers = config.cluster.workers or gpus or len(machines)
     if gpus:
         return workers, {"num_gpus": 1 / -(-workers // gpus), "num_cpus": 0}
-    cores = min(machine.get("CPU", 0) for machine in machines)
+    cores = min(machine["CPU"] for machine in machines)
     each = cores / -(-workers // len(machines))
     return workers, {"num_cpus": each if each < 1 else int(each)}
 
 
 class Worker:
-    """An Aligner in a process of Ray, opened for its first shard and kept, or one behind each of the servers."""
+    """An Aligner in a process of Ray, opened for its first shard and kept, or one behind each of the servers. `place`: the folder
+    from which the paths of the settings are meant."""
 
-    def __init__(self, config: CorrectConfig, folder: str) -> None:
+    def __init__(self, config: CorrectConfig, place: str) -> None:
         setup_logging()
         quiet_libraries()
-        self.config, self.folder = config, Path(folder)
+        self.config, self.place = config, place
         self.jobs: list[CorrectionJob] = []
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Correct the shard of this number; what was wrong, in a line, where it could not be."""
         number, outcome = int(row["shard"]), {"shard": row["shard"], "error": "", "gone": False}
         try:
+            os.chdir(self.place)  # Ray starts it wherever Ray was started
             self.jobs = self.jobs or list(self._jobs())
             size = self.config.cluster.shard_rows or SHARD_ROWS
             jobs = [_drawn_anew(job, number * size) for job in self.jobs]
             first = number % len(jobs)  # so that all servers have as much to do
-            correct_shard(jobs[first:] + jobs[:first], Shard(self.folder, number))
+            correct_shard(jobs[first:] + jobs[:first], Shard(folder_of(jobs[0]), number))
         except (UserError, OSError) as error:
             known = system_error(error) if isinstance(error, OSError) else error
             return {**outcome, "error": str(known), "gone": isinstance(error, ServerGone)}
