@@ -70,6 +70,7 @@ PARTS = {
     "launchers": ("test_launchers", "test_pipeline"),
     "browser": ("test_report_page", "test_real_layer::page", "test_rebinding"),
     "servers": ("test_real_servers", "test_real_layer", "test_scaled_layer"),
+    "cluster": ("test_cluster",),
     "clients": ("test_real_clients", "test_litellm"),
     "kinds": ("test_server_kinds",),
     "evaluation": ("test_real_judge", "test_campaign", "test_measures"),

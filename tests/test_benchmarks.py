@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 from conftest import ROOT, TEMPLATE, environment
+
+from tests.benchmarks.load import load
 
 pytestmark = pytest.mark.slow
 
@@ -64,6 +69,39 @@ def test_serving_is_timed_beside_its_upstream(tiny_model):
     table = [line for line in lines if line.startswith(("the upstream alone", "aligner serve, batch"))]
     assert len(table) == 9, "three numbers of clients: the upstream alone, with and without batching"
     assert all(float(line.split()[-1]) > 0 for line in table[3:]), "what is added"
+
+
+def test_the_time_that_is_added_is_taken_by_load_of_every_side(tiny_model, tmp_path):
+    flags = ("--prompt_template", "correction", "--max_new_tokens", 8, "--picture", tmp_path / "load.png")
+    *table, last = printed(
+        "tests.benchmarks.load", tiny_model, TEMPLATE, "--rates", 2, 6, "--seconds", 4, *flags
+    ).splitlines()
+    rows = {
+        (cells[0], cells[1]): list(map(float, cells[2:5]))
+        for line in table[2:]
+        if (cells := line.strip("| ").split(" | "))
+    }
+    sides = {"upstream alone", "in process", "in process, gate", "behind a server", "behind a server, gate"}
+    assert set(rows) == {(side, rate) for side in sides for rate in ("2", "6")}
+    assert all(p50 <= p95 <= p99 for p50, p95, p99 in rows.values())
+    assert 0 < rows["upstream alone", "6"][0] < rows["in process", "6"][0]
+    assert (tmp_path / "load.png").read_bytes().startswith(b"\x89PNG") and "load average" in last
+
+
+def test_a_load_waits_for_no_reply_and_counts_from_when_a_request_was_due(told):
+    """A server that replies to one request at a time: half a second each, three due in half a second. It says that none of it is
+    its own."""
+    one_at_a_time = threading.Lock()
+
+    def slow(text: str) -> str:
+        with one_at_a_time:
+            time.sleep(0.5)
+        return text
+
+    told.rule = slow
+    side = asyncio.run(load(told.url, ["q"], [0.0, 0.1, 0.5]))
+    assert side.failed == 0 and side.late < 0.2
+    assert sorted(side.seconds) == pytest.approx([0.5, 0.9, 1.0], abs=0.25), "the second and third waited for the first"
 
 
 def test_real_answers_are_counted_by_kind_and_their_code_comes_back(tiny_model, tmp_path):

@@ -57,8 +57,9 @@ ORDER = [
     "inference.greedy", "inference.text_stream", "inference.sampling", "inference.likelihood", "inference.corrector",
     "inference.guard", "inference.servers", "inference.served",
     "inference.journal", "inference.published_answers",
-    "inference.items", "inference.correct_file", "inference.config", "inference.one_answer",
-    "inference.command",
+    "inference.items", "inference.summary", "inference.correct_file", "inference.shards", "inference.config",
+    "inference.one_answer",
+    "inference.command", "inference.cluster",
     "serving.hosts", "serving.connections", "serving.config", "serving.corrections", "serving.gate", "serving.worker",
     "serving.protocol", "serving.upstream", "serving.metrics",
     "serving.completions", "serving.replicas", "serving.served_aligner",
@@ -119,6 +120,7 @@ ROOMS = {
     "uvicorn": {"serving.processes"},
     "prometheus_client": {"serving.metrics"},
     "rensa": {"building.near"},
+    "ray": {"inference.cluster"},
     "py3langid": {"building.questions"},
 }
 ALLOWED_BASES = {

@@ -71,7 +71,7 @@ class Handler(BaseHTTPRequestHandler):
             "text": "made",
             "message": {"role": "assistant", "content": told.rule(str(text))},
         }
-        made = {"id": "1", "object": "x", "created": 1, "model": "m", "choices": [choice]}
+        made = {"id": "0", "object": "x", "created": 1, "model": "m", "choices": [choice]}
         if told.odd and "an odd one" in text:
             made, failure = self.oddly(told.odd, made)
         with told.lock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from aligner.commands.pipes import piped_files
+from aligner.commands.pipes import PIPE, piped_files
 from aligner.commands.shared_flags import (
     add_column_flag,
     add_guard_flags,
@@ -71,6 +71,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "says how much; not weighed)",
     )
     add_served_flags(parser)
+    add_cluster_flags(parser)
     add_server_flags(parser)
     add_model_flags(parser)
     add_steer_flags(parser)
@@ -79,7 +80,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def add_served_flags(parser: argparse.ArgumentParser) -> None:
     """The models that stand behind servers: the Aligner, and the upstream that answers."""
     add = parser.add_argument
-    add("--aligner_url", metavar="URL", help="address of a served Aligner; --model gives its prompt and tokenizer")
+    add(
+        "--aligner_url",
+        nargs="+",
+        default=(),
+        metavar="URL",
+        help="address of a served Aligner (several with --engine ray); --model gives its prompt and tokenizer",
+    )
     add("--aligner_model", metavar="NAME", help="its name there (the value of --model)")
     add("--upstream_url", metavar="URL", help="an OpenAI-compatible server that generates the answers that rows lack")
     add("--upstream_model", metavar="NAME", help="the name of the model there")
@@ -99,6 +106,20 @@ def add_served_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
+    """More than one machine."""
+    add = parser.add_argument
+    add(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="ray: the workers of a Ray cluster correct (RAY_ADDRESS; without one it is started here), each with an Aligner of its "
+        "own; input, output and model lie where all of them see them (local)",
+    )
+    add("--workers", type=int, metavar="N", help="of --engine ray (one a GPU, or without GPUs one a machine)")
+    add("--shard_rows", type=int, metavar="N", help="of --engine ray: rows that a worker takes at a time (1000)")
+
+
 def run(args: argparse.Namespace) -> int:
     """Do it: one answer, or a file; returns the exit status."""
     if args.question is not None or args.answer is not None:
@@ -106,6 +127,8 @@ def run(args: argparse.Namespace) -> int:
     for name in ("input", "output"):
         if getattr(args, name) is None:
             raise UserError(f"--{name} is missing. For one answer give --question and --answer instead.")
+    if args.engine == "ray" and PIPE in (args.input, args.output):
+        raise UserError("--engine ray reads and writes files that all workers see: name some in place of '-'.")
     with piped_files(args.input, args.output) as (args.input, args.output):
         return run_file(args)
 
@@ -117,6 +140,7 @@ def run_one(args: argparse.Namespace) -> int:
     if args.question is None or args.answer is None:
         raise UserError("--question and --answer belong together: give both.")
     for name in (
+        "engine",
         "input",
         "output",
         "stack",
@@ -127,8 +151,10 @@ def run_one(args: argparse.Namespace) -> int:
         "nats_ahead",
         "questions",
         "retry_failed",
+        "workers",
+        "shard_rows",
     ):
-        if getattr(args, name) not in (None, False):
+        if getattr(args, name) not in (None, False, (), "local"):
             raise UserError(f"--{name} is for files of answers: leave it out, or --question and --answer.")
     options = args.prompt_template, args.max_new_tokens, args.dtype, args.trust_remote_code
     wanted = args.feedback, args.objectives
@@ -142,6 +168,10 @@ def run_file(args: argparse.Namespace) -> int:
     from aligner.inference.config import CorrectConfig
 
     config = config_from(args, CorrectConfig)
+    if config.cluster.engine == "ray":
+        from aligner.inference.cluster import correct_on_cluster
+
+        return correct_on_cluster(config)
     from aligner.inference.command import correct  # torch, for which a misspelt flag need not wait
 
     return correct(config)

@@ -14,12 +14,13 @@ from aligner.console import progress
 from aligner.demo import locate
 from aligner.encoder import Encoder
 from aligner.inference.config import CorrectConfig
-from aligner.inference.correct_file import CorrectionJob, CorrectionSummary, Drift, StackedAligner, correct_file
+from aligner.inference.correct_file import CorrectionJob, StackedAligner, correct_file
 from aligner.inference.corrector import Corrector, Settings, best_dtype
 from aligner.inference.guard import Guard, markers_of
 from aligner.inference.sampling import Sampling
 from aligner.inference.served import ServedAligner, UpstreamModel
 from aligner.inference.servers import Server, ServerGone
+from aligner.inference.summary import CorrectionSummary, Drift
 from aligner.models import check_place, fingerprint, load_config, load_tokenizer, positions_of, quiet_libraries
 from aligner.objectives import sentences
 from aligner.records import UserError
@@ -39,6 +40,11 @@ def correct(config: CorrectConfig) -> int:
         if journal.exists():
             print_errors(f"finished rows are kept in {journal}: the same command continues")
         raise
+    return report(summary, config)
+
+
+def report(summary: CorrectionSummary, config: CorrectConfig) -> int:
+    """Print what came of a job. Returns the exit status."""
     for fault in summary.faults:
         print_errors(f"error: {fault}")
     print_lines(*summary_lines(summary, config), *drift_lines(summary.drift))
@@ -127,7 +133,7 @@ def _open(config: CorrectConfig, folder: str, settings: Settings) -> Corrector |
         how = options.prompt_template, settings, options.trust_remote_code, options.dtype
         return Corrector.load(folder, *how, config.steering)
     name = config.aligner_model or config.model or ""
-    server = Server(config.aligner_url, name, config.aligner_key, config.concurrency, config.timeout)
+    server = Server(config.aligner_url[0], name, config.aligner_key, config.concurrency, config.timeout)
     encoder = Encoder(load_tokenizer(folder, options.trust_remote_code))
     positions = positions_of(load_config(folder, options.trust_remote_code)) or 10**9
     return ServedAligner(server, prompt_of(folder, options.prompt_template), encoder, positions, settings)

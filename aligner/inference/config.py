@@ -21,6 +21,21 @@ class AlignerOptions:
 
 
 @dataclass(frozen=True)
+class ClusterOptions:
+    """Who corrects: this machine, or the workers of a Ray cluster, how many, and how many rows each is given at a time."""
+
+    engine: str = "local"
+    workers: int | None = None
+    shard_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        require_at_least_one(workers=self.workers, shard_rows=self.shard_rows)
+        for name in ("workers", "shard_rows"):
+            if getattr(self, name) and self.engine != "ray":
+                raise UserError(f"--{name} is for --engine ray: give that, or leave it out.")
+
+
+@dataclass(frozen=True)
 class CorrectConfig:
     """The settings of `aligner correct`, a field for each flag. Either `model` or `stack` is given.
 
@@ -31,6 +46,7 @@ class CorrectConfig:
     output: str
     options: AlignerOptions
     steering: SteerOptions = SteerOptions()
+    cluster: ClusterOptions = ClusterOptions()
     model: str | None = None
     stack: tuple[str, ...] | None = None
     columns: tuple[str, ...] = ()
@@ -46,7 +62,7 @@ class CorrectConfig:
     questions: str | None = None
     retry_failed: bool = False
     seed: int = 42
-    aligner_url: str | None = None
+    aligner_url: tuple[str, ...] = ()
     aligner_model: str | None = None
     aligner_key: str = "ALIGNER_API_KEY"
     upstream_url: str | None = None
@@ -74,6 +90,10 @@ class CorrectConfig:
                 raise UserError(f"--{name} needs --{needs}.")
         if self.aligner_url and self.nats_ahead is not None:
             raise UserError("--nats_ahead weighs corrections with the model here: leave out --aligner_url.")
+        if self.cluster.engine == "ray" and self.retry_failed:
+            raise UserError("--retry_failed is for one machine: few rows failed. Leave out --engine ray.")
+        if len(self.aligner_url) > 1 and self.cluster.engine != "ray":
+            raise UserError("--aligner_url takes several servers with --engine ray alone: give one.")
         if self.steering.steer and (self.aligner_url or self.stack):
             flag = "aligner_url" if self.aligner_url else "stack"
             raise UserError(f"--steer is for one Aligner that runs here: leave out --{flag}.")

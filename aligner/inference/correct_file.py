@@ -8,8 +8,7 @@ the output is complete.
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,9 @@ from aligner.inference.guard import Guard, KeepReason
 from aligner.inference.items import Item, earlier_rows, is_missing, read_items
 from aligner.inference.journal import Journal
 from aligner.inference.served import UpstreamModel
+from aligner.inference.summary import CorrectionSummary, drift_of, mean
 from aligner.objectives import sentences
-from aligner.quality.edits import Edits, edits
+from aligner.quality.edits import edits
 from aligner.records import DataError, UserError
 from aligner.training.datasets.options import QAC, Columns
 
@@ -60,60 +60,62 @@ class CorrectionJob:
     objectives: tuple[str, ...] = ()
 
 
-@dataclass
-class CorrectionSummary:
-    """The outcome of a job, in numbers of rows: all, those answered by the upstream, those whose answer was cut off, corrected
-    ones, those whose correction is empty or did not end, those left alone on purpose, those whose feedback was ignored; the faults
-    in order, and the drift of each pass."""
-
-    rows: int
-    upstream_answers: int
-    cut: int
-    corrected: int
-    empty: int
-    unfinished: int
-    left_alone: int
-    unread: int
-    faults: list[DataError]
-    drift: list[Drift]
-
-
-@dataclass(frozen=True)
-class Drift:
-    """What a pass changed, as means over rows: the share left unchanged, similarity to its input and to the first answer,
-    characters over the first answer's, the share without a correction (no room, no end). A corrector should reach a fixed point:
-    unchanged tends to 1."""
-
-    name: str
-    unchanged: float
-    to_input: float
-    to_answer: float
-    length: float
-    unfinished: float
-
-
 def correct_file(job: CorrectionJob, progress: Progress) -> CorrectionSummary:
     """Run the job. UserError where no row can be corrected, or a server is gone: the same job, run again, continues."""
-    journal_file = Path(f"{job.output}.journal")
-    if Path(job.output).is_file() and not journal_file.exists() and not job.retry_failed:
+    if Path(job.output).is_file() and not journal_of(job).exists() and not job.retry_failed:
         raise UserError(f"{job.output}: is already there. Name another output, or remove it to correct anew.")
-    items = read_items(job.input, job.upstream is not None or not job.needs_answer, job.columns, job.questions)
+    items = list(items_of(job))
     earlier = earlier_rows(job.output, job.input, items) if job.retry_failed else [None] * len(items)
     items = [item for item, row in zip(items, earlier, strict=True) if row is None]
-    for item in items:
-        item.fault = item.fault or _unknown_objective(job, item)
     if all(item.fault for item in items):
-        raise next(
-            (item.fault for item in items if item.fault), UserError(f"{job.input}: has no rows. Check the path.")
-        )
-    about = {"input": sha256_of(job.input), "rounds": job.passes, "feedback": job.feedback, **job.about}
+        raise next((item.fault for item in items if item.fault), no_rows(job))
+    about = {"input": sha256_of(job.input), **settings_of(job)}
     if job.retry_failed:
         about["output"] = sha256_of(job.output)
+    return correct_items(job, items, about, progress, earlier)
+
+
+def journal_of(job: CorrectionJob) -> Path:
+    """Where the finished rows of a job are kept until its output is whole."""
+    return Path(f"{job.output}.journal")
+
+
+def no_rows(job: CorrectionJob) -> UserError:
+    """What is wrong with an input that holds nothing."""
+    return UserError(f"{job.input}: has no rows. Check the path.")
+
+
+def items_of(job: CorrectionJob) -> Iterator[Item]:
+    """The rows of a job's input, one by one; those that cannot be corrected have their fault."""
+    may_ask = job.upstream is not None or not job.needs_answer
+    for item in read_items(job.input, may_ask, job.columns, job.questions):
+        item.fault = item.fault or _unknown_objective(job, item)
+        yield item
+
+
+def settings_of(job: CorrectionJob) -> dict[str, Any]:
+    """Everything but the rows that decides the result, by name, as JSON has it."""
     guard = {**asdict(job.guard), "scripts": list(job.guard.scripts)}
-    about["guard"] = {name: value for name, value in guard.items() if value is not None}
-    about |= {"objectives": list(job.objectives)} if job.objectives else {}
-    about |= {"columns": asdict(job.columns)} if job.columns != QAC else {}
-    journal = Journal(journal_file, about)
+    return {
+        "rounds": job.passes,
+        "feedback": job.feedback,
+        **job.about,
+        "guard": {name: value for name, value in guard.items() if value is not None},
+        **({"objectives": list(job.objectives)} if job.objectives else {}),
+        **({"columns": asdict(job.columns)} if job.columns != QAC else {}),
+    }
+
+
+def correct_items(
+    job: CorrectionJob,
+    items: Sequence[Item],
+    about: dict[str, Any],
+    progress: Progress,
+    earlier: Sequence[dict[str, Any] | None] | None = None,
+) -> CorrectionSummary:
+    """Correct these rows into the job's output, which is whole or not there. `earlier`: a row of an earlier output that stays, for
+    every None an item. A job of the same `about` that was stopped goes on where it was."""
+    journal = Journal(journal_of(job), about)
     try:
         upstream_answers = _ask(job.upstream, items, journal, progress) if job.upstream else 0
         count = job.passes * len(job.stack)
@@ -124,7 +126,7 @@ def correct_file(job: CorrectionJob, progress: Progress) -> CorrectionSummary:
         summary = _summary(job, items, journal, upstream_answers, count)
         steered = {name: job.about[name] for name in ("steered",) if name in job.about}
         anew = (_output(item, row, journal, count) | steered for row, item in enumerate(items))
-        write_lines(job.output, [next(anew) if row is None else row for row in earlier])
+        write_lines(job.output, [next(anew) if row is None else row for row in earlier or [None] * len(items)])
     except BaseException:
         journal.close()
         raise
@@ -269,8 +271,8 @@ def _summary(
         texts = [journal.done[_kind(number), row]["text"] for row in good]
         step = [edits(before, after) for before, after in zip(inputs, texts, strict=True)]
         whole = [edits(items[row].text("answer"), text) for row, text in zip(good, texts, strict=True)]
-        endless = _mean(not journal.done[_kind(number), row]["finished"] for row in good)
-        drift.append(_drift(f"{_kind(number)}, {job.stack[number % len(job.stack)].name}", step, whole, endless))
+        endless = mean(not journal.done[_kind(number), row]["finished"] for row in good)
+        drift.append(drift_of(f"{_kind(number)}, {job.stack[number % len(job.stack)].name}", step, whole, endless))
     last = [journal.done[_kind(passes - 1), row] for row in good]
     faults = [item.fault for item in items if item.fault]
     deaf = not any(member.takes_feedback for member in job.stack)
@@ -281,14 +283,3 @@ def _summary(
     alone = sum("kept" in correction and correction["finished"] for correction in last)
     counts = upstream_answers, cut, len(good), empty, unfinished, alone, unread
     return CorrectionSummary(len(items), *counts, faults, drift)
-
-
-def _drift(name: str, step: Sequence[Edits], whole: Sequence[Edits], endless: float) -> Drift:
-    unchanged, to_input = _mean(e.identical for e in step), _mean(e.similarity for e in step)
-    to_answer, length = _mean(e.similarity for e in whole), _mean(e.length_ratio for e in whole)
-    return Drift(name, unchanged, to_input, to_answer, length, endless)
-
-
-def _mean(values: Iterable[float]) -> float:
-    numbers = list(values)
-    return math.fsum(numbers) / len(numbers) if numbers else math.nan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,23 +64,21 @@ def earlier_rows(output: str, source: str, items: Sequence[Item]) -> list[dict[s
     return earlier
 
 
-def read_items(path: str, may_ask: bool, columns: Columns = QAC, questions: str | None = None) -> list[Item]:
-    """The rows of a file; unusable ones with their fault. `may_ask`: a row may lack an answer, which the upstream then gives.
-    `questions`: of MT-Bench's answers."""
-    items = []
+def read_items(path: str, may_ask: bool, columns: Columns = QAC, questions: str | None = None) -> Iterator[Item]:
+    """The rows of a file, one by one; unusable ones with their fault. `may_ask`: a row may lack an answer, which the upstream then
+    gives. `questions`: of MT-Bench's answers."""
     for row in read_answers(path, questions):
         if isinstance(row, DataError):
             if row.row is None:
                 raise row
-            items.append(Item(Origin(row.file, row.row), {}, fault=row))
+            yield Item(Origin(row.file, row.row), {}, fault=row)
         else:
             fields = row.value if isinstance(row.value, dict) else {}
             if taken := [name for name in ADDED if name in fields]:
                 raise DataError(
                     *row.origin, f"has a field '{taken[0]}', which this program writes", "Rename it in all rows"
                 )
-            items.append(Item(row.origin, fields, columns, _fault(row.origin, row.value, may_ask, columns)))
-    return items
+            yield Item(row.origin, fields, columns, _fault(row.origin, row.value, may_ask, columns))
 
 
 def _fault(origin: Origin, value: Any, may_ask: bool, columns: Columns) -> DataError | None:

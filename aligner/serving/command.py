@@ -105,7 +105,7 @@ def served_aligner(config: ServeConfig) -> tuple[str, ServedAligner]:
 def calibrate(config: CalibrateConfig) -> list[str]:
     """Correct the answers of a file, take the Aligner's confidence in each, draw what every threshold would do, and choose."""
     columns = parse_columns(config.columns, "") or QAC
-    rows = read_items(config.input, False, columns)
+    rows = list(read_items(config.input, False, columns))
     items = [item for item in rows if not item.fault][: config.rows]
     if len(items) < FEWEST:
         fault = next((f" The first of the others: {item.fault}" for item in rows if item.fault), "")

@@ -1,11 +1,14 @@
 """A server of known speed, a process of its own: an upstream's answers to chats, an Aligner's completions of prompts.
 
-Arguments: a port, seconds of a reply, and how many are worked on at once (more wait in turn, as in a server that is full).
+Arguments: a port, seconds of a reply, how many are worked on at once (more wait in turn, as in a server that is full), and a JSON
+file of answers by question where each has its own. The id of an answer says how many seconds it took here.
 """
 
 import asyncio
 import json
 import sys
+import time
+from pathlib import Path
 
 from aiohttp import web
 
@@ -13,7 +16,7 @@ ANSWER = "An answer of a few words, which is what most answers are not."
 CORRECTION = "An answer of a few words, which is what few answers are."
 
 
-def application(seconds: float, slots: int) -> web.Application:
+def application(seconds: float, slots: int, answers: dict[str, str]) -> web.Application:
     """Its routes."""
     free = asyncio.Semaphore(slots)
 
@@ -22,11 +25,19 @@ def application(seconds: float, slots: int) -> web.Application:
             await asyncio.sleep(seconds)
 
     async def chat(request: web.Request) -> web.Response:
-        await request.read()
+        began = time.monotonic()
+        question = (await request.json())["messages"][-1]["content"] if answers else ""
         await work()
-        choice = {"index": 0, "message": {"role": "assistant", "content": ANSWER}, "finish_reason": "stop"}
+        answer = answers.get(question, ANSWER)
+        choice = {"index": 0, "message": {"role": "assistant", "content": answer}, "finish_reason": "stop"}
         return web.json_response(
-            {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+            {
+                "id": f"{time.monotonic() - began:.6f}",
+                "object": "chat.completion",
+                "created": 1,
+                "model": "m",
+                "choices": [choice],
+            }
         )
 
     async def completion(request: web.Request) -> web.StreamResponse:
@@ -54,7 +65,9 @@ def application(seconds: float, slots: int) -> web.Application:
 
 if __name__ == "__main__":
     web.run_app(
-        application(float(sys.argv[2]), int(sys.argv[3])),
+        application(
+            float(sys.argv[2]), int(sys.argv[3]), json.loads(Path(sys.argv[4]).read_text()) if sys.argv[4:] else {}
+        ),
         host="127.0.0.1",
         port=int(sys.argv[1]),
         print=None,
