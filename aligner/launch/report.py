@@ -84,7 +84,9 @@ def show_result(stages: Sequence[Stage], data: StageData, config: RunConfig) -> 
         for name, loss in losses:
             screen.print(f"  {name:<34}{loss:.4f}")
     corrections = config.output.show_corrections
-    restores = any(source.dataset.split()[0] == "restoration" for source in data.train_sources)
+    restores = not config.data.sentences and any(
+        source.dataset.split()[0] == "restoration" for source in data.train_sources
+    )
     if held_out and (corrections or restores):
         try:
             corrector = open_corrector(folder, config.model.trust_remote_code)
@@ -142,7 +144,7 @@ def show_corrections(screen: Console, corrector: Corrector, records: Sequence[Co
     from aligner.inference.corrector import CorrectionRequest  # not at the top, as above
 
     screen.print("\ncorrecting a few held-out answers ...", style="dim")
-    requests = [CorrectionRequest(record.question, record.answer, record.feedback) for record in records]
+    requests = [CorrectionRequest(record.question, record.answer, record.feedback, record.prefix) for record in records]
     corrected_answers = corrector.correct(requests)
     screen.print("Held-out answers as the new Aligner corrects them (taken out, put in)")
     for record, corrected in zip(records, corrected_answers, strict=True):
