@@ -101,7 +101,7 @@ def correct_file(job: CorrectionJob, progress: Progress) -> CorrectionSummary:
     earlier = earlier_rows(job.output, job.input, items) if job.retry_failed else [None] * len(items)
     items = [item for item, row in zip(items, earlier, strict=True) if row is None]
     for item in items:
-        item.fault = item.fault or _unknown_objective(job, item)
+        item.fault = item.fault or unknown_objective(job, item)
     if all(item.fault for item in items):
         raise next(
             (item.fault for item in items if item.fault), UserError(f"{job.input}: has no rows. Check the path.")
@@ -177,7 +177,7 @@ def _pass(job: CorrectionJob, number: int, items: Sequence[Item], journal: Journ
     if left:
         aligner = member.open()
         requests = [
-            CorrectionRequest(item.text("question"), _input(number, row, item, journal), _feedback(job, member, item))
+            CorrectionRequest(item.text("question"), _input(number, row, item, journal), feedback_of(job, member, item))
             for row, item in ((row, items[row]) for row in left)
         ]
         name = "correcting" if job.passes * len(job.stack) == 1 else f"{kind}, {member.name}"
@@ -203,7 +203,7 @@ def _kept(kept: KeepReason, outcome: Corrected, answer: str, decoded: str | None
     return {**asdict(outcome), "text": answer, "finished": not kept.failed, "kept": kept.reason, "cut_off": decoded}
 
 
-def _feedback(job: CorrectionJob, member: StackedAligner, item: Item) -> str:
+def feedback_of(job: CorrectionJob, member: StackedAligner, item: Item) -> str:
     """The feedback for this Aligner, if its prompt has a slot for it: the row's own or its objectives, else those for all rows."""
     if not member.takes_feedback:
         return ""
@@ -218,7 +218,7 @@ def _asks(item: Item) -> bool:
     return bool(item.text("feedback") or (isinstance(item.fields.get("objectives"), str | list) and item.objectives()))
 
 
-def _unknown_objective(job: CorrectionJob, item: Item) -> DataError | None:
+def unknown_objective(job: CorrectionJob, item: Item) -> DataError | None:
     """What is wrong with the objectives of a row, for the Aligners that are asked for them."""
     try:
         for member in job.stack:
