@@ -21,18 +21,20 @@ from aligner.prompts import PromptTemplate
 from aligner.records import UserError
 from aligner.sentences import first_sentence
 
-AGAIN = 24  # characters of an answer's begin by which a server is known that began anew
+AGAIN = 8  # characters at least of a first sentence by which a server is known that began anew
 PLAIN = PromptTemplate("plain", "{question}")
 
 
 class Place(NamedTuple):
-    """Where an answer is to go on: its row, the question, what was said, what is pending behind it, and the tokens left for it."""
+    """Where an answer is to go on: its row, the question, what was said, what is pending behind it, the tokens left for it, and the
+    upstream's own first sentence."""
 
     row: int
     question: str
     said: str
     pending: str
     most: int
+    first: str = ""
 
 
 class Piece(NamedTuple):
@@ -120,15 +122,15 @@ class ServedContinuing:
 
     def _pieces(self, client: Client, place: Place) -> Iterator[Piece]:
         path, request = self._request(place)
-        begun, said = "", place.said.strip()
+        begun, first = "", place.first.strip() if place.said and not self.prompt else ""
         for chunk in self.server.chunks(client, path, request):
             choices = chunk.get("choices")
             choice = choices[0] if choices else {}
             text = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
-            if len(begun) < AGAIN <= len(said):
+            if len(begun.strip()) < len(first) >= AGAIN:
                 begun += text
-                if begun.lstrip()[:AGAIN] == said[:AGAIN]:
-                    raise ServerGone(self._not_continued())
+                if begun.strip().startswith(first):
+                    raise ServerGone(began_anew(self.server.url))
             reason = choice.get("finish_reason")
             yield Piece(text, reason is not None, is_whole(reason), int(bool(text)))
 
@@ -143,8 +145,10 @@ class ServedContinuing:
             **given,
         }
 
-    def _not_continued(self) -> str:
-        return f"{self.server.url} begins its answer anew where it was to go on with it. {REMEDY}"
+
+def began_anew(url: str) -> str:
+    """What is wrong with a server that answers with its first sentence again."""
+    return f"{url} begins its answer anew where it was to go on with it. {REMEDY}"
 
 
 CONTINUE = "continue_final_message"

@@ -131,7 +131,9 @@ def _ask(upstream: Continuing, live: Sequence[Answer], journal: Journal) -> None
         if answer.left <= 0:
             answer.turns.ended = answer.cut = True
     needing = [answer for answer in needing if not answer.turns.ended]
-    places = [Place(a.row, a.item.text("question"), a.turns.said, a.turns.pending, a.left) for a in needing]
+    places = [
+        Place(a.row, a.item.text("question"), a.turns.said, a.turns.pending, a.left, a.turns.first) for a in needing
+    ]
     for at, piece in upstream.more(places) if places else ():
         answer = needing[at]
         if isinstance(piece, UserError):

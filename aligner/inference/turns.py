@@ -90,6 +90,11 @@ class Turns:
         return added
 
     @property
+    def first(self) -> str:
+        """The upstream's own first sentence; empty before it is corrected."""
+        return self.turns[0].upstream if self.turns else ""
+
+    @property
     def upstream(self) -> str:
         """All that the upstream wrote and was looked at."""
         text = ""
