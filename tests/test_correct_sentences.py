@@ -24,7 +24,7 @@ def servers():
 
 
 def command(tiny_model: Path, servers, folder: Path, rows, *more: str) -> list[str]:
-    aligner = servers[1]
+    upstream, aligner = servers
     files = ["--input", str(write(folder / "in.jsonl", rows)), "--output", str(folder / "out.jsonl")]
     served = ["--aligner_url", aligner.url, "--upstream_url", upstream.url, "--upstream_model", "m"]
     model = ["--model", str(tiny_model), "--prompt_template", "sentence", "--max_new_tokens", "64"]

@@ -23,7 +23,7 @@ from aligner.inference.correct_file import (
     StackedAligner,
     correct_file,
 )
-from aligner.inference.correct_sentences import correct_by_sentence
+from aligner.inference.correct_sentences import check_by_sentence, correct_by_sentence
 from aligner.inference.corrector import Corrector, Settings, best_dtype
 from aligner.inference.guard import Guard, markers_of
 from aligner.inference.sampling import Sampling
@@ -31,7 +31,6 @@ from aligner.inference.served import ServedAligner, UpstreamModel
 from aligner.inference.servers import Server, ServerGone
 from aligner.models import check_place, fingerprint, load_config, load_tokenizer, positions_of, quiet_libraries
 from aligner.objectives import sentences
-from aligner.prompts import PromptTemplate
 from aligner.records import UserError
 from aligner.sentences import require_splitter
 from aligner.steering.direction_file import read_steering
@@ -119,17 +118,6 @@ def job_of(config: CorrectConfig) -> CorrectionJob:
         config.retry_failed,
         config.objectives,
     )
-
-
-def check_by_sentence(templates: Sequence[PromptTemplate], sentences: bool) -> None:
-    """UserError where an Aligner of sentences is to correct whole answers, or one of whole answers sentences."""
-    for template in templates:
-        if template.by_sentence and not sentences:
-            raise UserError(f"the prompt '{template.name}' corrects sentence by sentence: add --sentences.")
-        if sentences and not template.by_sentence:
-            raise UserError(
-                f"--sentences: the prompt '{template.name}' has no {{prefix}}. Train an Aligner for it: aligner train --sentences."
-            )
 
 
 def _by_sentence(config: CorrectConfig, job: CorrectionJob, bar: Progress) -> CorrectionSummary:

@@ -26,6 +26,7 @@ from aligner.inference.guard import Guard
 from aligner.inference.items import Item, read_items
 from aligner.inference.journal import Journal
 from aligner.inference.turns import Turn, Turns
+from aligner.prompts import PromptTemplate
 from aligner.quality.edits import edits
 from aligner.records import DataError, UserError
 
@@ -237,3 +238,14 @@ def _summary(answers: Sequence[Answer]) -> CorrectionSummary:
         [answer.item.fault for answer in answers if answer.item.fault],
         [],
     )
+
+
+def check_by_sentence(templates: Sequence[PromptTemplate], sentences: bool) -> None:
+    """UserError where an Aligner of sentences is to correct whole answers, or one of whole answers sentences."""
+    for template in templates:
+        if template.by_sentence and not sentences:
+            raise UserError(f"the prompt '{template.name}' corrects sentence by sentence: add --sentences.")
+        if sentences and not template.by_sentence:
+            raise UserError(
+                f"--sentences: the prompt '{template.name}' has no {{prefix}}. Train an Aligner for it: aligner train --sentences."
+            )

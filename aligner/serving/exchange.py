@@ -15,7 +15,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -25,12 +25,16 @@ from aligner.chat_api.dialogue import CandidateQuestions, candidate_questions
 from aligner.chat_api.parameters import refused_in
 from aligner.chat_api.replies import is_whole
 from aligner.chat_api.thoughts import FIELDS, split_message, with_text
-from aligner.inference.guard import Guard, markers_of, wants_structure
+from aligner.inference.continuing import ChatPrompt
+from aligner.inference.guard import markers_of, wants_structure
+from aligner.inference.turns import Turns
 from aligner.serving.behind import ShadowQueue
-from aligner.serving.corrections import AnswerCorrector, Done, Failed, Ticket, TooLong, Unfinished
+from aligner.serving.corrections import AnswerCorrector, Done, Failed, Ticket, Unfinished
 from aligner.serving.metrics import LayerMetrics
+from aligner.serving.policy import Policy, refusal
 from aligner.serving.protocol import LAST, SERVER_FAILED, Refused, chunk, completion, error_body, event, usage_chunk
 from aligner.serving.shadow import ShadowLog
+from aligner.serving.turns import GATE, action_of, figures_of, given_answer
 from aligner.serving.untouched import untouched
 from aligner.serving.upstream import Reply, UpstreamClient
 from aligner.serving.waiting import kept_alive
@@ -40,22 +44,6 @@ CHAT = "/chat/completions"
 GRACE = 1.0  # seconds in which a stream's error still has its status; then the headers are sent
 SILENCE = 5.0  # seconds between two comments of a stream that waits
 Choice = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What happens to an answer. `mode`: always, gate, shadow. `threshold`: the gate's, in nats a token. `on_failure`: closed
-    (an error) or open (the upstream's answer, flagged). `timeout`: seconds that a correction may take. `backlog`: answers that may
-    wait for their shadow, `backlog_characters` their characters together. `guard`: what stays as it is."""
-
-    mode: str = "always"
-    threshold: float | None = None
-    on_failure: str = "closed"
-    feedback: str = ""
-    timeout: float = 60
-    backlog: int = 256
-    backlog_characters: int = 8_000_000
-    guard: Guard = Guard()
 
 
 class Exchange:
@@ -69,7 +57,9 @@ class Exchange:
         policy: Policy,
         shadow: ShadowLog | None = None,
         metrics: LayerMetrics | None = None,
+        chat_prompt: ChatPrompt | None = None,
     ) -> None:
+        self.chat_prompt = chat_prompt  # with which the upstream's completions are asked to go on with an answer
         self.name, self.upstream, self.worker, self.policy, self.metrics = name, upstream, worker, policy, metrics
         kinds = ("corrected", "unchanged", "left_alone", "unfinished", "shadow", "failed", "dropped")
         self.counts = dict.fromkeys(kinds, 0)
@@ -83,7 +73,8 @@ class Exchange:
         prompt = self.worker.template.name
         tried = sum(self.counts[kind] for kind in ("corrected", "unchanged", "unfinished", "shadow"))
         share = round(self.counts["unfinished"] / tried, 4) if tried else 0.0
-        about = {"mode": self.policy.mode, "model": self.name, "prompt": prompt}
+        about: dict[str, Any] = {"mode": self.policy.mode, "model": self.name, "prompt": prompt}
+        about |= {"sentences": True} if self.policy.sentences else {}
         return {**about, "answers": self.counts, "unfinished_share": share, **self.worker.describe()}
 
     async def close(self) -> None:
@@ -223,6 +214,12 @@ class Exchange:
         self, questions: CandidateQuestions, choice: Choice, original: str
     ) -> AsyncGenerator[str, None]:
         """The correction piece by piece, or at once at its end where the answer may have to take its place."""
+        if self.policy.sentences:
+            turns = Turns(pending=original, ended=True, given=True)
+            async for text in given_answer(self.worker, self.policy, questions, turns):
+                yield text
+            self.finish_turns(choice, turns, original)
+            return
         held = self.policy.on_failure == "open" or self.policy.guard.needs_all(original)
         sent, deadline = False, asyncio.get_running_loop().time() + self.policy.timeout
         ticket = self._ticket(questions, original)
@@ -251,15 +248,21 @@ class Exchange:
             yield original
 
     def _ticket(self, questions: CandidateQuestions, original: str) -> Ticket:
-        threshold = self.policy.threshold if self.policy.mode == "gate" else None
-        return self.worker.submit(questions, original, self.policy.feedback, threshold)
+        return self.worker.submit(questions, original, self.policy.feedback, self.policy.gate)
+
+    def finish_turns(self, choice: Choice, turns: Turns, original: str) -> None:
+        """Put what was written sentence by sentence into the choice."""
+        action = action_of(turns)
+        self._count("failed" if action == "failed_open" else action)
+        choice["message"] = with_text(choice["message"], turns.said)
+        choice["aligner"] = self._note(action, original) | figures_of(turns, original)
 
     def _finish(self, choice: Choice, question: str, original: str, done: Done) -> str:
         """Put the correction into the choice, unless the answer stays; the text that is in it then. Raises Unfinished where it is
         no correction."""
         corrected, action, reason = done.corrected, "corrected", None
         if done.left_alone:
-            action, reason = "left_alone", "the gate: the Aligner would have written it so"
+            action, reason = "left_alone", GATE
         elif keep := self.policy.guard.after(corrected, question, original, markers_of(self.worker.template)):
             if keep.failed:
                 raise Unfinished(keep.reason + ".")
@@ -299,11 +302,3 @@ class Exchange:
         """The upstream's own answer, byte for byte; whole answers of a chat go to the shadow file."""
         queue = self.behind if path == CHAT else None
         return await untouched(self.upstream, queue, path, chat, caller, reason)
-
-
-def refusal(error: Exception, why: str) -> Refused:
-    """The error for a caller whose answer has no correction; whether to try again stands in it."""
-    if isinstance(error, TooLong):  # again would be the same
-        return Refused(400, why, "context_length_exceeded")
-    again = {"x-should-retry": "false"} if isinstance(error, Unfinished) else None
-    return Refused(503, why, headers=again)
