@@ -134,7 +134,8 @@ def example_flags(data: StageData) -> list[str]:
     """What can be corrected here and now: a file of the data whose rows have question and answer, else a record."""
     sources = [s.path for s in (*data.eval_sources, *data.train_sources) if s.dataset.startswith("correction-json ")]
     if files := [path for path in sources if Path(path).is_file()]:
-        return ["--input", files[0], "--output", "corrected.jsonl", "--max_new_tokens", "256"]
+        mode = ["--sentences"] if data.prompts.correcting.by_sentence else []
+        return [*mode, "--input", files[0], "--output", "corrected.jsonl", "--max_new_tokens", "256"]
     record = (data.held_out or data.train)[0]
     return ["--question", record.question, "--answer", record.answer]
 
