@@ -60,11 +60,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "or a sentence",
     )
     instruction.add_argument("--feedback", metavar="TEXT", help="the same as a text of your own")
-    add(
-        "--sentences",
-        action="store_true",
-        help="upstream and Aligner in turns: each sentence is corrected before the next is written (an Aligner trained so)",
-    )
     add("--sample", action="store_true", help="draw tokens as the paper did (temperature 0.3, top-k 10, top-p 0.95)")
     add("--seed", type=int, default=42, metavar="N", help="of --sample (42)")
     add_guard_flags(parser)
@@ -88,6 +83,11 @@ def add_served_flags(parser: argparse.ArgumentParser) -> None:
     add("--aligner_model", metavar="NAME", help="its name there (the value of --model)")
     add("--upstream_url", metavar="URL", help="an OpenAI-compatible server that generates the answers that rows lack")
     add("--upstream_model", metavar="NAME", help="the name of the model there")
+    add(
+        "--sentences",
+        action="store_true",
+        help="upstream and Aligner in turns: each sentence is corrected before the next is written (an Aligner trained so)",
+    )
     add(
         "--upstream_folder",
         metavar="DIR",
