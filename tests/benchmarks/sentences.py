@@ -33,8 +33,6 @@ from aligner.prompts import PromptTemplate
 from tests.benchmarks.serving import layer
 from tests.test_real_servers import free_port, serving
 
-LIMIT = 64  # tokens that a request allows the upstream
-
 
 @dataclass
 class Paid:
@@ -129,10 +127,10 @@ class Figures:
     failed: int = 0
 
 
-def ask(address: str, model: str, question: str) -> tuple[float, float, dict[str, Any], str]:
+def ask(address: str, model: str, question: str, limit: int) -> tuple[float, float, dict[str, Any], str]:
     """Seconds to the first word and to the end, the field `aligner`, and the text."""
     messages = [{"role": "user", "content": question}]
-    body = {"model": model, "messages": messages, "stream": True, "max_tokens": LIMIT}
+    body = {"model": model, "messages": messages, "stream": True, "max_tokens": limit}
     began, first, note, text = time.perf_counter(), 0.0, dict[str, Any](), ""
     with requests.post(f"{address}/v1/chat/completions", json=body, stream=True, timeout=900) as reply:
         for line in reply.iter_lines():
@@ -170,6 +168,7 @@ def main() -> int:
     parser.add_argument("questions_file")
     parser.add_argument("--upstream", default="embedded", metavar="DIR")
     parser.add_argument("--questions", type=int, default=40)
+    parser.add_argument("--max_tokens", type=int, default=64, help="that a request allows the upstream")
     args, flags = parser.parse_known_args()
     rows = [json.loads(line) for line in Path(args.questions_file).read_text().splitlines()][: args.questions]
     upstream = str(locate(args.upstream))
@@ -183,12 +182,12 @@ def main() -> int:
     ):
         addresses = {"whole": whole, "by sentence": by_sentence}
         for address in addresses.values():
-            ask(address, upstream, "Hello?")  # the first forward passes of all models
+            ask(address, upstream, "Hello?", 8)  # the first forward passes of all models
         relay.bill()
         for row in rows:
             for mode, address in addresses.items():
                 one = figures[mode]
-                first, last, note, _ = ask(address, upstream, row["question"])
+                first, last, note, _ = ask(address, upstream, row["question"], args.max_tokens)
                 paid = relay.bill()
                 if "edits" not in note:  # the whole correction failed, and its answer stayed
                     one.failed += 1
