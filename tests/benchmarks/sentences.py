@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -126,6 +126,26 @@ class Figures:
     edits: list[dict[str, float]] = field(default_factory=list)
     failed: int = 0
 
+    def add(
+        self,
+        first: float,
+        last: float,
+        note: dict[str, Any],
+        paid: Paid,
+        encoder: Encoder,
+        template: PromptTemplate,
+        question: str,
+    ) -> None:
+        """The figures of one answer; one whose correction failed is counted alone."""
+        if "edits" not in note:  # its answer stayed
+            self.failed += 1
+            return
+        self.first.append(first)
+        self.last.append(last)
+        self.upstream.append(paid)
+        self.aligner.append(paid_by_aligner(encoder, template, question, note))
+        self.edits.append(note["edits"])
+
 
 def ask(address: str, model: str, question: str, limit: int) -> tuple[float, float, dict[str, Any], str]:
     """Seconds to the first word and to the end, the field `aligner`, and the text."""
@@ -184,19 +204,13 @@ def main() -> int:
         for address in addresses.values():
             ask(address, upstream, "Hello?", 8)  # the first forward passes of all models
         relay.bill()
-        for row in rows:
-            for mode, address in addresses.items():
-                one = figures[mode]
-                first, last, note, _ = ask(address, upstream, row["question"], args.max_tokens)
-                paid = relay.bill()
-                if "edits" not in note:  # the whole correction failed, and its answer stayed
-                    one.failed += 1
-                    continue
-                one.first.append(first)
-                one.last.append(last)
-                one.upstream.append(paid)
-                one.aligner.append(paid_by_aligner(encoder, templates[mode], row["question"], note))
-                one.edits.append(note["edits"])
+        with suppress(KeyboardInterrupt):  # Ctrl-C: the table of what there is
+            for number, row in enumerate(rows, 1):
+                for mode, address in addresses.items():
+                    first, last, note, _ = ask(address, upstream, row["question"], args.max_tokens)
+                    paid = relay.bill()
+                    figures[mode].add(first, last, note, paid, encoder, templates[mode], row["question"])
+                print(f"{number} of {len(rows)}", file=sys.stderr, flush=True)
     print("| | first word, p50 | p95 | last word, p50 | p95 | upstream: requests, read, written | Aligner: the same |")
     print("|---|---|---|---|---|---|---|")
     for mode, one in figures.items():
