@@ -35,6 +35,7 @@ log = logging.getLogger("aligner")
 LONGEST_ANSWER = 1024  # pieces of the upstream's streams for an answer whose request sets no limit
 LIMITS = ("max_completion_tokens", "max_tokens")
 COMPLETED = ("model", "temperature", "top_p", "stop", "seed", "presence_penalty", "frequency_penalty")
+NO_CORRECTION = 503  # the status where the Aligner failed
 THOUGHT = 48  # characters by which a thought's tag is known
 SEVERAL = ("tools", "functions", "logprobs", "audio", "prediction")
 
@@ -126,6 +127,10 @@ async def _texts(
                 turns.ended = True
             if added:
                 yield added
+    except Refused as error:
+        if error.status == NO_CORRECTION:
+            exchange.count("failed")
+        raise
     finally:
         if stream:
             await stream.aclose()
@@ -144,7 +149,7 @@ async def _stream(
             written.head = written.head or {name: v for name, v in each.items() if name not in ("choices", "usage")}
             choices = each.get("choices")
             choice = choices[0] if isinstance(choices, list) and choices else {}
-            text, reason = _text(choice), choice.get("finish_reason")
+            text, reason = _text(choice), choice.get("finish_reason") or ("stop" if "message" in choice else None)
             if len(begun.strip()) < len(first) >= AGAIN:
                 begun += text
                 if begun.strip().startswith(first):
@@ -246,7 +251,6 @@ async def _events(
     except UpstreamRefused as refused:
         yield event(Refused(502, f"The upstream answers with status {refused.reply.status}.").body())
     except Refused as error:  # the status has been sent: an error in the stream is what is left
-        exchange.counts["failed"] += 1
         yield event(error.body())
     except Exception:
         log.exception("a stream failed")

@@ -64,7 +64,7 @@ class Exchange:
         kinds = ("corrected", "unchanged", "left_alone", "unfinished", "shadow", "failed", "dropped")
         self.counts = dict.fromkeys(kinds, 0)
         limits = policy.backlog, policy.backlog_characters
-        self.behind = ShadowQueue(worker, shadow, policy.guard, policy.feedback, *limits, self._count)
+        self.behind = ShadowQueue(worker, shadow, policy.guard, policy.feedback, *limits, self.count)
         self._only_streams = set[Any]()  # models that refuse to answer without a stream
 
     def describe(self) -> dict[str, Any]:
@@ -191,7 +191,7 @@ class Exchange:
             choice["aligner"] = self._note("no_text", original)
             return
         if reason := self._left_alone(chat, choice, original):
-            self._count("left_alone")
+            self.count("left_alone")
             choice["aligner"] = {**self._note("left_alone", original), "reason": reason}
             yield original
             return
@@ -241,7 +241,7 @@ class Exchange:
                         yield piece
         except (Failed, TimeoutError) as error:
             why = str(error) or f"the Aligner did not finish within {self.policy.timeout:g} seconds."
-            self._count("unfinished" if isinstance(error, Unfinished) else "failed")
+            self.count("unfinished" if isinstance(error, Unfinished) else "failed")
             if self.policy.on_failure == "closed" or sent:  # what was sent cannot be taken back
                 raise refusal(error, why[0].upper() + why[1:]) from None
             choice["aligner"] = {**self._note("failed_open", original), "error": why}
@@ -253,7 +253,7 @@ class Exchange:
     def finish_turns(self, choice: Choice, turns: Turns, original: str) -> None:
         """Put what was written sentence by sentence into the choice."""
         action = action_of(turns)
-        self._count("failed" if action == "failed_open" else action)
+        self.count("failed" if action == "failed_open" else action)
         choice["message"] = with_text(choice["message"], turns.said)
         choice["aligner"] = self._note(action, original) | figures_of(turns, original)
 
@@ -269,7 +269,7 @@ class Exchange:
             action, reason = "left_alone", keep.reason
         elif corrected.edits.identical:
             action = "unchanged"
-        self._count(action, done)
+        self.count(action, done)
         rounded = {name: v if isinstance(v, bool) else round(v, 4) for name, v in asdict(corrected.edits).items()}
         seconds = {"waited": round(done.waited, 3), "took": round(done.took, 3)}
         choice["aligner"] = self._note(action, original) | {"edits": rounded, "tokens": done.tokens, "seconds": seconds}
@@ -288,7 +288,7 @@ class Exchange:
             choice["logprobs"] = None
         return corrected.text
 
-    def _count(self, action: str, done: Done | None = None) -> None:
+    def count(self, action: str, done: Done | None = None) -> None:
         """Count an answer by what was done with it."""
         self.counts[action] += 1
         if self.metrics:
