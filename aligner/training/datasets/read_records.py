@@ -87,10 +87,11 @@ def _records(dataset: RawDataset, row: Row, chosen: dict[str, Any], slots: Set[s
 
 def _formatted(dataset: RawDataset, origin: Origin, value: Any, chosen: dict[str, Any], slots: Set[str]) -> Any:
     """What the formatter returns, or what is wrong with the row."""
+    shown = value
     if isinstance(value, Mapping):
-        value = _shown(value, chosen.get("columns", QAC), slots, "columns" in dataset.choices())
+        shown = _shown(value, chosen.get("columns", QAC), slots, "columns" in dataset.choices())
     try:
-        return dataset.formatter(value, **chosen)
+        return dataset.formatter(shown, **chosen)
     except DataError:  # a column that cannot be decoded: the file's fault
         raise
     except KeyError as error:
