@@ -72,11 +72,11 @@ class Encoder:
         ids = [[special[piece]] if n % 2 else self._encode([piece])[0] for n, piece in enumerate(pieces) if piece]
         return [each for some in ids for each in some]
 
-    def render(self, template: PromptTemplate, question: str, answer: str, feedback: str = "") -> str:
+    def render(self, template: PromptTemplate, question: str, answer: str, feedback: str = "", prefix: str = "") -> str:
         """A prompt's text for `prompts` and `pairs`: the special tokens of the template's own text are marked."""
         return "".join(
             text.replace(MARK, "") if is_slot else self._special.sub(rf"{MARK}\1{MARK}", text)
-            for is_slot, text in template.filled(question, answer, feedback)
+            for is_slot, text in template.filled(question, answer, feedback, prefix)
         )
 
     def is_complete(self, template: PromptTemplate) -> bool:
@@ -139,7 +139,7 @@ class Encoder:
 
     def holds_special(self, record: Correction) -> bool:
         """Whether a field holds the string of a special token."""
-        texts = (record.question, record.answer, record.correction, record.feedback)
+        texts = (record.question, record.answer, record.correction, record.feedback, record.prefix)
         return any(special in text for special in self.special_strings for text in texts)
 
 

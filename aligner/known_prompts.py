@@ -50,6 +50,12 @@ EQUAL = PromptTemplate(
     "BEGINNING OF CONVERSATION: USER: ##Question: {question}\n##Answer: {answer}\n##Equal in: {objectives}\n"
     "##Correction:  ASSISTANT:",
 )
+# This project's own, for corrections sentence by sentence (Stream Aligner's idea, in other words): the prefix is corrected.
+SENTENCE = PromptTemplate(
+    "sentence",
+    "BEGINNING OF CONVERSATION: USER: ##Question: {question}\n##Answer so far: {prefix}\n##Next sentence: {answer}\n"
+    "##Correction:  ASSISTANT:",
+)
 # MetaAligner's, from its inference script. HH-RLHF's context is the dialogue in that data set's own form, which its models saw.
 METAALIGNER_HH_RLHF = PromptTemplate(
     "metaaligner-hh-rlhf",
@@ -68,7 +74,7 @@ METAALIGNER_IMHI = PromptTemplate(
     "Question: {question} | Answer: {answer} | Edit: ",
 )
 METAALIGNER = (METAALIGNER_HH_RLHF, METAALIGNER_ULTRAFEEDBACK, METAALIGNER_IMHI)
-OWN = (CORRECTION, EDIT_PAIR, PAPER, REVISION, EMPATHY, FEEDBACK, OBJECTIVES, EQUAL)
+OWN = (CORRECTION, EDIT_PAIR, PAPER, REVISION, EMPATHY, FEEDBACK, OBJECTIVES, EQUAL, SENTENCE)
 KNOWN = {template.name: template for template in (*OWN, *METAALIGNER)}
 CHAT = "chat"  # the text below as one user turn of the base's own chat template (chat_prompt.py)
 QUESTION = "question"  # the question alone likewise: what an upstream sees, which learns to answer

@@ -1,8 +1,8 @@
 """Prompt templates: the one place that renders them, and the default one (known_prompts.py has the other published texts).
 
-A template is split at its slots `{question}`, `{answer}` and, if it has one, `{feedback}`, and never given to `str.format`:
-braces elsewhere, in the template or in a field, are text. `{objectives}` is another name of `{feedback}`: one slot for what a
-correction is asked to mind, which a template has once.
+A template is split at its slots `{question}`, `{answer}` and, if it has them, `{feedback}` and `{prefix}`, and never given to
+`str.format`: braces elsewhere, in the template or in a field, are text. `{objectives}` is another name of `{feedback}`: one slot
+for what a correction is asked to mind, which a template has once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from aligner.records import UserError
 
-SLOTS = ("question", "answer", "feedback")
+SLOTS = ("question", "answer", "feedback", "prefix")
 NAMES = (*SLOTS, "objectives")  # as a template writes them; objectives and feedback are one slot
 _ALMOST = re.compile(r"\{\s*(" + "|".join(NAMES) + r")\s*\}", re.IGNORECASE)
 _SLOT = re.compile(r"\{(" + "|".join(NAMES) + r")\}")
@@ -24,8 +24,9 @@ ASKER = "Human: "  # what a dialogue of several turns begins with (chat_api/dial
 class PromptTemplate:
     """A prompt with a slot for the question, the answer, or usually both. The correction follows it with no space between.
 
-    It may have one more for feedback: an instruction for the correction (the paper's controllable refinement). Without
-    `{answer}` it is plain fine-tuning, question to answer. UserError where a slot stands twice, or it has neither of the two.
+    It may have one more for feedback, an instruction for the correction (the paper's controllable refinement), and one for a
+    prefix, what was said before: then the answer is the next sentence, and so is the correction. Without `{answer}` it is plain
+    fine-tuning, question to answer. UserError where a slot stands twice, or it has neither of the two.
     """
 
     name: str
@@ -48,7 +49,7 @@ class PromptTemplate:
 
     @property
     def slots(self) -> frozenset[str]:
-        """The fields of a record that it shows: of question, answer, feedback."""
+        """The fields of a record that it shows: of question, answer, feedback, prefix."""
         return frozenset(name for is_slot, name in self.parts() if is_slot)
 
     @property
@@ -56,18 +57,23 @@ class PromptTemplate:
         """Whether it has a slot for feedback."""
         return "feedback" in self.slots
 
-    def render(self, question: str, answer: str, feedback: str = "") -> str:
-        """The prompt text for one question and answer. Without a slot for it, feedback is ignored."""
-        return "".join(text for _, text in self.filled(question, answer, feedback))
+    @property
+    def by_sentence(self) -> bool:
+        """Whether it corrects the next sentence behind a prefix, and no whole answer."""
+        return "prefix" in self.slots
 
-    def filled(self, question: str, answer: str, feedback: str = "") -> list[tuple[bool, str]]:
+    def render(self, question: str, answer: str, feedback: str = "", prefix: str = "") -> str:
+        """The prompt text for one question and answer. Without a slot for it, feedback or a prefix is ignored."""
+        return "".join(text for _, text in self.filled(question, answer, feedback, prefix))
+
+    def filled(self, question: str, answer: str, feedback: str = "", prefix: str = "") -> list[tuple[bool, str]]:
         """The pieces with their slots filled: whether each is a field, and its text.
 
         A prompt that names the asker itself, as "Human: {question}", does not name it twice: a dialogue begins with it.
         """
         parts, before = self.parts(), self.text.partition("{question}")[0]
         fields = {"question": question.removeprefix(ASKER) if before.endswith(ASKER) else question}
-        fields |= {"answer": answer, "feedback": feedback}
+        fields |= {"answer": answer, "feedback": feedback, "prefix": prefix}
         return [(is_slot, fields[piece] if is_slot else piece) for is_slot, piece in parts]
 
     def literals(self) -> str:

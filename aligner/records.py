@@ -45,7 +45,7 @@ class Correction:
 
     feedback: an instruction for the correction, for prompts with a slot for it; usually empty. objectives: names, whose
     sentences become the feedback when a run reads the record. prompt: the name of the prompt that its data set brings; empty
-    where that leaves it to the run.
+    where that leaves it to the run. prefix: what was said before, corrected, where the answer is the next sentence of a longer one.
     """
 
     question: str
@@ -55,6 +55,7 @@ class Correction:
     feedback: str = ""
     objectives: tuple[str, ...] = ()
     prompt: str = ""
+    prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 # A character that a reader can see. Not: spaces, controls, fillers, joiners, direction marks, blank Braille, marks without a
 # letter, the places of lost or embedded things.
 _SEEN = regex.compile(r"[^\s\p{Z}\p{Cc}\p{Cf}\p{DI}\p{M}\u2800\uFFFC\uFFFD]")
+# Fenced code, with its fences; an open block lasts to the end.
+FENCE = regex.compile(r"^([ \t]*)(`{3,}|~{3,})[^\n]*\n.*?(?:^[ \t]*\2[`~]*[ \t]*$|\Z)", regex.DOTALL | regex.MULTILINE)
 
 
 def text_fault(origin: Origin, field: str, value: Any, may_be_empty: bool = False) -> DataError | None:

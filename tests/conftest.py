@@ -83,6 +83,7 @@ PARTS = {
     "baselines": ("test_alternatives", "test_real_baselines"),
     "building": ("test_building", "test_building_killed", "test_building_tools", "test_real_building"),
     "rounds": ("test_trl", "test_whole_rounds"),
+    "sentences": ("test_correct_sentences", "test_serve_sentences", "test_real_sentences"),
     "memory": ("test_plan",),
     "families": ("test_families", "test_odd_bases", "test_objective_check"),
     "readers": ("test_read_by_others",),

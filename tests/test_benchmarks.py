@@ -133,3 +133,13 @@ def test_the_added_time_is_taken_of_two_checkouts(tiny_model, tmp_path):
     assert table["whole, now"][2] >= 1.5 > table["streamed, now"][2] >= 1, (
         "a stream's first byte is sent after a second"
     )
+
+
+def test_answers_are_printed_in_sentences_and_those_that_growing_cuts_otherwise_are_named(tmp_path):
+    pytest.importorskip("sentencex")
+    rows = [{"answer": f"This is the {n}th answer of all, e.g. one. It has two sentences."} for n in range(3)]
+    rows += [{"answer": 'He said "This is not the end. It goes on for quite a while yet." and left.'}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    *lines, last = printed("tests.benchmarks.splitting", tmp_path / "rows.json", "--each", 4).splitlines()
+    assert sorted(line.count("‖") for line in lines) == [0, 1, 1, 1]
+    assert last.startswith("4 answers, 7 sentences; cut otherwise while they grow: [")

@@ -24,6 +24,7 @@ from aligner.evaluation.judges.served import ServedJudge
 from aligner.inference.corrector import Corrector, Settings, best_dtype
 from aligner.inference.servers import Server, ServerGone
 from aligner.models import check_place, fingerprint, quiet_libraries
+from aligner.records import UserError
 from aligner.terminal import print_errors, print_lines
 from aligner.training.datasets.options import QAC, parse_columns
 
@@ -69,6 +70,10 @@ def job_of(config: BaselineConfig) -> BaselineJob:
         about["width"] = settings.width
     if config.aligner:
         prompt = prompt_of(config.aligner, config.options.prompt_template)  # before anything is paid for
+        if prompt.by_sentence:
+            raise UserError(
+                f"--aligner {config.aligner}: it corrects sentence by sentence, and the answers here are whole."
+            )
         about |= {"aligner": fingerprint(config.aligner, trusted), "aligner prompt": prompt.text}
     return BaselineJob(
         config.method,

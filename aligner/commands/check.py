@@ -33,6 +33,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--prefer", choices=("better", "safer"), help="which judgement of pku-saferlhf decides")
     add("--format", choices=FORMATS, help="what the rows of bare paths are (found out)")
+    add("--sentences", action="store_true", help="as records for the sentences of the answers")
     add("--multi_turn", action="store_true", help="take dialogues of several turns")
     add("--pairs", choices=("both", "majority"), help="of rated answers: both directions, or that with more objectives")
     add(

@@ -90,7 +90,22 @@ def add_served_flags(parser: argparse.ArgumentParser) -> None:
     add("--aligner_model", metavar="NAME", help="its name there (the value of --model)")
     add("--upstream_url", metavar="URL", help="an OpenAI-compatible server that generates the answers that rows lack")
     add("--upstream_model", metavar="NAME", help="the name of the model there")
-    add("--upstream_max_tokens", type=int, metavar="N", help="longest answer in tokens (the server's)")
+    add(
+        "--sentences",
+        action="store_true",
+        help="upstream and Aligner in turns: each sentence is corrected before the next is written (an Aligner trained so)",
+    )
+    add(
+        "--upstream_folder",
+        metavar="DIR",
+        help="of --sentences: the upstream, a model here; beside --upstream_url its chat template, for that server's completions",
+    )
+    add(
+        "--upstream_max_tokens",
+        type=int,
+        metavar="N",
+        help="longest answer in tokens (the server's; with --sentences 1024)",
+    )
     add("--upstream_temperature", type=float, metavar="X", help="of the answers (the server's)")
     add(
         "--upstream_key",
@@ -153,6 +168,8 @@ def run_one(args: argparse.Namespace) -> int:
         "retry_failed",
         "workers",
         "shard_rows",
+        "sentences",
+        "upstream_folder",
     ):
         if getattr(args, name) not in (None, False, (), "local"):
             raise UserError(f"--{name} is for files of answers: leave it out, or --question and --answer.")

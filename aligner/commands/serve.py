@@ -36,6 +36,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default="closed",
         help="where the Aligner fails: an error, or the upstream's answer, flagged (closed)",
     )
+    add(
+        "--sentences",
+        action="store_true",
+        help="upstream and Aligner in turns: each sentence is sent corrected while the upstream speaks (an Aligner trained so)",
+    )
+    add(
+        "--upstream_folder",
+        metavar="DIR",
+        help="of --sentences: the upstream's folder or hub id, for its chat template, if the server has no continue_final_message",
+    )
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (127.0.0.1: this machine alone)")
     add("--port", type=int, default=8080, metavar="N", help="port to listen on (8080)")
     add("--api_key", metavar="VARIABLE", help="the variable with the key that callers must send (none)")

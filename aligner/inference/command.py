@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,9 @@ from aligner.console import progress
 from aligner.demo import locate
 from aligner.encoder import Encoder
 from aligner.inference.config import CorrectConfig
-from aligner.inference.correct_file import CorrectionJob, StackedAligner, correct_file
+from aligner.inference.continuing import ChatPrompt, Continuing, LocalContinuing, ServedContinuing
+from aligner.inference.correct_file import CorrectionJob, Progress, StackedAligner, correct_file
+from aligner.inference.correct_sentences import check_by_sentence, correct_by_sentence
 from aligner.inference.corrector import Corrector, Settings, best_dtype
 from aligner.inference.guard import Guard, markers_of
 from aligner.inference.sampling import Sampling
@@ -24,9 +26,12 @@ from aligner.inference.summary import CorrectionSummary, Drift
 from aligner.models import check_place, fingerprint, load_config, load_tokenizer, positions_of, quiet_libraries
 from aligner.objectives import sentences
 from aligner.records import UserError
+from aligner.sentences import require_splitter
 from aligner.steering.direction_file import read_steering
 from aligner.terminal import print_errors, print_lines
 from aligner.training.datasets.options import QAC, parse_columns
+
+LONGEST_ANSWER = 1024  # tokens that the upstream may write for an answer, with --sentences
 
 
 def correct(config: CorrectConfig) -> int:
@@ -35,7 +40,8 @@ def correct(config: CorrectConfig) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is handled as Ctrl-C
     job, journal = job_of(config), Path(f"{config.output}.journal")
     try:
-        summary = correct_file(job, partial(progress, unit=" rows"))
+        bar = partial(progress, unit=" rows")
+        summary = _by_sentence(config, job, bar) if config.sentences else correct_file(job, bar)
     except (KeyboardInterrupt, OSError, ServerGone):
         if journal.exists():
             print_errors(f"finished rows are kept in {journal}: the same command continues")
@@ -60,6 +66,7 @@ def job_of(config: CorrectConfig) -> CorrectionJob:
     for folder in folders:
         check_place(folder)
     templates = [prompt_of(folder, options.prompt_template) for folder in folders]
+    check_by_sentence(templates, config.sentences)
     wanted = "objectives" if config.objectives else "feedback"
     if getattr(config, wanted) and not any(template.takes_feedback for template in templates):
         raise UserError(
@@ -80,6 +87,8 @@ def job_of(config: CorrectConfig) -> CorrectionJob:
         "upstream": [config.upstream_model, config.upstream_max_tokens, config.upstream_temperature],
         **({"sampling": asdict(sampling)} if sampling else {}),
         **({"steered": steering.about} if steering else {}),
+        **({"splitter": require_splitter()} if config.sentences else {}),
+        **({"upstream prompt": config.upstream_folder} if config.upstream_folder else {}),
     }
     stack = [
         StackedAligner(
@@ -108,6 +117,21 @@ def job_of(config: CorrectConfig) -> CorrectionJob:
         config.retry_failed,
         config.objectives,
     )
+
+
+def _by_sentence(config: CorrectConfig, job: CorrectionJob, bar: Progress) -> CorrectionSummary:
+    """The job in turns with the upstream, where there is one."""
+    options, folder = config.options, config.upstream_folder and locate(config.upstream_folder)
+    trusted, most = options.trust_remote_code, config.upstream_max_tokens or LONGEST_ANSWER
+    upstream: Callable[[], Continuing] | None = None
+    if job.upstream:
+        prompt = ChatPrompt.load(folder, trusted) if folder else None
+        upstream = partial(ServedContinuing, job.upstream.server, job.upstream.temperature, prompt)
+    elif folder:
+        upstream = partial(LocalContinuing.load, folder, trusted, options.dtype, options.batch_size)
+    served = bool(job.upstream or config.aligner_url)
+    at_once = max(options.batch_size, config.concurrency) if served else options.batch_size
+    return correct_by_sentence(job, upstream, most, at_once, bar)
 
 
 def _upstream_of(config: CorrectConfig) -> UpstreamModel | None:

@@ -61,6 +61,8 @@ class CorrectConfig:
     nats_ahead: float | None = None
     questions: str | None = None
     retry_failed: bool = False
+    sentences: bool = False
+    upstream_folder: str | None = None
     seed: int = 42
     aligner_url: tuple[str, ...] = ()
     aligner_model: str | None = None
@@ -82,6 +84,7 @@ class CorrectConfig:
         )
         refuse_overwriting(self.output, self.input)
         for name, needs in (
+            ("upstream_folder", "sentences"),
             ("upstream_url", "upstream_model"),
             ("upstream_model", "upstream_url"),
             ("aligner_model", "aligner_url"),
@@ -94,11 +97,25 @@ class CorrectConfig:
             raise UserError("--retry_failed is for one machine: few rows failed. Leave out --engine ray.")
         if len(self.aligner_url) > 1 and self.cluster.engine != "ray":
             raise UserError("--aligner_url takes several servers with --engine ray alone: give one.")
+        if self.sentences:
+            self._check_sentences()
         if self.steering.steer and (self.aligner_url or self.stack):
             flag = "aligner_url" if self.aligner_url else "stack"
             raise UserError(f"--steer is for one Aligner that runs here: leave out --{flag}.")
         if self.aligner_url and self.stack:
             raise UserError("--aligner_url serves one Aligner: give --model, and run again for the next of a stack.")
+
+    def _check_sentences(self) -> None:
+        """UserError where a flag is for whole answers."""
+        others = {
+            "stack": self.stack,
+            "passes": self.passes > 1,
+            "sample": self.sample,
+            "retry_failed": self.retry_failed,
+        }
+        others |= {"nats_ahead": self.nats_ahead is not None, "engine ray": self.cluster.engine == "ray"}
+        if wrong := next((name for name, value in others.items() if value), None):
+            raise UserError(f"--{wrong} is for whole answers: leave it out, or --sentences.")
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -89,7 +89,7 @@ def items_of(job: CorrectionJob) -> Iterator[Item]:
     """The rows of a job's input, one by one; those that cannot be corrected have their fault."""
     may_ask = job.upstream is not None or not job.needs_answer
     for item in read_items(job.input, may_ask, job.columns, job.questions):
-        item.fault = item.fault or _unknown_objective(job, item)
+        item.fault = item.fault or unknown_objective(job, item)
         yield item
 
 
@@ -179,7 +179,7 @@ def _pass(job: CorrectionJob, number: int, items: Sequence[Item], journal: Journ
     if left:
         aligner = member.open()
         requests = [
-            CorrectionRequest(item.text("question"), _input(number, row, item, journal), _feedback(job, member, item))
+            CorrectionRequest(item.text("question"), _input(number, row, item, journal), feedback_of(job, member, item))
             for row, item in ((row, items[row]) for row in left)
         ]
         name = "correcting" if job.passes * len(job.stack) == 1 else f"{kind}, {member.name}"
@@ -205,7 +205,7 @@ def _kept(kept: KeepReason, outcome: Corrected, answer: str, decoded: str | None
     return {**asdict(outcome), "text": answer, "finished": not kept.failed, "kept": kept.reason, "cut_off": decoded}
 
 
-def _feedback(job: CorrectionJob, member: StackedAligner, item: Item) -> str:
+def feedback_of(job: CorrectionJob, member: StackedAligner, item: Item) -> str:
     """The feedback for this Aligner, if its prompt has a slot for it: the row's own or its objectives, else those for all rows."""
     if not member.takes_feedback:
         return ""
@@ -220,7 +220,7 @@ def _asks(item: Item) -> bool:
     return bool(item.text("feedback") or (isinstance(item.fields.get("objectives"), str | list) and item.objectives()))
 
 
-def _unknown_objective(job: CorrectionJob, item: Item) -> DataError | None:
+def unknown_objective(job: CorrectionJob, item: Item) -> DataError | None:
     """What is wrong with the objectives of a row, for the Aligners that are asked for them."""
     try:
         for member in job.stack:

@@ -31,11 +31,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class CorrectionRequest(NamedTuple):
-    """An answer to correct. `feedback`: an instruction for the correction, where the prompt has a slot for it."""
+    """An answer to correct. `feedback`: an instruction for the correction, where the prompt has a slot for it. `prefix`: what was
+    said before, where the answer is the next sentence."""
 
     question: str
     answer: str
     feedback: str = ""
+    prefix: str = ""
 
 
 @dataclass(frozen=True)

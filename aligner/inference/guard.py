@@ -18,8 +18,8 @@ from aligner.inference.corrector import Corrected
 from aligner.parsing import json_value
 from aligner.prompts import PromptTemplate
 from aligner.records import UserError
+from aligner.texts import FENCE
 
-_FENCE = regex.compile(r"^([ \t]*)(`{3,}|~{3,})[^\n]*\n.*?(?:^[ \t]*\2[`~]*[ \t]*$|\Z)", regex.DOTALL | regex.MULTILINE)
 _MARKER = regex.compile(r"#+\s?\p{Lu}\w*:|\p{Lu}[\w ]*:")
 
 
@@ -117,7 +117,7 @@ def code_blocks(text: str) -> list[str]:
     """The fenced code of a text, each block with its fences, byte for byte; an open one lasts to the end."""
     if "```" not in text and "~~~" not in text:  # most texts: a hundredth of the expression's time
         return []
-    return [match[0] for match in _FENCE.finditer(text)]
+    return [match[0] for match in FENCE.finditer(text)]
 
 
 def wants_structure(chat: Mapping[str, Any]) -> bool:
@@ -138,7 +138,7 @@ def is_structured(text: str) -> bool:
 
 def is_written_in(text: str, scripts: Sequence[str]) -> bool:
     """Whether at least half of a text's letters, code aside, are in these scripts; a text without letters is."""
-    prose = _FENCE.sub("", text)
+    prose = FENCE.sub("", text)
     letters = len(regex.findall(r"\p{L}", prose))
     ours = len(regex.findall("|".join(rf"(?=\p{{L}})\p{{Script={name}}}" for name in scripts), prose))
     return 2 * ours >= letters

@@ -7,9 +7,13 @@ import sys
 from rich.console import Console
 
 from aligner.demo import locate
-from aligner.inference.corrector import Corrector, Settings
+from aligner.inference.correct_sentences import turn_of
+from aligner.inference.corrector import Corrected, CorrectionRequest, Corrector, Settings
+from aligner.inference.guard import Guard, markers_of
+from aligner.inference.turns import Turns
 from aligner.models import check_place, quiet_libraries
-from aligner.quality.edits import diff, show
+from aligner.quality.edits import diff, edits, show
+from aligner.records import UserError
 from aligner.steering.options import SteerOptions
 
 
@@ -31,8 +35,26 @@ def show_one_correction(
     check_place(folder)
     settings = Settings(batch_size=1, max_new_tokens=max_new_tokens)
     corrector = Corrector.load(folder, prompt_template, settings, trust_remote_code, dtype, steer)
-    [corrected] = corrector.correct([(question, answer)], feedback, objectives)
+    if corrector.template.by_sentence:
+        corrected = _by_sentence(corrector, question, answer, feedback, objectives)
+    else:
+        [corrected] = corrector.correct([(question, answer)], feedback, objectives)
     screen = Console(highlight=False, markup=False, soft_wrap=True)
     screen.print(show(diff(answer, corrected.text), sys.stdout.isatty()))
     ended = "" if corrected.finished else f"; cut off at {max_new_tokens:,} tokens (or the model's)"
     screen.print(f"({corrected.edits.copied:.0%} of it copied{ended})", style="dim")
+
+
+def _by_sentence(
+    corrector: Corrector, question: str, answer: str, feedback: str | None, objectives: tuple[str, ...]
+) -> Corrected:
+    """The answer's sentences in turn, each behind the corrected ones before it."""
+    turns, markers = Turns(pending=answer, ended=True, given=True), markers_of(corrector.template)
+    while (sentence := turns.sentence()) is not None:
+        request = CorrectionRequest(question, sentence.strip(), "", turns.said)
+        [outcome] = corrector.correct([request], feedback, objectives)
+        turn = turn_of(outcome, sentence, request, Guard(), markers)
+        if isinstance(turn, UserError):
+            raise turn
+        turns.take(sentence, turn)
+    return Corrected(turns.said, not any(turn.failed for turn in turns.turns), edits(answer, turns.said))

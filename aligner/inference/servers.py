@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, Queue
 from typing import Any
@@ -21,7 +21,7 @@ import openai
 
 from aligner.chat_api.parameters import ModelParameters
 from aligner.chat_api.replies import error_in
-from aligner.chat_api.streams import reply_in
+from aligner.chat_api.streams import EventReader, chunk_in, reply_in
 from aligner.keys import read_key, without_keys
 from aligner.records import UserError
 
@@ -30,6 +30,11 @@ CONNECT = 15.0  # seconds until a server counts as not there
 RETRIES = 12  # with the client's waits of 0.5, 1, 2, 4, 8, 8, ... seconds: more than a minute
 SILENCE = 8.0  # seconds without an answer before the first warning
 NO_KEY = "none"  # the client insists on one
+EVENTS = "text/event-stream"
+CONTINUED = {"continue_final_message", "add_generation_prompt"}  # without which an answer would begin anew
+REMEDY = (
+    "Name the model's folder or hub id (--upstream_folder): then its completions are asked for, with its chat template."
+)
 FORBIDDEN = 403  # a key that may not, or text that a filter does not let through
 REFUSED = (400, 413, 422)  # the request itself; any other status speaks of the server
 BROKEN = (
@@ -105,6 +110,40 @@ class Server:
                 if not self.parameters.learn(error.status_code, error.body or error.message, sent):
                     raise
                 sent = self.parameters.adapt(sent)
+
+    def chunks(self, client: Client, path: str, request: dict[str, Any]) -> Iterator[Mapping[str, Any]]:
+        """The chunks of a reply as they come, to a request that is sent as the model takes it. Closed early, so is the connection.
+
+        Raises what the client raises; ServerGone where the model refuses to go on with an answer.
+        """
+        sent = self.parameters.adapt({"model": self.model, **request, "stream": True})
+        while True:
+            if dropped := CONTINUED & request.keys() - sent.keys():
+                raise ServerGone(f"{self.url} takes no '{min(dropped)}': it does not go on with an answer. {REMEDY}")
+            try:
+                options: openai.RequestOptions = {"headers": {"accept": EVENTS}}
+                stream = client.post(
+                    path, cast_to=object, body=sent, options=options, stream=True, stream_cls=openai.Stream[Any]
+                )
+                break
+            except openai.APIStatusError as error:
+                if not self.parameters.learn(error.status_code, error.body or error.message, sent):
+                    raise
+                sent = self.parameters.adapt(sent)
+        reader = EventReader()
+        try:
+            for part in stream.response.iter_bytes():
+                for data in reader.feed(part):
+                    if chunk := chunk_in(data):
+                        if fault := error_in(chunk):
+                            raise UserError(f"{self.url} fails on it ({_line(fault.message)}).")
+                        yield chunk
+        except (openai.OpenAIError, UserError):
+            raise
+        except Exception as broken:  # of the library under the client, whose names change
+            raise openai.APIConnectionError(request=stream.response.request) from broken
+        finally:
+            stream.response.close()
 
     def each(self, call: Call, items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         """Yield the place and result of `call(client, item)` as each is there; of a row that cannot be had, its UserError.
@@ -205,7 +244,7 @@ def _place_of(url: str) -> str:
 def true_status(response: httpx.Response) -> None:
     """Give an error in a body of status 200 the status that it should have had, so that the client waits, tries again and raises
     as for any other."""
-    if response.status_code == 200:
+    if response.status_code == 200 and response.request.headers.get("accept") != EVENTS:  # a stream is read as it comes
         try:
             error = error_in(reply_in(response.read()))
         except ValueError:

@@ -84,7 +84,9 @@ def show_result(stages: Sequence[Stage], data: StageData, config: RunConfig) -> 
         for name, loss in losses:
             screen.print(f"  {name:<34}{loss:.4f}")
     corrections = config.output.show_corrections
-    restores = any(source.dataset.split()[0] == "restoration" for source in data.train_sources)
+    restores = not config.data.sentences and any(
+        source.dataset.split()[0] == "restoration" for source in data.train_sources
+    )
     if held_out and (corrections or restores):
         try:
             corrector = open_corrector(folder, config.model.trust_remote_code)
@@ -132,7 +134,8 @@ def example_flags(data: StageData) -> list[str]:
     """What can be corrected here and now: a file of the data whose rows have question and answer, else a record."""
     sources = [s.path for s in (*data.eval_sources, *data.train_sources) if s.dataset.startswith("correction-json ")]
     if files := [path for path in sources if Path(path).is_file()]:
-        return ["--input", files[0], "--output", "corrected.jsonl", "--max_new_tokens", "256"]
+        mode = ["--sentences"] if data.prompts.correcting.by_sentence else []
+        return [*mode, "--input", files[0], "--output", "corrected.jsonl", "--max_new_tokens", "256"]
     record = (data.held_out or data.train)[0]
     return ["--question", record.question, "--answer", record.answer]
 
@@ -142,7 +145,7 @@ def show_corrections(screen: Console, corrector: Corrector, records: Sequence[Co
     from aligner.inference.corrector import CorrectionRequest  # not at the top, as above
 
     screen.print("\ncorrecting a few held-out answers ...", style="dim")
-    requests = [CorrectionRequest(record.question, record.answer, record.feedback) for record in records]
+    requests = [CorrectionRequest(record.question, record.answer, record.feedback, record.prefix) for record in records]
     corrected_answers = corrector.correct(requests)
     screen.print("Held-out answers as the new Aligner corrects them (taken out, put in)")
     for record, corrected in zip(records, corrected_answers, strict=True):

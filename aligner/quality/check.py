@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -127,7 +127,9 @@ def examine(
 
 
 def _instruction(row: Correction) -> dict[str, Any]:
-    """What a record's correction is to mind, as a row holds it."""
+    """What a record's correction is to mind, and what stands before it, as a row holds it."""
+    if row.prefix:
+        return {"prefix": row.prefix, **_instruction(replace(row, prefix=""))}
     if row.objectives:
         return {"objectives": list(row.objectives)}
     return {"feedback": row.feedback} if row.feedback else {}

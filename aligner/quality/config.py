@@ -26,6 +26,7 @@ class CheckConfig:
     damage: str | None = None
     hold_back: str | None = None
     format: str | None = None
+    sentences: bool = False
     objectives_file: str = FILE
     model_name_or_path: str | None = None
     max_length: int = 2048

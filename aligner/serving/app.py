@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aligner import __version__
 from aligner.quality.edits import diff
-from aligner.serving import LOOPBACK, guardrail
+from aligner.serving import LOOPBACK, by_sentence, guardrail
 from aligner.serving.exchange import Exchange
 from aligner.serving.hosts import hostname
 from aligner.serving.metrics import GONE, AccessLog, observed
@@ -117,6 +117,8 @@ class Layer:
 
     async def _chat(self, chat: dict[str, Any], caller: dict[str, str]) -> ASGIApp:
         exchange, chat = await requested(self.exchange, chat, caller)
+        if by_sentence.applies(exchange, chat):
+            return await by_sentence.respond(exchange, chat, caller)
         return await (exchange.stream if chat.get("stream") else exchange.answer)(chat, caller)
 
     async def text(self, request: Request) -> ASGIApp:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -12,19 +13,23 @@ from aligner.console import progress, setup_logging
 from aligner.demo import locate
 from aligner.encoder import Encoder
 from aligner.inference.config import AlignerOptions
+from aligner.inference.continuing import ChatPrompt
+from aligner.inference.correct_sentences import check_by_sentence
 from aligner.inference.corrector import Corrected, CorrectionRequest, Corrector, Settings, check_feedback
 from aligner.inference.guard import Guard
-from aligner.inference.items import read_items
+from aligner.inference.items import Item, read_items
 from aligner.keys import read_key
 from aligner.models import check_place, load_config, load_tokenizer, positions_of, quiet_libraries
 from aligner.plots import draw_gate
 from aligner.records import UserError
+from aligner.sentences import require_splitter, split_sentences
 from aligner.serving.app import Limits, application
 from aligner.serving.config import CalibrateConfig, ServeConfig
 from aligner.serving.corrections import AnswerCorrector
-from aligner.serving.exchange import Exchange, Policy
+from aligner.serving.exchange import Exchange
 from aligner.serving.gate import choose_threshold, confidence, curve, table
 from aligner.serving.metrics import AccessLog, LayerMetrics
+from aligner.serving.policy import Policy
 from aligner.serving.replicas import Replicas
 from aligner.serving.served_aligner import ServedAligner
 from aligner.serving.shadow import ShadowLog
@@ -70,9 +75,15 @@ def exchange_of(config: ServeConfig) -> Exchange:
     largest = LARGER * config.max_request_bytes
     upstream = UpstreamClient(config.upstream_url, key, config.upstream_timeout, largest, *headers)
     guard = Guard(config.keep_unfinished, config.keep == "code", config.correct_structured, config.scripts or ())
-    policy = Policy(config.mode, config.threshold, config.on_failure, feedback, config.aligner_timeout, guard=guard)
+    check_by_sentence([aligner.template], config.sentences)
+    if config.sentences:
+        require_splitter()
+    how = config.mode, config.threshold, config.on_failure, feedback, config.aligner_timeout
+    policy = Policy(*how, guard=guard, sentences=config.sentences)
+    trusted, folder = config.options.trust_remote_code, config.upstream_folder
+    prompt = ChatPrompt.load(locate(folder), trusted) if folder else None
     metrics = LayerMetrics() if config.metrics else None
-    return Exchange(name, upstream, aligner, policy, shadow, metrics)
+    return Exchange(name, upstream, aligner, policy, shadow, metrics, prompt)
 
 
 def local_aligner(config: ServeConfig) -> tuple[str, AnswerCorrector]:
@@ -114,7 +125,7 @@ def calibrate(config: CalibrateConfig) -> list[str]:
             f"{FEWEST}.{fault}"
         )
     _, corrector = load_aligner(config.model, config.options)
-    requests = [CorrectionRequest(item.text("question"), item.text("answer")) for item in items]
+    requests = [each for item in items for each in _requests(item, corrector.template.by_sentence)]
     outcomes = dict(progress(corrector.stream(requests), total=len(requests), desc="correcting", unit=" rows"))
     kept = [place for place, outcome in sorted(outcomes.items()) if isinstance(outcome, Corrected)]
     prompts = [corrector.encoder.render(corrector.template, *requests[place]) for place in kept]
@@ -127,6 +138,15 @@ def calibrate(config: CalibrateConfig) -> list[str]:
     chosen = choose_threshold(points, config.missed)
     draw_gate(points, chosen, config.output)
     return [*table(points, chosen), f"picture: {config.output}"]
+
+
+def _requests(item: Item, by_sentence: bool) -> Iterator[CorrectionRequest]:
+    """A row's answer, or each of its sentences behind those before it, as an Aligner of sentences sees them."""
+    question, answer = item.text("question"), item.text("answer")
+    said = ""
+    for part in split_sentences(answer) if by_sentence else [answer]:
+        yield CorrectionRequest(question, part.strip() if by_sentence else part, "", said.strip())
+        said += part
 
 
 def load_aligner(

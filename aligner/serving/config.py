@@ -59,6 +59,8 @@ class ServeConfig:
     aligner_key: str = ALIGNER_KEY
     workers: int = 1
     guardrail: bool = False
+    sentences: bool = False
+    upstream_folder: str | None = None
 
     def __post_init__(self) -> None:
         numbers = {name: getattr(self.options, name) for name in ("batch_size", "max_new_tokens")}
@@ -87,6 +89,10 @@ class ServeConfig:
             raise UserError(
                 f"--host {self.host} can be reached from elsewhere: ask callers for a key, --api_key VARIABLE."
             )
+        if self.sentences and self.mode == "shadow":
+            raise UserError("--sentences corrects while the upstream speaks: it is for --mode always or gate.")
+        if self.upstream_folder and not self.sentences:
+            raise UserError("--upstream_folder needs --sentences.")
         _ = self.caller_key
         self._check_aligner()
 

@@ -85,9 +85,15 @@ class AnswerCorrector(Protocol):
         """The part of /health about it alone."""
 
     def submit(
-        self, questions: CandidateQuestions, answer: str, feedback: str = "", threshold: float | None = None
+        self,
+        questions: CandidateQuestions,
+        answer: str,
+        feedback: str = "",
+        threshold: float | None = None,
+        prefix: str = "",
     ) -> Ticket:
-        """Queue an answer for correction, from the event loop. `threshold`: an answer at least as probable is left alone."""
+        """Queue an answer for correction, from the event loop. `threshold`: an answer at least as probable is left alone. `prefix`:
+        what was said before, where it is the next sentence of one; then an empty correction is the answer's end."""
 
     async def stop(self) -> None:
         """Stop: waiting requests fail."""

@@ -15,7 +15,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -25,12 +25,16 @@ from aligner.chat_api.dialogue import CandidateQuestions, candidate_questions
 from aligner.chat_api.parameters import refused_in
 from aligner.chat_api.replies import is_whole
 from aligner.chat_api.thoughts import FIELDS, split_message, with_text
-from aligner.inference.guard import Guard, markers_of, wants_structure
+from aligner.inference.continuing import ChatPrompt
+from aligner.inference.guard import markers_of, wants_structure
+from aligner.inference.turns import Turns
 from aligner.serving.behind import ShadowQueue
-from aligner.serving.corrections import AnswerCorrector, Done, Failed, Ticket, TooLong, Unfinished
+from aligner.serving.corrections import AnswerCorrector, Done, Failed, Ticket, Unfinished
 from aligner.serving.metrics import LayerMetrics
+from aligner.serving.policy import Policy, refusal
 from aligner.serving.protocol import LAST, SERVER_FAILED, Refused, chunk, completion, error_body, event, usage_chunk
 from aligner.serving.shadow import ShadowLog
+from aligner.serving.turns import GATE, action_of, figures_of, given_answer
 from aligner.serving.untouched import untouched
 from aligner.serving.upstream import Reply, UpstreamClient
 from aligner.serving.waiting import kept_alive
@@ -40,22 +44,6 @@ CHAT = "/chat/completions"
 GRACE = 1.0  # seconds in which a stream's error still has its status; then the headers are sent
 SILENCE = 5.0  # seconds between two comments of a stream that waits
 Choice = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What happens to an answer. `mode`: always, gate, shadow. `threshold`: the gate's, in nats a token. `on_failure`: closed
-    (an error) or open (the upstream's answer, flagged). `timeout`: seconds that a correction may take. `backlog`: answers that may
-    wait for their shadow, `backlog_characters` their characters together. `guard`: what stays as it is."""
-
-    mode: str = "always"
-    threshold: float | None = None
-    on_failure: str = "closed"
-    feedback: str = ""
-    timeout: float = 60
-    backlog: int = 256
-    backlog_characters: int = 8_000_000
-    guard: Guard = Guard()
 
 
 class Exchange:
@@ -69,12 +57,14 @@ class Exchange:
         policy: Policy,
         shadow: ShadowLog | None = None,
         metrics: LayerMetrics | None = None,
+        chat_prompt: ChatPrompt | None = None,
     ) -> None:
+        self.chat_prompt = chat_prompt  # with which the upstream's completions are asked to go on with an answer
         self.name, self.upstream, self.worker, self.policy, self.metrics = name, upstream, worker, policy, metrics
         kinds = ("corrected", "unchanged", "left_alone", "unfinished", "shadow", "failed", "dropped")
         self.counts = dict.fromkeys(kinds, 0)
         limits = policy.backlog, policy.backlog_characters
-        self.behind = ShadowQueue(worker, shadow, policy.guard, policy.feedback, *limits, self._count)
+        self.behind = ShadowQueue(worker, shadow, policy.guard, policy.feedback, *limits, self.count)
         self._only_streams = set[Any]()  # models that refuse to answer without a stream
 
     def describe(self) -> dict[str, Any]:
@@ -83,7 +73,8 @@ class Exchange:
         prompt = self.worker.template.name
         tried = sum(self.counts[kind] for kind in ("corrected", "unchanged", "unfinished", "shadow"))
         share = round(self.counts["unfinished"] / tried, 4) if tried else 0.0
-        about = {"mode": self.policy.mode, "model": self.name, "prompt": prompt}
+        about: dict[str, Any] = {"mode": self.policy.mode, "model": self.name, "prompt": prompt}
+        about |= {"sentences": True} if self.policy.sentences else {}
         return {**about, "answers": self.counts, "unfinished_share": share, **self.worker.describe()}
 
     async def close(self) -> None:
@@ -200,7 +191,7 @@ class Exchange:
             choice["aligner"] = self._note("no_text", original)
             return
         if reason := self._left_alone(chat, choice, original):
-            self._count("left_alone")
+            self.count("left_alone")
             choice["aligner"] = {**self._note("left_alone", original), "reason": reason}
             yield original
             return
@@ -223,6 +214,12 @@ class Exchange:
         self, questions: CandidateQuestions, choice: Choice, original: str
     ) -> AsyncGenerator[str, None]:
         """The correction piece by piece, or at once at its end where the answer may have to take its place."""
+        if self.policy.sentences:
+            turns = Turns(pending=original, ended=True, given=True)
+            async for text in given_answer(self.worker, self.policy, questions, turns):
+                yield text
+            self.finish_turns(choice, turns, original)
+            return
         held = self.policy.on_failure == "open" or self.policy.guard.needs_all(original)
         sent, deadline = False, asyncio.get_running_loop().time() + self.policy.timeout
         ticket = self._ticket(questions, original)
@@ -244,29 +241,35 @@ class Exchange:
                         yield piece
         except (Failed, TimeoutError) as error:
             why = str(error) or f"the Aligner did not finish within {self.policy.timeout:g} seconds."
-            self._count("unfinished" if isinstance(error, Unfinished) else "failed")
+            self.count("unfinished" if isinstance(error, Unfinished) else "failed")
             if self.policy.on_failure == "closed" or sent:  # what was sent cannot be taken back
                 raise refusal(error, why[0].upper() + why[1:]) from None
             choice["aligner"] = {**self._note("failed_open", original), "error": why}
             yield original
 
     def _ticket(self, questions: CandidateQuestions, original: str) -> Ticket:
-        threshold = self.policy.threshold if self.policy.mode == "gate" else None
-        return self.worker.submit(questions, original, self.policy.feedback, threshold)
+        return self.worker.submit(questions, original, self.policy.feedback, self.policy.gate)
+
+    def finish_turns(self, choice: Choice, turns: Turns, original: str) -> None:
+        """Put what was written sentence by sentence into the choice."""
+        action = action_of(turns)
+        self.count("failed" if action == "failed_open" else action)
+        choice["message"] = with_text(choice["message"], turns.said)
+        choice["aligner"] = self._note(action, original) | figures_of(turns, original)
 
     def _finish(self, choice: Choice, question: str, original: str, done: Done) -> str:
         """Put the correction into the choice, unless the answer stays; the text that is in it then. Raises Unfinished where it is
         no correction."""
         corrected, action, reason = done.corrected, "corrected", None
         if done.left_alone:
-            action, reason = "left_alone", "the gate: the Aligner would have written it so"
+            action, reason = "left_alone", GATE
         elif keep := self.policy.guard.after(corrected, question, original, markers_of(self.worker.template)):
             if keep.failed:
                 raise Unfinished(keep.reason + ".")
             action, reason = "left_alone", keep.reason
         elif corrected.edits.identical:
             action = "unchanged"
-        self._count(action, done)
+        self.count(action, done)
         rounded = {name: v if isinstance(v, bool) else round(v, 4) for name, v in asdict(corrected.edits).items()}
         seconds = {"waited": round(done.waited, 3), "took": round(done.took, 3)}
         choice["aligner"] = self._note(action, original) | {"edits": rounded, "tokens": done.tokens, "seconds": seconds}
@@ -285,7 +288,7 @@ class Exchange:
             choice["logprobs"] = None
         return corrected.text
 
-    def _count(self, action: str, done: Done | None = None) -> None:
+    def count(self, action: str, done: Done | None = None) -> None:
         """Count an answer by what was done with it."""
         self.counts[action] += 1
         if self.metrics:
@@ -299,11 +302,3 @@ class Exchange:
         """The upstream's own answer, byte for byte; whole answers of a chat go to the shadow file."""
         queue = self.behind if path == CHAT else None
         return await untouched(self.upstream, queue, path, chat, caller, reason)
-
-
-def refusal(error: Exception, why: str) -> Refused:
-    """The error for a caller whose answer has no correction; whether to try again stands in it."""
-    if isinstance(error, TooLong):  # again would be the same
-        return Refused(400, why, "context_length_exceeded")
-    again = {"x-should-retry": "false"} if isinstance(error, Unfinished) else None
-    return Refused(503, why, headers=again)

@@ -58,6 +58,7 @@ class ServedTicket:
     answer: str
     feedback: str
     threshold: float | None
+    prefix: str = ""
     came: float = field(default_factory=time.monotonic)
 
     async def pieces(self) -> AsyncGenerator[str | Done, None]:
@@ -122,10 +123,15 @@ class ServedAligner:
         return {"aligner_servers": state}
 
     def submit(
-        self, questions: CandidateQuestions, answer: str, feedback: str = "", threshold: float | None = None
+        self,
+        questions: CandidateQuestions,
+        answer: str,
+        feedback: str = "",
+        threshold: float | None = None,
+        prefix: str = "",
     ) -> ServedTicket:
         """An answer to correct."""
-        return ServedTicket(self, questions, answer, feedback, threshold)
+        return ServedTicket(self, questions, answer, feedback, threshold, prefix)
 
     async def stop(self) -> None:
         """Stop: requests under way fail."""
@@ -170,7 +176,7 @@ class ServedAligner:
                 why = str(error)
                 continue
             assert end, "a completion ends with Ended or ReplicaFailed"
-            if not text.strip():
+            if not text.strip() and not ticket.prefix:
                 raise Failed("the Aligner made an empty correction.")
             corrected = Corrected(text, is_whole(end.reason), edits(ticket.answer, text))
             yield await self._done(ticket, corrected, began, confidence, False, end.tokens)
@@ -211,9 +217,8 @@ class ServedAligner:
         return made
 
     def _fitting(self, ticket: ServedTicket) -> Prompt | UserError:
-        bound = (
-            len(ticket.answer.encode()) + 2
-        )  # no tokenizer makes more tokens of a text than bytes, a prefix space and an end
+        # No tokenizer makes more tokens of a text than bytes, a prefix space and an end.
+        bound = len(ticket.answer.encode()) + 2
         whole = self._with(ticket.questions[0], ticket, bound)
         if isinstance(whole, Prompt) and whole.room >= bound:
             return whole
@@ -229,7 +234,7 @@ class ServedAligner:
         """The prompt with one of the questions, or why there is no room. needed: tokens of the answer as its own correction."""
         if fault := too_long(question, ticket.answer, self.longest):
             return fault
-        request = CorrectionRequest(question, ticket.answer, ticket.feedback)
+        request = CorrectionRequest(question, ticket.answer, ticket.feedback, ticket.prefix)
         sent, length = sent_prompt(self.encoder, self.template, request)
         room = room_for(self.settings, self.positions, length, needed)
         return room if isinstance(room, UserError) else Prompt(request, sent, room)
@@ -286,9 +291,8 @@ class ServedAligner:
 
     async def _confidence(self, ticket: ServedTicket, prompt: Prompt) -> float:
         """The mean log-probability, in nats a token, of the answer as its own correction, end-of-text with it. Raises Failed."""
-        ids, answer = await self._tokenised(
-            len(prompt.request.question) + len(ticket.answer), self._pair, ticket, prompt
-        )
+        size = len(prompt.request.question) + len(ticket.answer)
+        ids, answer = await self._tokenised(size, self._pair, ticket, prompt)
         replica = self.replicas.choose()
         assert replica, "there is at least one"
         asked = {"prompt": ids + answer, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}

@@ -33,6 +33,7 @@ class Ticket:
     threshold: float | None  # an answer at least as probable is left alone
     events: asyncio.Queue[str | Done | Failed]
     loop: asyncio.AbstractEventLoop
+    prefix: str = ""  # what was said before, where the answer is the next sentence
     came: float = field(default_factory=time.monotonic)
     began: float = 0.0
     confidence: float | None = None
@@ -114,10 +115,15 @@ class Worker:
         return self._waiting.qsize() + len(self._active)
 
     def submit(
-        self, questions: CandidateQuestions, answer: str, feedback: str = "", threshold: float | None = None
+        self,
+        questions: CandidateQuestions,
+        answer: str,
+        feedback: str = "",
+        threshold: float | None = None,
+        prefix: str = "",
     ) -> Ticket:
         """Queue an answer for correction, from the event loop."""
-        ticket = Ticket(questions, answer, feedback, threshold, asyncio.Queue(), asyncio.get_running_loop())
+        ticket = Ticket(questions, answer, feedback, threshold, asyncio.Queue(), asyncio.get_running_loop(), prefix)
         if self.is_alive():
             self._waiting.put(ticket)
         else:
@@ -223,7 +229,8 @@ class Worker:
             return fault
         if ticket.abandoned:
             return UserError("nobody waits for it.")
-        prompt = self.corrector.encoder.render(self.corrector.template, question, ticket.answer, ticket.feedback)
+        fields = question, ticket.answer, ticket.feedback, ticket.prefix
+        prompt = self.corrector.encoder.render(self.corrector.template, *fields)
         [(ids, answer, _)] = self.corrector.encoder.pairs([prompt], [ticket.answer])
         return self.corrector.row(ids, answer, self._count)
 
@@ -239,7 +246,7 @@ class Worker:
             whole = self.corrector.corrected(row, ticket.answer)
             if left_alone:  # as it was written, whatever the tokenizer makes of it
                 whole = Corrected.unchanged(ticket.answer)
-            if not whole.text.strip():  # an empty answer helps no one
+            if not whole.text.strip() and not ticket.prefix:  # an empty answer helps no one
                 ticket.say(Failed("the Aligner made an empty correction."))
                 return
             ticket.say(whole.text[len(ticket.text.text) if ticket.text else 0 :])

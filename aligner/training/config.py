@@ -68,6 +68,10 @@ class DataConfig:
         None, "of restoration, kept out of training: 'phrases' (a quarter of every kind's) and whole kinds"
     )
     objectives_file: str = flag(OBJECTIVES, "file with the sentence of each objective that rows name (NAME: SENTENCE)")
+    sentences: bool = flag(
+        False,
+        "turn each row into a record for each sentence of its answer, behind the corrected ones before it (package sentencex)",
+    )
     overlength: str = flag(
         "cut", "a row longer than max_length: cut it, drop it, or stop", choices=("cut", "drop", "error")
     )

@@ -13,7 +13,7 @@ from aligner.training.preference_config import ONLINE, PreferenceConfig
 NOT_OF_TRL = {
     *("eval_datasets", "need_eval", "eval_split_ratio", "eval_strategy", "eval_interval", "per_device_eval_batch_size"),
     *("unspellable", "tokens_per_micro_batch", "records_per_update", "loss_reduction", "on_nonfinite"),
-    *("identity_proportion", "identity_epochs", "identity_learning_rate", "equal_proportion"),
+    *("identity_proportion", "identity_epochs", "identity_learning_rate", "equal_proportion", "sentences"),
     *(each.name for each in fields(LoraConfig)),
     *("save_16bit", "export", "save_minutes", "show_corrections", "stage"),
 }

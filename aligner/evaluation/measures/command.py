@@ -203,6 +203,7 @@ def _correct(
     flags: dict[str, Any] = {"max_new_tokens": config.max_new_tokens, "trust_remote_code": config.trust_remote_code}
     flags |= {"dtype": config.dtype} if config.dtype else {}
     flags |= config.steering.flags() if name == ALIGNER else {}
+    flags |= {"sentences": True} if prompt_of(place, prompt).by_sentence else {}
     flags |= {} if config.nats_ahead is None else {"nats_ahead": config.nats_ahead}
     parts = [
         *map(json_line, rows),

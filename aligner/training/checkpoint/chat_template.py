@@ -31,7 +31,7 @@ TURNS = """\
 {%- set text.question = text.question ~ ('' if loop.first else '\\n\\n') ~ speaker ~ turn['content'] -%}
 {%- endfor -%}
 """
-VALUES = {"question": "text.question", "answer": "messages[-1]['content']", "feedback": "''"}
+VALUES = {"question": "text.question", "answer": "messages[-1]['content']", "feedback": "''", "prefix": "''"}
 
 
 def chat_template(prompt: PromptTemplate, start: str) -> str:

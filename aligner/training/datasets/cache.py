@@ -49,7 +49,7 @@ def name_of(
     for r in records:
         parts = [
             part.encode("utf-8", "surrogatepass")
-            for part in (r.question, r.answer, r.correction, r.feedback, r.origin.file, prompts.of(r).text)
+            for part in (r.question, r.answer, r.correction, r.feedback, r.prefix, r.origin.file, prompts.of(r).text)
         ]
         digest.update(f"{r.origin.row}:{','.join(str(len(part)) for part in parts)}:".encode() + b"".join(parts))
     return digest.hexdigest()

@@ -14,6 +14,7 @@ from aligner.objectives import BETWEEN, sentences, shuffled
 from aligner.prompts import DEFAULT, PromptTemplate
 from aligner.questions import question_key
 from aligner.records import Correction, DataError, Skipped, UserError
+from aligner.sentences import require_splitter
 from aligner.training.datasets.built import build_of
 from aligner.training.datasets.options import NO_OPTIONS, Options
 from aligner.training.datasets.read_records import Read, records_of
@@ -77,6 +78,7 @@ def mix(
         files = spec.files()
         sha256 = spec.sha256(files)
         build = build_of(spec.path)
+        version += f" sentences={require_splitter()}" if options.sentences else ""
         sources.append(Source(spec.text, version, spec.path, sha256, count, len(left_out), len(sampled), files, build))
     return Mixture(tuple(records), tuple(skipped), tuple(sources))
 

@@ -11,6 +11,7 @@ from aligner.prompts import SLOTS
 from aligner.records import Correction, UserError
 from aligner.training.datasets.damage import damage_plan
 
+OPTIONAL = ("feedback", "prefix")  # roles that no row needs to have
 ROLES = ("question", "answer", "correction", *(slot for slot in SLOTS if slot not in ("question", "answer")))
 
 
@@ -18,7 +19,8 @@ ROLES = ("question", "answer", "correction", *(slot for slot in SLOTS if slot no
 class Columns:
     """The names of the fields in a row, by their role: the slots of a prompt, and the correction.
 
-    feedback: may be missing in a row under its usual name, and must be there under another; '' if no field has that role.
+    feedback and prefix: may be missing in a row under their usual names, and must be there under others; '' if no field has that
+    role.
     Iterating gives the three that every record has. UserError where one field has two roles.
     """
 
@@ -26,15 +28,14 @@ class Columns:
     answer: str = "answer"
     correction: str = "correction"
     feedback: str = "feedback"
+    prefix: str = "prefix"
 
     def __post_init__(self) -> None:
         roles: dict[str, str] = {}
         for role in ROLES:
             name = getattr(self, role)
             if name in roles:
-                remedy = (
-                    "give that role another field, or none with 'feedback='" if role == "feedback" else "Name another"
-                )
+                remedy = f"give that role another field, or none with '{role}='" if role in OPTIONAL else "Name another"
                 raise UserError(f"--columns: the field '{name}' would be both {roles[name]} and {role}: {remedy}.")
             roles |= {name: role} if name else {}
 
@@ -43,14 +44,24 @@ class Columns:
 
     def record(self, row: Mapping[str, Any]) -> Correction:
         """The record of a row; its feedback, or else its `objectives`. KeyError where a field is missing."""
-        feedback = None
-        if self.feedback:
-            feedback = row.get(self.feedback) if self.feedback == "feedback" else row[self.feedback]
+        feedback, prefix = (self._optional(row, role) for role in OPTIONAL)
         question, answer, correction = (row[name] for name in self)
         objectives = () if feedback or not self.feedback else split_objectives(row.get("objectives"))
         return Correction(
-            question, answer, correction, feedback="" if feedback is None else feedback, objectives=objectives
+            question,
+            answer,
+            correction,
+            feedback="" if feedback is None else feedback,
+            objectives=objectives,
+            prefix="" if prefix is None else prefix,
         )
+
+    def _optional(self, row: Mapping[str, Any], role: str) -> Any:
+        """What a row has in a role that it need not have; None where it has nothing."""
+        name = getattr(self, role)
+        if not name:
+            return None
+        return row.get(name) if name == role else row[name]
 
 
 QAC = Columns()
@@ -63,7 +74,7 @@ class Options:
     columns: `[NAME:]question=...,answer=...,correction=...,feedback=...`. prefer: better or safer. multi_turn: take dialogues.
     pairs, margin, pairs_per_question, equal_proportion: of rated answers (rated.py). damage, hold_back: kinds of damage of
     `restoration`, comma-separated, and what of it is kept for measuring. format: the data set that a bare path means (by default
-    found out from its first rows).
+    found out from its first rows). sentences: of every data set, each record becomes those of its sentences (by_sentence.py).
     """
 
     columns: tuple[str, ...] = ()
@@ -76,13 +87,16 @@ class Options:
     damage: str | None = None
     hold_back: str | None = None
     format: str | None = None
+    sentences: bool = False
 
     def __post_init__(self) -> None:
         damage_plan(self.damage, self.hold_back)  # a misspelt kind is reported before any row is read
 
     def names(self) -> list[str]:
         """The names of the options that are set and that formatters read."""
-        return [name for name in self.__dataclass_fields__ if name != "format" and getattr(self, name)]
+        return [
+            name for name in self.__dataclass_fields__ if name not in ("format", "sentences") and getattr(self, name)
+        ]
 
     def chosen_for(self, dataset: str, choices: Set[str]) -> dict[str, Any]:
         """The keyword arguments for the formatter of a data set that has these choices."""
@@ -117,7 +131,7 @@ def parse_columns(texts: Sequence[str], name: str) -> Columns | None:
         before, pairs = split_columns(text)
         for pair in pairs.split(","):
             role, equals, column = (part.strip() for part in pair.partition("="))
-            if not equals or role not in ROLES or not (column or role == "feedback"):
+            if not equals or role not in ROLES or not (column or role in OPTIONAL):
                 raise UserError(f"--columns {text}: write question=NAME,answer=NAME,correction=NAME,feedback=NAME.")
             if before in fields:
                 if role in fields[before]:

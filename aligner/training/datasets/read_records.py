@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from aligner.hub import is_hub_address, parse_address, read_hub
-from aligner.known_prompts import find_template
+from aligner.known_prompts import SENTENCE, find_template
 from aligner.prompts import DEFAULT
 from aligner.readers.rows import read_rows_lazily
 from aligner.records import Correction, DataError, Origin, Row, Skipped
 from aligner.texts import kind_of, text_fault
+from aligner.training.datasets.by_sentence import check_sentences, sentence_records
 from aligner.training.datasets.formats import FORMATS
 from aligner.training.datasets.options import NO_OPTIONS, QAC, Columns, Options
 from aligner.training.datasets.registry import RawDataset, Spec
@@ -32,8 +33,13 @@ def records_of(spec: Spec, options: Options = NO_OPTIONS, prompt: str | None = N
 
     Rows need the fields that their prompt shows: `prompt` where one is chosen for all, else the data set's own.
     """
-    slots = find_template(prompt or spec.dataset.template or DEFAULT.name).slots
-    yield from _rows_of(spec, options, slots, copy)
+    template = find_template(prompt or spec.dataset.template or DEFAULT.name)
+    if not options.sentences:
+        yield from _rows_of(spec, options, template.slots, copy)
+        return
+    check_sentences(template if prompt else SENTENCE)
+    for row in _rows_of(spec, options, template.slots - {"prefix"}, copy):
+        yield from sentence_records(row, prompt or SENTENCE.name) if isinstance(row, Correction) else [row]
 
 
 def question_records_of(spec: Spec, options: Options = NO_OPTIONS) -> Iterator[Read]:
@@ -81,10 +87,11 @@ def _records(dataset: RawDataset, row: Row, chosen: dict[str, Any], slots: Set[s
 
 def _formatted(dataset: RawDataset, origin: Origin, value: Any, chosen: dict[str, Any], slots: Set[str]) -> Any:
     """What the formatter returns, or what is wrong with the row."""
+    shown = value
     if isinstance(value, Mapping):
-        value = _shown(value, chosen.get("columns", QAC), slots, "columns" in dataset.choices())
+        shown = _shown(value, chosen.get("columns", QAC), slots, "columns" in dataset.choices())
     try:
-        return dataset.formatter(value, **chosen)
+        return dataset.formatter(shown, **chosen)
     except DataError:  # a column that cannot be decoded: the file's fault
         raise
     except KeyError as error:
@@ -107,6 +114,8 @@ def _shown(value: Mapping[str, Any], columns: Columns, slots: Set[str], by_colum
     field of that name that holds something else is no fault."""
     if by_columns and "feedback" not in slots and not isinstance(value.get("objectives"), str | list | None):
         value = ChainMap({"objectives": None}, value)  # type: ignore[arg-type]
+    if by_columns and "prefix" not in slots and columns.prefix == "prefix":  # a field of that name means something else
+        value = ChainMap({"prefix": None}, value)  # type: ignore[arg-type]
     empty = {getattr(columns, role): "" for role in _unseen(slots)}
     return ChainMap(value, empty) if empty else value  # type: ignore[arg-type]
 
@@ -124,10 +133,11 @@ def _checked(dataset: RawDataset, origin: Origin, record: Any, slots: Set[str]) 
         return replace(record, origin=origin)
     if not isinstance(record, Correction):
         return _fault(origin, f"{dataset.name} returns {kind_of(record)} and no Correction", "Mend its function")
-    for field in ("question", "answer", "correction", "feedback"):
+    may_be_empty = {"feedback", "prefix", *_unseen(slots), *({"correction"} if "prefix" in slots else ())}
+    for field in ("question", "answer", "correction", "feedback", "prefix"):
         if field == "answer" and not record.answer and dataset.name in ONE_ANSWER_SETS and "answer" in slots:
             return _fault(origin, ONE_ANSWER, "A prompt without {answer} (--prompt_template) trains question to answer")
-        if fault := text_fault(origin, field, getattr(record, field), field in {"feedback", *_unseen(slots)}):
+        if fault := text_fault(origin, field, getattr(record, field), field in may_be_empty):
             return fault
     return replace(record, origin=origin, prompt=record.prompt or dataset.template or "")
 

@@ -58,7 +58,7 @@ def tokenise(
     tally, kept = Tally(rows=len(records)), []
     for start in progress(range(0, len(records), BATCH)):
         batch = records[start : start + BATCH]
-        rendered = [encoder.render(prompts.of(r), r.question, r.answer, r.feedback) for r in batch]
+        rendered = [encoder.render(prompts.of(r), r.question, r.answer, r.feedback, r.prefix) for r in batch]
         corrections = [record.correction for record in batch]
         pairs = list(encoder.pairs(rendered, corrections))
         losses = encoder.lost([target[:-1] for _, target, _ in pairs], corrections)
@@ -68,6 +68,8 @@ def tokenise(
                 tally.add(Tally.SPECIAL, record.origin)
             if record.feedback and not prompts.of(record).takes_feedback:
                 tally.add(Tally.UNREAD, record.origin)
+            if record.prefix and not prompts.of(record).by_sentence:
+                tally.add(Tally.UNREAD_PREFIX, record.origin)
             if lost is not None and not _keep_unspellable(record.origin, lost, unspellable, tally):
                 continue
             if fitted := _fit(row, max_length, overlength, tally):

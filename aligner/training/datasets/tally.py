@@ -28,6 +28,7 @@ class Tally:
     UNSPELT = "unspellable: the tokenizer cannot spell the correction"
     NOT_SPELT = "dropped: the tokenizer cannot spell the correction"
     UNREAD = "feedback: the prompt has no slot for it"
+    UNREAD_PREFIX = "prefix: the prompt has no slot for it"
 
     def add(self, reason: str, origin: Origin) -> None:
         """Count one row under a reason."""
