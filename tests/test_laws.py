@@ -53,11 +53,13 @@ ORDER = [
     "training.preference.rows", "training.preference.weights", "training.preference.trl_trainer", "training.preference.run",
     "training.preference.__main__",
     "steering.options", "steering.hooks", "steering.direction_file",
+    "routing.config", "routing.rules", "routing.features", "routing.classifier", "routing.router", "routing.train",
+    "routing.command",
     "quality.suspicions", "quality.check", "quality.config", "quality.command", "inference.drafts", "inference.row_cache",
     "inference.greedy", "inference.text_stream", "inference.sampling", "inference.likelihood", "inference.corrector",
     "inference.guard", "inference.servers", "inference.served",
     "inference.journal", "inference.published_answers",
-    "inference.items", "inference.correct_file", "inference.config", "inference.one_answer",
+    "inference.items", "inference.summary", "inference.correct_file", "inference.config", "inference.one_answer",
     "inference.command",
     "serving.hosts", "serving.connections", "serving.config", "serving.corrections", "serving.gate", "serving.worker",
     "serving.protocol", "serving.upstream", "serving.metrics",
@@ -93,7 +95,7 @@ ORDER = [
     "building.card", "building.result", "building.push", "building.build", "building.command",
     "reproduce.comparison", "reproduce.experiment", "reproduce.steps", "reproduce.compare", "reproduce.run",
     "commands.pipes", "commands.push", "commands.shared_flags", "commands.check", "commands.baseline",
-    "commands.reproduce", "commands.doctor", "commands.build", "commands.interpret",
+    "commands.reproduce", "commands.route", "commands.doctor", "commands.build", "commands.interpret",
     "commands.plan", "commands.evaluate", "commands.correct", "commands.serve", "commands.calibrate", "commands.export",
     "commands.campaign", "commands.pairs", "commands.rounds", "commands.train", "commands", "cli",
     "__main__", "",
@@ -101,7 +103,7 @@ ORDER = [
 BARE = {
     "readers", "chat_api", "training", "training.distributed", "training.engine", "training.checkpoint", "training.finetune",
     "training.planning", "training.preference", "quality", "inference", "launch", "serving", "evaluation",
-    "evaluation.measures", "baselines", "reproduce", "rounds", "building", "steering", "interpretation",
+    "evaluation.measures", "baselines", "reproduce", "rounds", "building", "steering", "routing", "interpretation",
 }  # fmt: skip
 ROOMS = {
     "deepspeed": {"training.distributed.ranks", "training.engine.engine"},

@@ -22,7 +22,7 @@ class AlignerOptions:
 
 @dataclass(frozen=True)
 class CorrectConfig:
-    """The settings of `aligner correct`, a field for each flag. Either `model` or `stack` is given.
+    """The settings of `aligner correct`, a field for each flag. One of `model`, `stack` and `route` is given.
 
     UserError where the flags do not go together.
     """
@@ -33,6 +33,7 @@ class CorrectConfig:
     steering: SteerOptions = SteerOptions()
     model: str | None = None
     stack: tuple[str, ...] | None = None
+    route: str | None = None
     columns: tuple[str, ...] = ()
     passes: int = 1
     feedback: str | None = None
@@ -74,11 +75,16 @@ class CorrectConfig:
                 raise UserError(f"--{name} needs --{needs}.")
         if self.aligner_url and self.nats_ahead is not None:
             raise UserError("--nats_ahead weighs corrections with the model here: leave out --aligner_url.")
-        if self.steering.steer and (self.aligner_url or self.stack):
-            flag = "aligner_url" if self.aligner_url else "stack"
+        if self.steering.steer and (self.aligner_url or self.stack or self.route):
+            flag = "aligner_url" if self.aligner_url else "stack" if self.stack else "route"
             raise UserError(f"--steer is for one Aligner that runs here: leave out --{flag}.")
         if self.aligner_url and self.stack:
             raise UserError("--aligner_url serves one Aligner: give --model, and run again for the next of a stack.")
+
+        if self.aligner_url and self.route:
+            raise UserError(
+                f"--aligner_url serves one Aligner: write it into {self.route}, beside the model it belongs to."
+            )
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ ADDED = (
     "cut_off",
     "nats_ahead",
     "steered",
+    "route",
 )
 
 

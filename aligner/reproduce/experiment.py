@@ -36,6 +36,9 @@ RUN_KEYS = {
     "like",
     "nats_ahead",
     "leave_out",
+    "from",
+    "beside",
+    "trained",
 }  # of a run, besides flags of training
 Fields = Mapping[str, Any]
 
