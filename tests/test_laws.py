@@ -63,7 +63,7 @@ ORDER = [
     "inference.command",
     "serving.hosts", "serving.connections", "serving.config", "serving.corrections", "serving.gate", "serving.worker",
     "serving.protocol", "serving.upstream", "serving.metrics",
-    "serving.completions", "serving.replicas", "serving.served_aligner",
+    "serving.completions", "serving.replicas", "serving.served_aligner", "serving.routed",
     "serving.shadow", "serving.behind", "serving.waiting", "serving.untouched",
     "serving.exchange", "serving.requested", "serving.other_routes", "serving.guardrail", "serving.app",
     "serving.command", "serving.processes",

@@ -111,6 +111,12 @@ def test_the_temperature_makes_confident_mistakes_less_probable():
     assert before["calibration_error"] > 0.2 and figures(after_NC, labels_N)["calibration_error"] < 0.02
 
 
+def test_a_few_rows_that_are_all_right_do_not_prove_certainty():
+    logits_NC = torch.tensor([[9.0, 0.0]] * 8)
+    sure = torch.softmax(logits_NC / best_temperature(logits_NC, torch.zeros(8, dtype=torch.long)), 1)[0, 0]
+    assert sure == pytest.approx(0.9, abs=0.02)
+
+
 def test_a_larger_penalty_makes_smaller_weights():
     features_NH, labels_N = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
     sizes = [float(fit(("a", "b"), features_NH, labels_N, penalty).weight_CH.norm()) for penalty in (0.001, 0.1, 10)]
@@ -214,4 +220,17 @@ def test_flags_that_belong_to_one_aligner_are_refused_beside_a_route(flags, said
     monkeypatch.chdir(tmp_path)
     read(tmp_path, "aligners: {a: embeddable, b: {model: c, aligner_url: http://x/v1}}\notherwise: a")
     assert main(["correct", "--route", "routes.yaml", "--input", "in", "--output", "out", *flags]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--mode", "gate", "--threshold", "-1"], "a threshold is of one Aligner"),
+        (["--aligner_url", "http://x/v1"], "write it into routes.yaml"),
+        (["--steer", "d", "--alpha", "1"], "leave out --route"),
+    ],
+)
+def test_what_is_of_one_aligner_is_refused_by_serve_too(flags, said, capsys):
+    assert main(["serve", "--route", "routes.yaml", "--upstream_url", "http://x/v1", *flags]) == 2
     assert said in capsys.readouterr().err

@@ -15,7 +15,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "done, the original answer, the edit figures. Texts are written nowhere but to --shadow_file."
     )
     add = parser.add_argument
-    add("--model", required=True, metavar="DIR", help="the Aligner: an output folder or a hub id")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--model", default="", metavar="DIR", help="the Aligner: an output folder or a hub id")
+    which.add_argument(
+        "--route", metavar="FILE", help="a routes.yaml: which of several corrects, by the question (aligner route)"
+    )
     add(
         "--upstream_url",
         required=True,
@@ -135,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
     config = config_from(args, ServeConfig)
     where = config.upstream_url.partition("?")[0]  # a query may hold a key
     print_lines(
-        f"loading the Aligner {config.model} to stand in front of {where} (mode {config.mode}), which takes seconds"
+        f"loading the Aligner {config.route or config.model} to stand in front of {where} (mode {config.mode}), which takes seconds"
     )
     from aligner.serving.processes import serve  # torch, for which a misspelt flag need not wait
 

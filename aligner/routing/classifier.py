@@ -67,9 +67,18 @@ def fit(choices: Sequence[str], features_NH: torch.Tensor, labels_N: torch.Tenso
 
 
 def best_temperature(logits_NC: torch.Tensor, labels_N: torch.Tensor) -> float:
-    """The temperature with which held-out rows are likeliest, of 0.05 to 20."""
-    tried = torch.logspace(-1.301, 1.301, 201).tolist()
-    return min(tried, key=lambda each: float(F.cross_entropy(logits_NC / each, labels_N)))
+    """The temperature with which held-out rows are likeliest, of 0.05 to 20.
+
+    Each row counts as right with (N + 1) / (N + 2) alone, as Platt's targets do: N rows that are all right do not prove certainty.
+    """
+    tried, smoothing = torch.logspace(-1.301, 1.301, 201).tolist(), smoothing_of(logits_NC)
+    return min(tried, key=lambda each: float(F.cross_entropy(logits_NC / each, labels_N, label_smoothing=smoothing)))
+
+
+def smoothing_of(logits_NC: torch.Tensor) -> float:
+    """The label smoothing that takes 1 / (N + 2) from the true class."""
+    count, choices = logits_NC.shape
+    return choices / ((choices - 1) * (count + 2))
 
 
 def figures(probabilities_NC: torch.Tensor, labels_N: torch.Tensor) -> dict[str, float]:

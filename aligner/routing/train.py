@@ -16,7 +16,16 @@ from aligner.models import fingerprint
 from aligner.questions import question_key
 from aligner.readers.rows import read_rows
 from aligner.records import DataError, UserError
-from aligner.routing.classifier import CARD, PENALTIES, Classifier, best_temperature, figures, fit, write_classifier
+from aligner.routing.classifier import (
+    CARD,
+    PENALTIES,
+    Classifier,
+    best_temperature,
+    figures,
+    fit,
+    smoothing_of,
+    write_classifier,
+)
 from aligner.routing.config import Routes
 from aligner.routing.router import Features, features_of
 
@@ -111,7 +120,8 @@ def fit_best(
         each = fit(choices, states["fit"], labels["fit"], penalty)
         logits_NC = each.logits(states["calibrate"])
         temperature = best_temperature(logits_NC, labels["calibrate"])
-        nll = float(F.cross_entropy(logits_NC / temperature, labels["calibrate"]))
+        smoothing = smoothing_of(logits_NC)
+        nll = float(F.cross_entropy(logits_NC / temperature, labels["calibrate"], label_smoothing=smoothing))
         if best is None or nll < best[0]:
             best = nll, replace(each, temperature=temperature)
     assert best

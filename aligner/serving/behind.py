@@ -85,7 +85,7 @@ class ShadowQueue:
         try:
             done = await self._worker.submit(questions, answer, self._feedback).done()
             corrected = done.corrected
-            markers = markers_of(self._worker.template)
+            markers = markers_of(done.template or self._worker.template)
             keep = self._guard.after(corrected, questions[0], answer, markers)
             if keep and keep.failed:
                 raise Unfinished(keep.reason)

@@ -258,9 +258,10 @@ class Exchange:
         """Put the correction into the choice, unless the answer stays; the text that is in it then. Raises Unfinished where it is
         no correction."""
         corrected, action, reason = done.corrected, "corrected", None
+        markers = markers_of(done.template or self.worker.template)
         if done.left_alone:
-            action, reason = "left_alone", "the gate: the Aligner would have written it so"
-        elif keep := self.policy.guard.after(corrected, question, original, markers_of(self.worker.template)):
+            action, reason = "left_alone", done.why
+        elif keep := self.policy.guard.after(corrected, question, original, markers):
             if keep.failed:
                 raise Unfinished(keep.reason + ".")
             action, reason = "left_alone", keep.reason
@@ -269,9 +270,9 @@ class Exchange:
         self._count(action, done)
         rounded = {name: v if isinstance(v, bool) else round(v, 4) for name, v in asdict(corrected.edits).items()}
         seconds = {"waited": round(done.waited, 3), "took": round(done.took, 3)}
-        choice["aligner"] = self._note(action, original) | {"edits": rounded, "tokens": done.tokens, "seconds": seconds}
-        if reason:
-            choice["aligner"]["reason"] = reason
+        choice["aligner"] = {**self._note(action, original), **done.about, "edits": rounded}
+        choice["aligner"] |= {"tokens": done.tokens, "seconds": seconds}
+        choice["aligner"] |= {"reason": reason} if reason else {}
         if done.confidence is not None:
             choice["aligner"] |= {"confidence": round(done.confidence, 4), "threshold": self.policy.threshold}
         if action == "left_alone":
