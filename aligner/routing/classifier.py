@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from aligner.demo import locate
-from aligner.files import COMPLETED, is_completed, read_json, sha256_of, sync, whole_folder, write_json, write_text
+from aligner.files import COMPLETED, is_completed, read_json, sha256_of, sync, write_json, write_text
 from aligner.models import fingerprint
 from aligner.records import UserError
 from aligner.routing.config import Routes
@@ -96,15 +96,16 @@ def figures(probabilities_NC: torch.Tensor, labels_N: torch.Tensor) -> dict[str,
 
 
 def write_classifier(folder: Path, classifier: Classifier, card: dict[str, Any]) -> None:
-    """Write the folder as a whole or not at all; an earlier one is replaced."""
+    """Write the folder, COMPLETED last; an earlier classifier in it is replaced."""
     tensors = {"weight": classifier.weight_CH, "bias": classifier.bias_C}
     tensors |= {"mean": classifier.mean_H, "scale": classifier.scale_H}
-    with whole_folder(folder) as partial:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial / WEIGHTS)
-        sync(partial / WEIGHTS)
-        own = {"choices": list(classifier.choices), "temperature": classifier.temperature}
-        write_json(partial / CARD, {**own, "weights_sha256": sha256_of(partial / WEIGHTS), **card})
-        write_text(partial / COMPLETED, "")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / COMPLETED).unlink(missing_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
+    sync(folder / WEIGHTS)
+    own = {"choices": list(classifier.choices), "temperature": classifier.temperature}
+    write_json(folder / CARD, {**own, "weights_sha256": sha256_of(folder / WEIGHTS), **card})
+    write_text(folder / COMPLETED, "")
 
 
 def read_classifier(routes: Routes, trust_remote_code: bool = False) -> Classifier:

@@ -66,6 +66,13 @@ class Routes:
     sure: float = 0.0
     rows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of each choice that the classifier knows
 
+    def check_local(self) -> None:
+        """UserError where an Aligner is served: a server gives no losses."""
+        if served := [each.name for each in self.aligners.values() if each.aligner_url]:
+            raise UserError(
+                f"{self.file}: '{served[0]}' is served, and losses need it here. Leave out its aligner_url."
+            )
+
     def features_model(self) -> str:
         """The model whose states are read. UserError where every Aligner is served and none is named."""
         local = [each.model for each in self.aligners.values() if not each.aligner_url]
