@@ -84,3 +84,30 @@ def test_the_whole_way_with_a_real_model(tiny_model, tmp_path, monkeypatch, caps
     options = AlignerOptions(max_new_tokens=4)
     _, several = routed_aligners(ServeConfig("", "http://127.0.0.1:1/v1", options, route="routes.yaml"), routes)
     assert several.router.choose([rows[0]["question"]])[0].aligner == "stars"
+
+
+def test_routed_losses_are_each_rows_own_aligners_by_set_and_beside_corrections(
+    trained, tmp_path, monkeypatch, capsys, quick_commands
+):
+    """Two stages of one run stand for two Aligners: the identity stage and the whole one."""
+    monkeypatch.chdir(tmp_path)
+    folder = trained[0]
+    rows = [{"question": f"{'Long ' * (n % 2)}thing {n}?", "answer": "No.", "correction": "Yes."} for n in range(12)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    aligners = f"aligners: {{whole: {folder}, copies: {folder / 'identity'}}}\n"
+    read(tmp_path, f"{aligners}rules: [{{words: [long], to: copies}}]\notherwise: whole\n")
+    sets = ["--sets", "one=rows.jsonl", "--models", f"before={folder / 'identity'}", f"after={folder}"]
+    assert main(["evaluate", *sets, "--route", "routes.yaml", "--output", "sets"]) == 0
+    figures = json.loads((tmp_path / "sets" / "sets.json").read_text())["figures"]["one"]
+    assert figures["routed"]["given"] == {"whole": 6, "copies": 6, NONE: 0}
+    before, after = (row["loss"] for row in figures["systems"])
+    assert figures["systems"][1]["change"]["value"] == pytest.approx(after - before)
+    assert figures["routed"]["alone"] == pytest.approx({"whole": after, "copies": before})
+    whole = ["--after", "rows.jsonl", "--route", "routes.yaml", "--max_new_tokens", "4"]
+    capsys.readouterr()
+    assert main(["evaluate", *whole, "--output", "out"]) == 0
+    [course] = json.loads((tmp_path / "out" / "report.json").read_text())["course"]
+    assert course["model"] == "routed" and course["routes"] == {"whole": 6, "copies": 6}
+    tokens = sum(each["tokens"] for each in course["loss"]["all"].values())
+    nll = sum(each["tokens"] * (each["loss"] or 0) for each in course["loss"]["all"].values())
+    assert nll / tokens == pytest.approx(figures["routed"]["loss"], abs=1e-4)
