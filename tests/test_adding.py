@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from aligner.cli import main
-from aligner.reproduce.adding import route_step, sets_step, write_sets
+from aligner.reproduce.adding import by_turns, route_step, sets_step, write_sets
 from aligner.reproduce.experiment import FOLDER, read_experiment
 from aligner.reproduce.steps import training_steps, write_rows
 from aligner.training.flags import parse
@@ -40,7 +40,7 @@ def test_the_new_runs_begin_from_the_old_aligner_and_one_has_a_share_of_the_old_
     bases = {name: each.model.model_name_or_path for name, each in flags.items()}
     assert bases == {"old": "embedded", "new": "embedded", "new-rows-alone": old, "old-rows-too": old}
     new, beside = flags["old-rows-too"].data.train_datasets
-    assert new.startswith("correction-json:0.3:") and beside == f"correction-json:0.2:{folder}/rows/train-old.jsonl"
+    assert new.startswith("correction-json:0.12:") and beside == f"correction-json:0.2:{folder}/rows/train-old.jsonl"
     assert len(flags["new-rows-alone"].data.train_datasets) == 1
 
 
@@ -57,6 +57,11 @@ def test_no_question_that_is_measured_was_trained_on_or_routed_by(data, tmp_path
     assert {name: each["rows"] for name, each in routes.items()} == {
         name: str(folder / "rows" / f"train-{name}.jsonl") for name in ("old", "new")
     }
+
+
+def test_few_rows_are_of_many_questions():
+    rows = [{"question": f"Q{n}", "turn": turn} for n in range(3) for turn in range(n + 1)]
+    assert [row["turn"] for row in by_turns(rows)] == [0, 0, 0, 1, 1, 2]
 
 
 def test_the_first_run_is_the_one_before_and_the_route_stands_beside(data, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +52,17 @@ def write_sets(experiment: Experiment, data: Path, folder: Path) -> dict[str, in
         if not rows:
             raise UserError(f"{experiment.name}: the set '{name}' has no rows to report. Raise questions: report.")
         counts[name] = min(len(rows), experiment.answers.get(name, len(rows)))
-        write_lines(
-            folder / f"report-{name}.jsonl", sorted(rows, key=lambda row: digest_of(row["question"]))[: counts[name]]
-        )
+        write_lines(folder / f"report-{name}.jsonl", by_turns(rows)[: counts[name]])
     return counts
+
+
+def by_turns(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows in an order in which the first of every question come before any second, so that few rows are of many questions."""
+    seen, turns = Counter[str](), []
+    for row in sorted(rows, key=lambda row: digest_of(row["question"])):
+        turns.append((seen[row["question"]], row))
+        seen[row["question"]] += 1
+    return [row for _, row in sorted(turns, key=lambda turn: turn[0])]
 
 
 def route_step(experiment: Experiment, folder: Path, counts: dict[str, int]) -> Step:
