@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from layered import ANSWER, ask, corrector, exchange, serving
+from layered import ANSWER, ask, corrector, exchange, serving, until
 from test_correct_file import lines
 from test_routing import read
 
@@ -54,6 +54,18 @@ def test_what_is_routed_to_none_goes_back_as_it_came_whole_and_as_a_stream(route
     chunks = list(ask(address, "Hello", stream=True))
     assert "".join(each.choices[0].delta.content or "" for each in chunks) == "HELLO"
     assert chunks[-1].choices[0].model_extra["aligner"]["route"] == {"aligner": NONE, "by": "rule 2"}
+
+
+def test_what_is_routed_to_none_is_no_row_of_the_shadow_file(corrector, told, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    several = exchange(corrector, told.url, file, mode="shadow")
+    routes = read(tmp_path, "aligners: {a: x}\nrules: [{words: [there], to: a}]\notherwise: none")
+    several.worker = several.behind._worker = RoutedCorrector(open_router(routes), {"a": Worker(corrector)})
+    with serving(several) as address:
+        for question in ("who is there?", "Hello"):
+            ask(address, question)
+        until(lambda: several.counts["shadow"] == several.counts["left_alone"] == 1)
+    assert [row["question"] for row in lines(file)] == ["who is there?"]
 
 
 def test_the_whole_way_with_a_real_model(tiny_model, tmp_path, monkeypatch, capsys):

@@ -84,6 +84,9 @@ class ShadowQueue:
         assert self._file
         try:
             done = await self._worker.submit(questions, answer, self._feedback).done()
+            if done.left_alone:  # by its route: no Aligner has corrected it
+                self._count("left_alone", done)
+                return
             corrected = done.corrected
             markers = markers_of(done.template or self._worker.template)
             keep = self._guard.after(corrected, questions[0], answer, markers)
