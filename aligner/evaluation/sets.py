@@ -6,15 +6,18 @@ The first Aligner is the one before: of every other the change is taken on the s
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from aligner.card import prompt_of
 from aligner.console import progress, setup_logging
 from aligner.demo import locate
 from aligner.evaluation.checkpoint_sweep import in_order
@@ -23,9 +26,9 @@ from aligner.evaluation.losses import losses
 from aligner.evaluation.measures.gain import Estimate
 from aligner.evaluation.pairs import Pair, named_fields, read_pairs
 from aligner.evaluation.rates import resampled
-from aligner.files import write_json, write_text
-from aligner.inference.corrector import Corrector
-from aligner.models import check_place, quiet_libraries
+from aligner.files import json_line, read_json, write_json, write_text
+from aligner.inference.corrector import Corrector, Settings, best_dtype
+from aligner.models import check_place, fingerprint, quiet_libraries
 from aligner.routing.config import NONE, Routes, read_routes
 from aligner.routing.router import Choice, open_router
 from aligner.terminal import print_lines
@@ -102,24 +105,37 @@ def _read(config: SetsConfig) -> tuple[dict[str, list[Pair]], list[str]]:
 
 
 def _losses(config: SetsConfig, opened: Opened, sets: Mapping[str, Sequence[Pair]]) -> dict[str, Losses]:
-    """An Aligner's losses on every set. It is freed before the next one is opened."""
-    aligner = Corrector.load(
-        opened.folder, opened.prompt, trust_remote_code=config.trust_remote_code, dtype=config.dtype
-    )
-    result: dict[str, Losses] = {}
-    for name, pairs in sets.items():
+    """An Aligner's losses on every set. It is freed before the next one is opened; what an earlier run measured is read."""
+    files = {
+        name: Path(config.output) / "losses" / f"{_digest(config, opened, pairs)}.json" for name, pairs in sets.items()
+    }
+    if left := {name: pairs for name, pairs in sets.items() if not files[name].exists()}:
+        how = opened.prompt, Settings(), config.trust_remote_code, config.dtype
+        aligner = Corrector.load(opened.folder, *how)
+        for name, pairs in left.items():
+            write_json(files[name], _measured(aligner, f"{Path(opened.folder).name}, {name}", pairs))
+        del aligner
+        torch.cuda.empty_cache()
+    return {
+        name: {place: RowLoss(*loss) for place, loss in enumerate(read_json(file)) if loss}
+        for name, file in files.items()
+    }
 
-        def bar(batches: Any, name: str = name) -> Any:
-            return progress(batches, desc=f"{Path(opened.folder).name}, {name}", delay=2)
 
-        shares = losses(aligner.model, aligner.encoder, aligner.template, pairs, bar)
-        result[name] = {
-            place: RowLoss(sum(share.nll for share in each.values()), sum(share.tokens for share in each.values()))
-            for place, each in shares.items()
-        }
-    del aligner
-    torch.cuda.empty_cache()
-    return result
+def _measured(aligner: Corrector, title: str, pairs: Sequence[Pair]) -> list[RowLoss | None]:
+    """The loss of every row; None where the Aligner has no positions for it."""
+    bar = partial(progress, desc=title, delay=2)
+    shares = losses(aligner.model, aligner.encoder, aligner.template, pairs, bar)
+    rows = [[*shares[place].values()] if place in shares else None for place in range(len(pairs))]
+    return [RowLoss(sum(each.nll for each in row), sum(each.tokens for each in row)) if row else None for row in rows]
+
+
+def _digest(config: SetsConfig, opened: Opened, pairs: Sequence[Pair]) -> str:
+    """A digest of all that decides an Aligner's losses on a set."""
+    trusted, prompt = config.trust_remote_code, prompt_of(opened.folder, opened.prompt).text
+    rows = [[pair.question, pair.before, pair.after] for pair in pairs]
+    parts = [fingerprint(opened.folder, trusted), prompt, config.dtype or best_dtype(), rows]
+    return hashlib.sha256(json_line(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def set_figures(
