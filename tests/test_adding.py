@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from aligner.cli import main
-from aligner.reproduce.adding import by_turns, route_step, sets_step, write_sets
+from aligner.reproduce.adding import by_turns, route_step, sets_step, write_questions, write_sets
 from aligner.reproduce.experiment import FOLDER, read_experiment
 from aligner.reproduce.steps import training_steps, write_rows
 from aligner.training.flags import parse
@@ -46,17 +46,18 @@ def test_the_new_runs_begin_from_the_old_aligner_and_one_has_a_share_of_the_old_
 
 def test_no_question_that_is_measured_was_trained_on_or_routed_by(data, tmp_path):
     experiment, folder = read_experiment("adding"), tmp_path / "out"
-    counts = write_rows(experiment, data, folder / "rows")
+    write_rows(experiment, data, folder / "rows")
+    counts = write_questions(experiment, data, folder / "rows")
     held_out = write_sets(experiment, data, folder / "rows")
     assert set(held_out) == {"old", "new"} and all(10 < count < 60 for count in held_out.values())
     read = {file.stem: file.read_text().splitlines() for file in (folder / "rows").glob("*.jsonl")}
     for name in held_out:
         assert not set(read[f"report-{name}"]) & set(read[f"train-{name}"])
-    step = route_step(experiment, folder, counts)
-    routes = yaml.safe_load(step.rows.read_text())["aligners"]
-    assert {name: each["rows"] for name, each in routes.items()} == {
-        name: str(folder / "rows" / f"train-{name}.jsonl") for name in ("old", "new")
-    }
+        asked = {json.loads(line)["question"] for line in read[f"report-{name}"]}
+        routed_by = {json.loads(line)["question"] for line in read[f"route-{name}"]}
+        assert len(routed_by) > 40 and not asked & routed_by
+    routes = yaml.safe_load(route_step(experiment, folder, counts).rows.read_text())["aligners"]
+    assert routes["old"]["rows"] == str(folder / "rows" / "route-old.jsonl")
 
 
 def test_few_rows_are_of_many_questions():

@@ -24,7 +24,7 @@ def run_adding(experiment: Experiment, data: Path, folder: Path, dry_run: bool) 
         held_out = write_sets(experiment, data, folder / "rows")
         steps = training_steps(experiment, folder, counts)
         if experiment.route:
-            steps.append(route_step(experiment, folder, counts))
+            steps.append(route_step(experiment, folder, write_questions(experiment, data, folder / "rows")))
         steps.append(sets_step(experiment, folder, held_out))
         left = [step for step in steps if not step.product.exists()]
         print_lines(
@@ -65,15 +65,28 @@ def by_turns(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for _, row in sorted(turns, key=lambda turn: turn[0])]
 
 
-def route_step(experiment: Experiment, folder: Path, counts: dict[str, int]) -> Step:
-    """Train the classifier between the runs of the route, on the questions that each was trained on."""
+def write_questions(experiment: Experiment, data: Path, folder: Path) -> dict[str, int]:
+    """Write the questions that the classifier of the route learns from: of each run's files all that are not reported, whether or
+    not it is trained on them. Returns how many of each."""
+    counts = {}
+    for name in experiment.route:
+        files = tuple(experiment.scales["small"].runs[name].get("rows", experiment.rows))
+        rows = rows_by_side(experiment, data, files, every=True)["train"]
+        questions = {row["question"]: row for row in rows[: experiment.limit]}
+        write_lines(folder / f"route-{name}.jsonl", ({"question": question} for question in questions))
+        counts[name] = len(questions)
+    return counts
+
+
+def route_step(experiment: Experiment, folder: Path, questions: dict[str, int]) -> Step:
+    """Train the classifier between the runs of the route, on so many questions of each."""
     scale, file = experiment.scales["small"], folder / "rows" / "routes.yaml"
     aligners: dict[str, Any] = {
-        name: {"model": str(model_of(scale, name, folder)), "rows": str(folder / "rows" / f"train-{name}.jsonl")}
-        for name in experiment.route
+        name: {"model": str(model_of(scale, name, folder)), "rows": str(folder / "rows" / f"route-{name}.jsonl")}
+        for name in questions
     }
     write_json(file, {"aligners": aligners, "classifier": str(folder / "classifier")})  # JSON is YAML
-    seconds = 0.2 * sum(counts[name] for name in experiment.route)
+    seconds = 0.1 * sum(questions.values())
     return Step("route", ("aligner", "route", str(file), "--train"), folder / "classifier" / COMPLETED, seconds, file)
 
 
