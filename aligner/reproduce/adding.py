@@ -13,6 +13,7 @@ from aligner.locks import take
 from aligner.records import UserError
 from aligner.reproduce.experiment import Experiment, digest_of, rows_by_side
 from aligner.reproduce.steps import Step, model_of, run_step, training_steps, words_of, write_rows
+from aligner.routing.train import FEWEST
 from aligner.terminal import print_lines
 
 
@@ -72,7 +73,8 @@ def write_questions(experiment: Experiment, data: Path, folder: Path) -> dict[st
     for name in experiment.route:
         files = tuple(experiment.scales["small"].runs[name].get("rows", experiment.rows))
         rows = rows_by_side(experiment, data, files, every=True)["train"]
-        questions = {row["question"]: row for row in rows[: experiment.limit]}
+        most = None if experiment.limit is None else max(experiment.limit, FEWEST)
+        questions = list(dict.fromkeys(row["question"] for row in rows))[:most]
         write_lines(folder / f"route-{name}.jsonl", ({"question": question} for question in questions))
         counts[name] = len(questions)
     return counts
@@ -98,6 +100,6 @@ def sets_step(experiment: Experiment, folder: Path, held_out: dict[str, int]) ->
         "models": [f"{name}={model_of(scale, name, folder)}" for name in scale.runs],
     }
     flags |= {"route": folder / "rows" / "routes.yaml"} if experiment.route else {}
-    words = ("aligner", "evaluate", *words_of({**flags, "output": output}))
+    words = ("aligner", "evaluate", *words_of({**flags, "dtype": "bfloat16", "output": output}))  # as it was trained
     seconds = scale.seconds.get("pair", 1) * sum(held_out.values()) * len(scale.runs)
     return Step("losses by set", words, output / "sets.json", seconds, folder / "rows")
