@@ -95,7 +95,7 @@ def test_the_whole_way_with_a_real_model(tiny_model, tmp_path, monkeypatch, caps
     assert "route: plants: by classifier, probability" in capsys.readouterr().out
     options = AlignerOptions(max_new_tokens=4)
     _, several = routed_aligners(ServeConfig("", "http://127.0.0.1:1/v1", options, route="routes.yaml"), routes)
-    assert several.router.choose([rows[0]["question"]])[0].aligner == "stars"
+    assert several.router.choose([rows[0]["question"]], [""])[0].aligner == "stars"
 
 
 def test_routed_losses_are_each_rows_own_aligners_by_set_and_beside_corrections(

@@ -31,6 +31,11 @@ def by_length(texts):
     return torch.tensor([[float("star" in text), len(text) / 100] for text in texts])
 
 
+def choose(router, *questions):
+    """The choices for questions with answers that say nothing."""
+    return router.choose(questions, [""] * len(questions))
+
+
 @pytest.fixture
 def two(tmp_path, monkeypatch):
     """Routes with questions about plants and about stars, of which one is asked of both; the features are `by_length`."""
@@ -70,7 +75,7 @@ def test_the_first_rule_that_fits_comes_before_the_classifier(two, tmp_path):
     train(two, features=by_length)
     rules = "rules:\n- {words: [moon], to: none}\n- {matches: 'Where', to: plants}\n"
     router = open_router(read(tmp_path, TWO + rules), features=by_length)
-    chosen = router.choose(["Where is the moon?", "Where are the stars?", "What are stars?"])
+    chosen = choose(router, "Where is the moon?", "Where are the stars?", "What are stars?")
     assert [(each.aligner, each.by) for each in chosen] == [
         (NONE, "rule 1"),
         ("plants", "rule 2"),
@@ -82,8 +87,8 @@ def test_where_the_classifier_is_not_sure_the_choice_is_otherwise(two, tmp_path)
     train(two, features=by_length)
     router = open_router(read(tmp_path, TWO + "otherwise: none\nsure: 0.9\n"), features=by_length)
     doubtful = Router(router.routes, router.classifier, lambda texts: router.classifier.mean_H.repeat(len(texts), 1))
-    assert [each.aligner for each in router.choose(["What are stars?"])] == ["stars"]
-    [choice] = doubtful.choose(["What is it?"])
+    assert [each.aligner for each in choose(router, "What are stars?")] == ["stars"]
+    [choice] = choose(doubtful, "What is it?")
     assert (choice.aligner, choice.by) == (NONE, "otherwise") and choice.probability < 0.9
 
 
@@ -100,6 +105,24 @@ def test_no_question_is_in_two_parts_and_each_is_taken_once(two):
     every = [text for part in texts.values() for text in part]
     assert len(every) == len(set(every)) == 120
     assert [sum("plants" in text for text in part) for part in texts.values()] == [36, 12, 12]
+
+
+def test_a_classifier_may_read_the_answer_too(tmp_path, two):
+    for name in ("plants", "stars"):
+        rows = [{"question": f"{name[0]}: what is number {n}?", "answer": f"One of the {name}."} for n in range(40)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    routes = read(tmp_path, TWO + "with_answer: true\n")
+    assert train(routes, features=by_length)["after_temperature"]["accuracy"] == 1.0
+    router = open_router(routes, features=by_length)
+    assert [
+        each.aligner
+        for each in router.choose(["s: what is number 5?"] * 2, ["One of the stars.", "One of the plants."])
+    ] == [
+        "stars",
+        "plants",
+    ]
+    with pytest.raises(UserError, match="was trained with another 'with_answer'"):
+        read_classifier(read(tmp_path, TWO))
 
 
 def test_the_temperature_makes_confident_mistakes_less_probable():
@@ -168,7 +191,7 @@ def test_what_is_wrong_with_the_file_is_one_line(text, said, tmp_path):
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
-def by_first_letter(questions):
+def by_first_letter(questions, answers):
     """The Aligner with the number behind Q, and none for the others."""
     return [Choice(f"aligner-{int(q[1:]) % 3}" if int(q[1:]) % 3 < 2 else NONE, "rule 1", 0.5) for q in questions]
 
@@ -192,7 +215,7 @@ def test_what_was_routed_before_a_kill_is_not_chosen_again(tmp_path):
         )
     again = Rewriter(str.upper)
 
-    def refuse(questions):
+    def refuse(questions, answers):
         raise AssertionError("asked again")
 
     correct_file(work(tmp_path, rows, Rewriter(str.upper), again, route=refuse), QUIET)

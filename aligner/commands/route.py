@@ -17,6 +17,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("routes", metavar="FILE", help="a routes.yaml")
     add("--train", action="store_true", help="train and calibrate the classifier on the rows that the file names")
     add("--question", metavar="TEXT", help="show the choice for one question")
+    add("--answer", metavar="TEXT", help="its answer, where the classifier reads it too")
     add("--input", metavar="FILE", help="count the choices for the questions of a file")
     add("--trust_remote_code", action="store_true", help="run Python code that comes with the model of the features")
 

@@ -77,7 +77,8 @@ class CheckpointSweep:
         print_lines(
             f"{routes.file}: losses and corrections of {len(pairs):,} answers, each by the Aligner of its route"
         )
-        choices = open_router(routes, self._trusted()).choose([pair.question for pair in pairs])
+        router = open_router(routes, self._trusted())
+        choices = router.choose([pair.question for pair in pairs], [pair.before for pair in pairs])
         shares: dict[int, Shares] = {}
         digests = [sha256_of(routes.file), *([sha256_of(routes.classifier)] if routes.rows else [])]
         for name, each in routes.aligners.items():

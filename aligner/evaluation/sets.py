@@ -67,7 +67,9 @@ def run_sets(config: SetsConfig) -> int:
     choices: Mapping[str, Sequence[Choice]] = {}
     if routes:
         router = open_router(routes, config.trust_remote_code)
-        choices = {name: router.choose([pair.question for pair in pairs]) for name, pairs in sets.items()}
+        choices = {
+            name: router.choose([p.question for p in pairs], [p.before for p in pairs]) for name, pairs in sets.items()
+        }
         del router
     measured = {opened: _losses(config, opened, sets) for opened in dict.fromkeys([*named.values(), *members.values()])}
     figures = {

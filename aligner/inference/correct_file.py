@@ -47,7 +47,7 @@ class StackedAligner:
 @dataclass(frozen=True)
 class CorrectionJob:
     """A file to correct. `about`: everything that decides the result, by name; a job that is continued must agree in it. `route`:
-    chooses which of the stack corrects a row, by its name, from its question; then a pass is one Aligner's a row."""
+    chooses which of the stack corrects a row, by its name, from its question and answer; then a pass is one Aligner's a row."""
 
     input: str
     output: str
@@ -62,7 +62,7 @@ class CorrectionJob:
     questions: str | None = None
     retry_failed: bool = False
     objectives: tuple[str, ...] = ()
-    route: Callable[[Sequence[str]], Sequence[Choice]] | None = None
+    route: Callable[[Sequence[str], Sequence[str]], Sequence[Choice]] | None = None
 
 
 def correct_file(job: CorrectionJob, progress: Progress) -> CorrectionSummary:
@@ -136,7 +136,8 @@ def _route(job: CorrectionJob, items: Sequence[Item], journal: Journal) -> None:
     """Choose an Aligner for each row, where the job routes. What was chosen once holds for all passes, and after a kill."""
     left = [row for row, item in enumerate(items) if not item.fault and ("route", row) not in journal.done]
     if job.route and left:
-        for row, choice in zip(left, job.route([items[row].text("question") for row in left]), strict=True):
+        questions, answers = ([items[row].text(role) for row in left] for role in ("question", "answer"))
+        for row, choice in zip(left, job.route(questions, answers), strict=True):
             journal.add("route", row, choice.about())
 
 

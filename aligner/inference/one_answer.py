@@ -35,7 +35,7 @@ def show_one_correction(
     screen = Console(highlight=False, markup=False, soft_wrap=True)
     if route:
         routes = read_routes(route)
-        choice = open_router(routes, trust_remote_code).choose([question])[0]
+        choice = open_router(routes, trust_remote_code).choose([question], [answer])[0]
         screen.print(f"route: {choice_line(choice)}", style="dim")
         if choice.leaves_alone:
             return

@@ -74,9 +74,10 @@ def write_questions(experiment: Experiment, data: Path, folder: Path) -> dict[st
         files = tuple(experiment.scales["small"].runs[name].get("rows", experiment.rows))
         rows = rows_by_side(experiment, data, files, every=True)["train"]
         most = None if experiment.limit is None else max(experiment.limit, FEWEST)
-        questions = list(dict.fromkeys(row["question"] for row in rows))[:most]
-        write_lines(folder / f"route-{name}.jsonl", ({"question": question} for question in questions))
-        counts[name] = len(questions)
+        first = {row["question"]: row["answer"] for row in reversed(rows)}
+        asked = list(dict.fromkeys(row["question"] for row in rows))[:most]
+        write_lines(folder / f"route-{name}.jsonl", ({"question": each, "answer": first[each]} for each in asked))
+        counts[name] = len(asked)
     return counts
 
 
@@ -87,7 +88,9 @@ def route_step(experiment: Experiment, folder: Path, questions: dict[str, int]) 
         name: {"model": str(model_of(scale, name, folder)), "rows": str(folder / "rows" / f"route-{name}.jsonl")}
         for name in questions
     }
-    write_json(file, {"aligners": aligners, "classifier": str(folder / "classifier")})  # JSON is YAML
+    write_json(
+        file, {"aligners": aligners, "with_answer": True, "classifier": str(folder / "classifier")}
+    )  # JSON is YAML
     seconds = 0.1 * sum(questions.values())
     return Step("route", ("aligner", "route", str(file), "--train"), folder / "classifier" / COMPLETED, seconds, file)
 

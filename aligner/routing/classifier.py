@@ -120,6 +120,8 @@ def read_classifier(routes: Routes, trust_remote_code: bool = False) -> Classifi
     model = locate(routes.features_model())
     if card["features_sha256"] != fingerprint(model, trust_remote_code):
         raise UserError(f"{routes.file}: its classifier {folder} read another model than {model}. {again}")
+    if card["with_answer"] != routes.with_answer:
+        raise UserError(f"{routes.file}: its classifier {folder} was trained with another 'with_answer'. {again}")
     if card["weights_sha256"] != sha256_of(folder / WEIGHTS):
         raise UserError(f"{folder}: {WEIGHTS} is not as it was written. {again}")
     tensors = load_file(folder / WEIGHTS)

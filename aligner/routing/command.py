@@ -22,12 +22,15 @@ class RouteConfig:
     routes: str
     train: bool = False
     question: str | None = None
+    answer: str | None = None
     input: str | None = None
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         if sum((self.train, self.question is not None, self.input is not None)) != 1:
             raise UserError("give one of --train, --question TEXT and --input FILE.")
+        if self.answer is not None and self.question is None:
+            raise UserError("--answer is of --question: give both.")
 
 
 def route(config: RouteConfig) -> int:
@@ -44,26 +47,33 @@ def route(config: RouteConfig) -> int:
         return 0
     router = open_router(routes, config.trust_remote_code)
     if config.question is not None:
-        print_lines(choice_line(router.choose([config.question])[0]))
+        if routes.with_answer and not config.answer:
+            raise UserError(f"--answer is missing: the classifier of {routes.file} reads it too.")
+        print_lines(choice_line(router.choose([config.question], [config.answer or ""])[0]))
         return 0
-    questions, faults = _questions(str(config.input))
-    print_lines(*table(routes, router.choose(questions)), *(f"left out: {fault}" for fault in faults[:5]))
+    questions, answers, faults = _questions(str(config.input), routes.with_answer)
+    print_lines(*table(routes, router.choose(questions, answers)), *(f"left out: {fault}" for fault in faults[:5]))
     return 1 if faults else 0
 
 
-def _questions(file: str) -> tuple[list[str], list[DataError]]:
-    questions, faults = [], []
+def _questions(file: str, with_answer: bool) -> tuple[list[str], list[str], list[DataError]]:
+    """The questions and answers of a file, and the rows that lack what is needed."""
+    questions, answers, faults = [], [], []
     for row in read_rows(file):
-        text = row.value.get("question") if not isinstance(row, DataError) and isinstance(row.value, dict) else None
         if isinstance(row, DataError):
             faults.append(row)
-        elif isinstance(text, str):
-            questions.append(text)
+            continue
+        fields = row.value if isinstance(row.value, dict) else {}
+        question, answer = fields.get("question"), fields.get("answer")
+        if isinstance(question, str) and (isinstance(answer, str) or not with_answer):
+            questions.append(question)
+            answers.append(answer if isinstance(answer, str) else "")
         else:
-            faults.append(DataError(*row.origin, "has no question", "Write one"))
+            lacks = "answer" if isinstance(question, str) else "question"
+            faults.append(DataError(*row.origin, f"has no {lacks}", "Write one"))
     if not questions:
         raise next(iter(faults), None) or UserError(f"{file}: has no rows. Check the path.")
-    return questions, faults
+    return questions, answers, faults
 
 
 def table(routes: Routes, choices: list[Choice]) -> list[str]:

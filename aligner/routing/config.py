@@ -5,6 +5,7 @@ none         rows of questions whose answers are to be left alone
 rules        in order, the first that fits: matches, words, at_least, at_most (words of the question), and to
 features     the local model whose hidden states the classifier reads (the first Aligner that is local)
 classifier   the folder that `aligner route FILE --train` writes (NAME-classifier, beside the file)
+with_answer  whether the classifier reads the answer too (false)
 otherwise    the choice where no rule fits and there is no classifier, or it is less sure than `sure`
 """
 
@@ -23,7 +24,7 @@ from aligner.records import UserError
 from aligner.texts import kind_of
 
 NONE = "none"  # the choice that leaves an answer alone
-KEYS = ("aligners", "none", "rules", "features", "classifier", "otherwise", "sure")
+KEYS = ("aligners", "none", "rules", "features", "classifier", "with_answer", "otherwise", "sure")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,12 @@ class Routes:
     classifier: str = ""
     otherwise: str | None = None
     sure: float = 0.0
+    with_answer: bool = False
     rows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of each choice that the classifier knows
+
+    def text_of(self, question: str, answer: str) -> str:
+        """What the classifier reads."""
+        return f"{question}\n\n{answer}" if self.with_answer else question
 
     def check_local(self) -> None:
         """UserError where an Aligner is served: a server gives no losses."""
@@ -104,6 +110,7 @@ def read_routes(path: str) -> Routes:
         classifier=str(value.get("classifier") or Path(path).with_name(f"{Path(path).stem}-classifier")),
         otherwise=value.get("otherwise"),
         sure=_share(path, value.get("sure", 0.0)),
+        with_answer=_truth(path, value.get("with_answer", False)),
         rows=own,
     )
     _check(path, routes)
@@ -172,6 +179,12 @@ def _share(path: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
         raise UserError(f"{path}: sure is {value!r}: it is a probability, from 0 and below 1.")
     return float(value)
+
+
+def _truth(path: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise UserError(f"{path}: with_answer is {value!r}: it is true or false.")
+    return value
 
 
 def _known(place: str, value: Mapping[str, Any], names: Any) -> None:

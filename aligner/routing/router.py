@@ -54,8 +54,8 @@ class Router:
     classifier: Classifier | None
     features: Features
 
-    def choose(self, questions: Sequence[str]) -> list[Choice]:
-        """The choice for each question, in order."""
+    def choose(self, questions: Sequence[str], answers: Sequence[str]) -> list[Choice]:
+        """The choice for each question with its answer, in order. Rules are of the question alone."""
         rules = [first_rule(self.routes.rules, question) for question in questions]
         choices = {
             n: Choice(self.routes.rules[rule].to, f"rule {rule + 1}")
@@ -64,7 +64,9 @@ class Router:
         }
         left = [number for number in range(len(questions)) if number not in choices]
         if self.classifier and left:
-            rows_NC = self.classifier.probabilities(self.features([questions[number] for number in left]))
+            rows_NC = self.classifier.probabilities(
+                self.features([self.routes.text_of(questions[number], answers[number]) for number in left])
+            )
             choices |= {number: self._likeliest(row_C) for number, row_C in zip(left, rows_NC, strict=True)}
         return [
             choices.get(number) or Choice(self.routes.otherwise or NONE, "otherwise")

@@ -56,12 +56,13 @@ def read_questions(routes: Routes) -> Questions:
             for row in read_rows(file):
                 if isinstance(row, DataError):
                     raise row
-                question = row.value.get("question") if isinstance(row.value, dict) else None
-                if not isinstance(question, str) or not question.strip():
-                    raise DataError(*row.origin, "has no question", "Write one, or remove the row")
-                key = question_key(question)
+                fields = row.value if isinstance(row.value, dict) else {}
+                for name in ("question", "answer") if routes.with_answer else ("question",):
+                    if not isinstance(fields.get(name), str) or not fields[name].strip():
+                        raise DataError(*row.origin, f"has no {name}", "Write one, or remove the row")
+                key = question_key(fields["question"])
                 owners.setdefault(key, set()).add(label)
-                text.setdefault(key, question)
+                text.setdefault(key, routes.text_of(fields["question"], fields.get("answer", "")))
     own = {key: next(iter(labels)) for key, labels in owners.items() if len(labels) == 1}
     for label, choice in enumerate(choices):
         if (count := sum(each == label for each in own.values())) < FEWEST:
@@ -99,6 +100,7 @@ def train(routes: Routes, trust_remote_code: bool = False, features: Features | 
     }
     card = {
         "features": str(model),
+        "with_answer": routes.with_answer,
         "features_sha256": fingerprint(model, trust_remote_code),
         "questions": counts,
         "shared": questions.shared,

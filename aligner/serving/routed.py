@@ -31,7 +31,7 @@ class RoutedTicket:
 
     async def pieces(self) -> AsyncGenerator[str | Done, None]:
         """The text as it is decoded, piece by piece, then the result. Raises Failed where there is no correction."""
-        choice = await self.routed.choose(self.questions[0])
+        choice = await self.routed.choose(self.questions[0], self.answer)
         if choice.leaves_alone:
             yield self.answer
             yield self._left_alone(choice)
@@ -42,7 +42,7 @@ class RoutedTicket:
 
     async def done(self) -> Done:
         """The result alone. Raises Failed where there is no correction."""
-        choice = await self.routed.choose(self.questions[0])
+        choice = await self.routed.choose(self.questions[0], self.answer)
         if choice.leaves_alone:
             return self._left_alone(choice)
         return self.routed.signed(await self._submitted(choice).done(), choice)
@@ -114,11 +114,11 @@ class RoutedCorrector:
         """An answer to route and correct."""
         return RoutedTicket(self, questions, answer, feedback, threshold)
 
-    async def choose(self, question: str) -> Choice:
+    async def choose(self, question: str, answer: str) -> Choice:
         """The route of a question, found in a thread. Raises Failed where it cannot be."""
         async with self._one_at_a_time:
             try:
-                [choice] = await asyncio.to_thread(self.router.choose, [question])
+                [choice] = await asyncio.to_thread(self.router.choose, [question], [answer])
             except RuntimeError as error:
                 raise Failed(f"no route was found ({' '.join(str(error).split())[:120]}).") from None
         self._chosen[choice.aligner] += 1
