@@ -67,12 +67,12 @@ def by_turns(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def write_questions(experiment: Experiment, data: Path, folder: Path) -> dict[str, int]:
-    """Write the questions that the classifier of the route learns from: of each run's files all that are not reported, whether or
-    not it is trained on them. Returns how many of each."""
+    """Write the questions that the classifier of the route learns from: of each run's files those to train on, each with an
+    answer, whether or not the run's share has them. Returns how many of each."""
     counts = {}
     for name in experiment.route:
         files = tuple(experiment.scales["small"].runs[name].get("rows", experiment.rows))
-        rows = rows_by_side(experiment, data, files, every=True)["train"]
+        rows = rows_by_side(experiment, data, files)["train"]
         most = None if experiment.limit is None else max(experiment.limit, FEWEST)
         first = {row["question"]: row["answer"] for row in reversed(rows)}
         asked = list(dict.fromkeys(row["question"] for row in rows))[:most]

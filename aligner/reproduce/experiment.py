@@ -174,10 +174,8 @@ def _scale(place: str, value: Any) -> Scale:
     return Scale(**{**value, "runs": runs, "commands": tuple(value.get("commands", ()))})
 
 
-def rows_by_side(
-    experiment: Experiment, data: Path, files: tuple[str, ...], every: bool = False
-) -> dict[str, list[dict[str, Any]]]:
-    """The rows of these files, by the side that their question is on; `every`: not only of as many questions as the file says.
+def rows_by_side(experiment: Experiment, data: Path, files: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of these files, by the side that their question is on.
 
     A question's side depends on its text alone: it is the same in every file and every run.
     """
@@ -198,8 +196,7 @@ def rows_by_side(
     for side in ("report", "choose", "train"):
         # By shares of all keys, so that a question keeps its side in a file that has other questions beside it.
         end = start + experiment.questions[side] / total
-        keys = [key for key in order if start <= int(key[:12], 16) / 16**12 < end]
-        keys = keys if every else keys[: experiment.most(side)]
+        keys = [key for key in order if start <= int(key[:12], 16) / 16**12 < end][: experiment.most(side)]
         sides[side], start = set(keys), end
     return {side: [row for row in rows if digest_of(row["question"]) in sides[side]] for side in SIDES}
 
