@@ -28,6 +28,7 @@ from aligner.commands import (
     push,
     reproduce,
     rounds,
+    route,
     serve,
     train,
 )
@@ -83,6 +84,11 @@ COMMANDS: dict[str, Command] = {
     ),
     "campaign": ("answers of many upstreams: corrected, judged, in one table", campaign.add_flags, campaign.run),
     "serve": ("stand in front of a model's server and correct its answers", serve.add_flags, serve.run),
+    "route": (
+        "choose between several Aligners by the question: train the classifier, look at its choices",
+        route.add_flags,
+        route.run,
+    ),
     "interpret": (
         "where inside an Aligner correcting is decided, and a direction that turns it up and down",
         interpret.add_flags,

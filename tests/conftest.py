@@ -69,7 +69,7 @@ PARTS = {
     "resume": ("test_resume",),
     "launchers": ("test_launchers", "test_pipeline"),
     "browser": ("test_report_page", "test_real_layer::page", "test_rebinding"),
-    "servers": ("test_real_servers", "test_real_layer", "test_scaled_layer"),
+    "servers": ("test_real_servers", "test_real_layer", "test_scaled_layer", "test_routed_layer"),
     "cluster": ("test_cluster",),
     "clients": ("test_real_clients", "test_litellm"),
     "kinds": ("test_server_kinds",),

@@ -44,7 +44,7 @@ def data(tmp_path):
 
 
 READ = {name: read_experiment(name) for name in experiment_names()}
-SMALL = [name for name, each in READ.items() if "small" in each.scales and not each.comparison]
+SMALL = [name for name, each in READ.items() if "small" in each.scales and not each.comparison and not each.sets]
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+from torch.nn.functional import normalize
+from transformers import AutoModel
 
 from aligner.demo import locate
-from aligner.models import check_place, load_tokenizer, positions_of
+from aligner.models import check_place, load_tokenizer
 from aligner.records import UserError
-
-BATCH = 32
+from aligner.routing.features import mean_states
 
 
 def nearest(texts: Sequence[str], others: Sequence[str], folder: str) -> list[tuple[int, float]]:
@@ -27,26 +26,9 @@ def nearest(texts: Sequence[str], others: Sequence[str], folder: str) -> list[tu
     except (OSError, ValueError) as error:
         raise UserError(f"leaks.model: {folder} cannot be opened ({str(error).splitlines()[0][:120]}).") from None
     tokenizer = load_tokenizer(place, False)
-    texts_NH, others_MH = (_embedded(model, tokenizer, each) for each in (texts, others))
+    texts_NH, others_MH = (normalize(mean_states(model, tokenizer, each), dim=1) for each in (texts, others))
     result = []
     for rows_BH in texts_NH.split(1024):
         best = (rows_BH @ others_MH.T).max(dim=1)
         result += list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
     return result
-
-
-@torch.inference_mode()
-def _embedded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> torch.Tensor:
-    """Unit vectors, N x H, in the order of the texts."""
-    longest = min(positions_of(model.config) or 512, 512)
-    ids = [tokenizer(text, truncation=True, max_length=longest)["input_ids"] or [0] for text in texts]
-    order, vectors = sorted(range(len(ids)), key=lambda place: len(ids[place])), dict[int, torch.Tensor]()
-    for at in range(0, len(order), BATCH):
-        some = order[at : at + BATCH]
-        length = max(len(ids[place]) for place in some)
-        ids_BL = torch.tensor([ids[place] + [0] * (length - len(ids[place])) for place in some])
-        mask_BL = torch.tensor([[1] * len(ids[place]) + [0] * (length - len(ids[place])) for place in some])
-        hidden_BLH = model(input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state.float()
-        mean_BH = (hidden_BLH * mask_BL[:, :, None]).sum(1) / mask_BL.sum(1, keepdim=True)
-        vectors |= dict(zip(some, torch.nn.functional.normalize(mean_BH, dim=1), strict=True))
-    return torch.stack([vectors[place] for place in range(len(ids))])

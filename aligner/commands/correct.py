@@ -29,6 +29,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--stack", nargs="+", metavar="DIR", help="several, each correcting the output of the one before it"
     )
+    which.add_argument(
+        "--route", metavar="FILE", help="a routes.yaml: which of several corrects, by the question (aligner route)"
+    )
     add = parser.add_argument
     add("--question", metavar="TEXT", help="with --answer: correct this one answer and show the diff; no files")
     add("--answer", metavar="TEXT", help="the answer to --question")
@@ -40,7 +43,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--output",
         metavar="FILE",
-        help="JSON lines: each row with 'corrected', 'finished' and 'edits' ('passes' of several), or 'error'; -: standard output",
+        help="JSON lines: each row with 'corrected', 'finished' and 'edits' ('passes', 'route'), or 'error'; -: standard output",
     )
     add_column_flag(parser, "question, answer, feedback")
     add(
@@ -176,7 +179,7 @@ def run_one(args: argparse.Namespace) -> int:
     options = args.prompt_template, args.max_new_tokens, args.dtype, args.trust_remote_code
     wanted = args.feedback, args.objectives
     steer = config_from(args, SteerOptions)
-    show_one_correction(args.model, args.question, args.answer, *wanted, *options, steer)
+    show_one_correction(args.model, args.route, args.question, args.answer, *wanted, *options, steer)
     return 0
 
 

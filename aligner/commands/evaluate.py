@@ -43,6 +43,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "damage to good answers taken out; preference: the better answer likelier than the worse; declining: unsafe prompts "
         "declined and safe ones not; truth: nearest reference a true one; objectives: what is asked for is heard",
     )
+    what.add_argument(
+        "--sets",
+        nargs="+",
+        default=[],
+        metavar="NAME=FILE",
+        help="rows with question, answer, correction: the losses of --models on each set, and their change against the first one, "
+        "which shows what was learned and what forgotten; of --route beside the better of its Aligners. Nothing is corrected",
+    )
     add(
         "--before",
         metavar="FILE",
@@ -108,6 +116,7 @@ def add_sweep_flags(parser: argparse.ArgumentParser) -> None:
         help="Aligners, or resume states of a run (RUN/checkpoints/update-*): what each loses on copied and on edited tokens of "
         "these corrections, and what each copies when it corrects these answers",
     )
+    add("--route", metavar="FILE", help="a routes.yaml: the same of several Aligners, of which each row has its own")
     add(
         "--max_new_tokens",
         type=int,
@@ -179,6 +188,13 @@ def run_files(args: argparse.Namespace) -> int:
         from aligner.evaluation.measures.command import run_measure
 
         return run_measure(settings)
+    if args.sets:
+        from aligner.evaluation.config import SetsConfig
+
+        sets = config_from(args, SetsConfig)
+        from aligner.evaluation.sets import run_sets
+
+        return run_sets(sets)
     if args.rows or args.shuffled:
         raise UserError(f"--{'rows' if args.rows else 'shuffled'} is for --measure, of {', '.join(MEASURES)}.")
     from aligner.evaluation.config import EvaluationConfig

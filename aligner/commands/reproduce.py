@@ -64,4 +64,8 @@ def run(args: argparse.Namespace) -> int:
 
         experiment = with_rounds(experiment, args.rounds)
         return run_comparison(experiment, Path(args.data), Path(args.output) / experiment.name, args.dry_run)
+    if experiment.sets:
+        from aligner.reproduce.adding import run_adding
+
+        return run_adding(experiment, Path(args.data), Path(args.output) / experiment.name, args.dry_run)
     return run_small(experiment, Path(args.data), Path(args.output) / experiment.name, args.dry_run)

@@ -15,13 +15,44 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "done, the original answer, the edit figures. Texts are written nowhere but to --shadow_file."
     )
     add = parser.add_argument
-    add("--model", required=True, metavar="DIR", help="the Aligner: an output folder or a hub id")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--model", default="", metavar="DIR", help="the Aligner: an output folder or a hub id")
+    which.add_argument(
+        "--route", metavar="FILE", help="a routes.yaml: which of several corrects, by the question (aligner route)"
+    )
     add(
         "--upstream_url",
         required=True,
         metavar="URL",
         help="the OpenAI-compatible server in front of which this one stands",
     )
+    add_mode_flags(parser)
+    add("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (127.0.0.1: this machine alone)")
+    add("--port", type=int, default=8080, metavar="N", help="port to listen on (8080)")
+    add("--api_key", metavar="VARIABLE", help="the variable with the key that callers must send (none)")
+    add(
+        "--upstream_key",
+        default="OPENAI_API_KEY",
+        metavar="VARIABLE",
+        help="the variable with the upstream's key, for callers that send none of their own (OPENAI_API_KEY)",
+    )
+    add(
+        "--feedback",
+        default="",
+        metavar="TEXT",
+        help="instruction for corrections, where the Aligner's prompt has a slot for it",
+    )
+    add_served_flags(parser)
+    add_passing_flags(parser)
+    add_guard_flags(parser)
+    add_limit_flags(parser)
+    add_model_flags(parser)
+    add_steer_flags(parser)
+
+
+def add_mode_flags(parser: argparse.ArgumentParser) -> None:
+    """What happens to an answer."""
+    add = parser.add_argument
     add(
         "--mode",
         choices=("always", "gate", "shadow"),
@@ -46,27 +77,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="of --sentences: the upstream's folder or hub id, for its chat template, if the server has no continue_final_message",
     )
-    add("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (127.0.0.1: this machine alone)")
-    add("--port", type=int, default=8080, metavar="N", help="port to listen on (8080)")
-    add("--api_key", metavar="VARIABLE", help="the variable with the key that callers must send (none)")
-    add(
-        "--upstream_key",
-        default="OPENAI_API_KEY",
-        metavar="VARIABLE",
-        help="the variable with the upstream's key, for callers that send none of their own (OPENAI_API_KEY)",
-    )
-    add(
-        "--feedback",
-        default="",
-        metavar="TEXT",
-        help="instruction for corrections, where the Aligner's prompt has a slot for it",
-    )
-    add_served_flags(parser)
-    add_route_flags(parser)
-    add_guard_flags(parser)
-    add_limit_flags(parser)
-    add_model_flags(parser)
-    add_steer_flags(parser)
 
 
 def add_served_flags(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +99,7 @@ def add_served_flags(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=int, default=1, metavar="N", help="processes of this server, with --aligner_url (1)")
 
 
-def add_route_flags(parser: argparse.ArgumentParser) -> None:
+def add_passing_flags(parser: argparse.ArgumentParser) -> None:
     """What else goes to the upstream: routes and headers."""
     add = parser.add_argument
     add("--pass_through", action="store_true", help="pass on every other route of /v1/ as it is (otherwise 404)")
@@ -145,7 +155,7 @@ def run(args: argparse.Namespace) -> int:
     config = config_from(args, ServeConfig)
     where = config.upstream_url.partition("?")[0]  # a query may hold a key
     print_lines(
-        f"loading the Aligner {config.model} to stand in front of {where} (mode {config.mode}), which takes seconds"
+        f"loading the Aligner {config.route or config.model} to stand in front of {where} (mode {config.mode}), which takes seconds"
     )
     from aligner.serving.processes import serve  # torch, for which a misspelt flag need not wait
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,7 @@ from aligner.evaluation.subprocess_step import Flags, command
 from aligner.files import remove_folder, sha256_of, write_lines
 from aligner.readers.rows import read_rows
 from aligner.records import Row, UserError
+from aligner.routing.config import read_routes
 from aligner.steering.options import SteerOptions
 from aligner.terminal import print_lines
 
@@ -37,19 +39,19 @@ _UPDATE = re.compile(r"update-(\d+)")
 @dataclass(frozen=True)
 class CheckpointSweep:
     """The Aligners to measure, [NAME=]model folders or resume states; `flags`: of `aligner correct`, for how they decode;
-    `steering`: of the one Aligner there then is."""
+    `steering`: of the one Aligner there then is; `route`: a routes.yaml, measured like one more Aligner, of which each row has its
+    own."""
 
     models: tuple[str, ...]
     flags: Flags
     steering: SteerOptions = SteerOptions()
+    route: str | None = None
 
     def measure(self, pairs: Sequence[Pair], folder: Path, progress: Progress) -> list[dict[str, Any]]:
         """For each Aligner in order: its name, losses by upstream and kind, and copying figures by upstream.
 
         Its corrections are kept in `folder`, named by a digest of all that decides them, and used again by a later run.
         """
-        from aligner.evaluation.losses import means  # imports torch, for which other evaluations need not wait
-
         rows = folder / "rows.jsonl"
         write_lines(rows, ({"question": p.question, "answer": p.before, "upstream": p.upstream} for p in pairs))
         for left in folder.glob(f"{EXPORTED}*"):  # left by a kill
@@ -62,18 +64,35 @@ class CheckpointSweep:
                 if not corrected.exists():
                     command("correct", {"model": place, "input": rows, "output": corrected, **self._flags()})
                 shares = self._losses(place, pairs, partial(progress, desc=name))
-            corrected_pairs, faults = read_pairs(str(corrected))
-            cut = sum(isinstance(row, Row) and row.value.get("finished") is False for row in read_rows(corrected))
             steered = {"steered": self.steering.flags()} if self.steering.steer else {}
-            result = {
-                "model": name,
-                **steered,
-                "cut_off": cut,
-                "left_out": len(pairs) - len(shares),
-                "failed": len(faults),
-            }
-            results.append({**result, "loss": means(shares, pairs), "copying": copying(corrected_pairs)})
-        return results
+            results.append({"model": name, **steered, **_figures(pairs, shares, corrected)})
+        return [*results, self._routed(pairs, rows, folder, progress)] if self.route else results
+
+    def _routed(self, pairs: Sequence[Pair], rows: Path, folder: Path, progress: Progress) -> dict[str, Any]:
+        """The figures of a route: each row's losses are its own Aligner's; rows that it leaves alone have none."""
+        from aligner.demo import locate
+        from aligner.routing.router import open_router
+
+        routes = read_routes(str(self.route))
+        print_lines(
+            f"{routes.file}: losses and corrections of {len(pairs):,} answers, each by the Aligner of its route"
+        )
+        router = open_router(routes, self._trusted())
+        choices = router.choose([pair.question for pair in pairs], [pair.before for pair in pairs])
+        shares: dict[int, Shares] = {}
+        digests = [sha256_of(routes.file), *([sha256_of(routes.classifier)] if routes.rows else [])]
+        for name, each in routes.aligners.items():
+            place = locate(each.model)
+            digests.append(self._digest(rows, place, each.prompt_template))
+            own = [number for number, choice in enumerate(choices) if choice.aligner == name]
+            bar = partial(progress, desc=name)
+            some = self._losses(place, [pairs[number] for number in own], bar, each.prompt_template) if own else {}
+            shares |= {own[number]: share for number, share in some.items()}
+        corrected = folder / f"routed-{hashlib.sha256(''.join(digests).encode()).hexdigest()[:12]}.jsonl"
+        if not corrected.exists():
+            command("correct", {"route": routes.file, "input": rows, "output": corrected, **self._flags()})
+        given = Counter(choice.aligner for choice in choices)
+        return {"model": "routed", "routes": dict(given), **_figures(pairs, shares, corrected)}
 
     def _flags(self) -> dict[str, Any]:
         return {**self.flags, **self.steering.flags()}
@@ -81,7 +100,7 @@ class CheckpointSweep:
     def _trusted(self) -> bool:
         return bool(self.flags.get("trust_remote_code"))
 
-    def _digest(self, rows: Path, place: str) -> str:
+    def _digest(self, rows: Path, place: str, prompt: str | None = None) -> str:
         """A digest of all that decides an Aligner's corrections."""
         from aligner.card import prompt_of
         from aligner.models import fingerprint
@@ -89,24 +108,36 @@ class CheckpointSweep:
         parts = [
             sha256_of(rows),
             fingerprint(place, self._trusted()),
-            prompt_of(place, self.flags.get("prompt_template")).text,
+            prompt_of(place, prompt or self.flags.get("prompt_template")).text,
             *sorted(f"{k}={v}" for k, v in self._flags().items()),
             *self.steering.digests(),
         ]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
-    def _losses(self, place: str, pairs: Sequence[Pair], progress: Progress) -> dict[int, Shares]:
+    def _losses(
+        self, place: str, pairs: Sequence[Pair], progress: Progress, prompt: str | None = None
+    ) -> dict[int, Shares]:
         import torch
 
         from aligner.evaluation.losses import losses
         from aligner.inference.corrector import Corrector
 
-        prompt, trusted = self.flags.get("prompt_template"), self._trusted()
+        prompt, trusted = prompt or self.flags.get("prompt_template"), self._trusted()
         aligner = Corrector.load(place, prompt, trust_remote_code=trusted, steer=self.steering)
         shares = losses(aligner.model, aligner.encoder, aligner.template, pairs, progress)
         del aligner
         torch.cuda.empty_cache()  # the next one corrects in a process of its own, and needs the room
         return shares
+
+
+def _figures(pairs: Sequence[Pair], shares: Mapping[int, Shares], corrected: Path) -> dict[str, Any]:
+    """What became of the rows, their losses, and what was copied of the answers."""
+    from aligner.evaluation.losses import means  # imports torch, for which other evaluations need not wait
+
+    corrected_pairs, faults = read_pairs(str(corrected))
+    cut = sum(isinstance(row, Row) and row.value.get("finished") is False for row in read_rows(corrected))
+    counts = {"cut_off": cut, "left_out": len(pairs) - len(shares), "failed": len(faults)}
+    return {**counts, "loss": means(shares, pairs), "copying": copying(corrected_pairs)}
 
 
 def in_order(models: Sequence[str]) -> list[tuple[str, str]]:

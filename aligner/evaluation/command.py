@@ -13,6 +13,7 @@ from aligner.evaluation.config import EvaluationConfig
 from aligner.evaluation.evaluate import EvaluationJob, run_job
 from aligner.evaluation.judges.judge import Judge
 from aligner.evaluation.systems import parse_system
+from aligner.routing.config import read_routes
 from aligner.training.datasets.options import QAC, parse_columns
 
 
@@ -43,7 +44,7 @@ def run_evaluation(config: EvaluationConfig) -> int:
 
 def _sweep_of(config: EvaluationConfig) -> CheckpointSweep | None:
     """The Aligners to measure, if there are any; a wrong address is reported before anything is paid for."""
-    if not config.models:
+    if not config.models and not config.route:
         return None
     from aligner.models import check_place, quiet_libraries
 
@@ -51,7 +52,10 @@ def _sweep_of(config: EvaluationConfig) -> CheckpointSweep | None:
     for _, model in in_order(config.models):
         check_place(model)
     flags = {name: getattr(config, name) for name in ("max_new_tokens", "prompt_template", "trust_remote_code")}
-    return CheckpointSweep(config.models, {name: value for name, value in flags.items() if value}, config.steering)
+    if config.route:
+        read_routes(config.route).check_local()
+    given = {name: value for name, value in flags.items() if value}
+    return CheckpointSweep(config.models, given, config.steering, config.route)
 
 
 def _alpaca_eval_of(config: EvaluationConfig) -> AlpacaEval | None:

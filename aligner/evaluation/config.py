@@ -36,6 +36,7 @@ class EvaluationConfig:
     limit: int | None = None
     run_folder: str | None = None
     models: tuple[str, ...] = ()
+    route: str | None = None
     max_new_tokens: int = 2048
     prompt_template: str | None = None
     trust_remote_code: bool = False
@@ -69,8 +70,8 @@ class EvaluationConfig:
         self._check_together()
 
     def _check_together(self) -> None:
-        if self.systems and (self.before or self.models or self.alpaca_eval or self.columns):
-            raise UserError("--systems does not go with --before, --models, --alpaca_eval or --columns.")
+        if self.systems and (self.before or self.models or self.route or self.alpaca_eval or self.columns):
+            raise UserError("--systems does not go with --before, --models, --route, --alpaca_eval or --columns.")
         if self.steering.steer and len(self.models) != 1:
             raise UserError(f"--steer is for one Aligner: --models DIR ({len(self.models)} are given).")
         if self.judge == "none" and (self.labels or (self.judge_model and not self.alpaca_eval)):
@@ -103,3 +104,38 @@ class EvaluationConfig:
     def reply_tokens(self) -> int:
         """The longest reply of the judge in tokens, 0 where it writes none."""
         return self.max_tokens if self.judge in WRITERS else 0
+
+
+@dataclass(frozen=True)
+class SetsConfig:
+    """The losses of `models` and of a `route` on several sets. sets: NAME=FILE each.
+
+    UserError where the flags do not go together.
+    """
+
+    sets: tuple[str, ...]
+    output: str
+    models: tuple[str, ...] = ()
+    route: str | None = None
+    columns: tuple[str, ...] = ()
+    limit: int | None = None
+    prompt_template: str | None = None
+    dtype: str | None = None
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.models and not self.route:
+            raise UserError("--sets needs --models, the first being the one before, or --route.")
+        require_at_least_one(limit=self.limit)
+        names = [name for name, _ in self.files]
+        if len(set(names)) < len(names):
+            raise UserError(f"--sets has two called '{max(names, key=names.count)}': give each a name of its own.")
+
+    @property
+    def files(self) -> tuple[tuple[str, str], ...]:
+        """The name and the file of each set. UserError where one is written otherwise."""
+        named = [text.partition("=") for text in self.sets]
+        for text, (name, _, file) in zip(self.sets, named, strict=True):
+            if not name or not file:
+                raise UserError(f"--sets {text}: write NAME=FILE.")
+        return tuple((name, file) for name, _, file in named)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from aligner.card import objectives_of, prompt_of
 from aligner.console import progress
 from aligner.demo import locate
 from aligner.encoder import Encoder
+from aligner.files import sha256_of
 from aligner.inference.config import CorrectConfig
 from aligner.inference.continuing import ChatPrompt, Continuing, LocalContinuing, ServedContinuing
 from aligner.inference.correct_file import CorrectionJob, Progress, StackedAligner, correct_file
@@ -25,7 +26,10 @@ from aligner.inference.servers import Server, ServerGone
 from aligner.inference.summary import CorrectionSummary, Drift
 from aligner.models import check_place, fingerprint, load_config, load_tokenizer, positions_of, quiet_libraries
 from aligner.objectives import sentences
+from aligner.prompts import PromptTemplate
 from aligner.records import UserError
+from aligner.routing.config import RoutedModel, Routes, read_routes
+from aligner.routing.router import open_router
 from aligner.sentences import require_splitter
 from aligner.steering.direction_file import read_steering
 from aligner.terminal import print_errors, print_lines
@@ -62,24 +66,15 @@ def job_of(config: CorrectConfig) -> CorrectionJob:
     options, sampling = config.options, Sampling(seed=config.seed) if config.sample else None
     whole, weighed = not config.keep_unfinished, config.nats_ahead is not None
     settings = Settings(options.batch_size, options.max_new_tokens, sampling, whole_only=whole, weighed=weighed)
-    folders = [locate(folder) for folder in config.models]
-    for folder in folders:
-        check_place(folder)
-    templates = [prompt_of(folder, options.prompt_template) for folder in folders]
+    routes = read_routes(config.route) if config.route else None
+    members = members_of(config, routes)
+    templates = [prompt_of(member.model, member.prompt_template) for member in members]
     check_by_sentence(templates, config.sentences)
-    wanted = "objectives" if config.objectives else "feedback"
-    if getattr(config, wanted) and not any(template.takes_feedback for template in templates):
-        raise UserError(
-            f"--{wanted}: the prompt '{templates[0].name}' has no slot for it. Train an Aligner with --prompt_template {wanted}, "
-            "or try that prompt on this one."
-        )
-    known = [objectives_of(folder, template) for folder, template in zip(folders, templates, strict=True)]
-    for template, table in zip(templates, known, strict=True):
-        if template.takes_feedback:
-            sentences(config.objectives, table)
-    steering = read_steering(config.steering, folders[0], options.trust_remote_code)
+    known = [objectives_of(each.model, template) for each, template in zip(members, templates, strict=True)]
+    _check_wanted(config, templates, known)
+    steering = read_steering(config.steering, members[0].model, options.trust_remote_code)
     about = {  # not the address of a server: it may come back elsewhere
-        "model": [fingerprint(folder, options.trust_remote_code) for folder in folders],
+        "model": [fingerprint(member.model, options.trust_remote_code) for member in members],
         "prompt": [template.text for template in templates],
         "max_new_tokens": options.max_new_tokens,
         "dtype": "the server's" if config.aligner_url else options.dtype or best_dtype(),
@@ -89,12 +84,13 @@ def job_of(config: CorrectConfig) -> CorrectionJob:
         **({"steered": steering.about} if steering else {}),
         **({"splitter": require_splitter()} if config.sentences else {}),
         **({"upstream prompt": config.upstream_folder} if config.upstream_folder else {}),
+        **({"route": sha256_of(routes.file)} if routes else {}),
     }
     stack = [
         StackedAligner(
-            name, partial(_open, config, folder, settings), template.takes_feedback, markers_of(template), table
+            member.name, partial(_open, config, member, settings), template.takes_feedback, markers_of(template), table
         )
-        for name, folder, template, table in zip(_names(folders), folders, templates, known, strict=True)
+        for member, template, table in zip(members, templates, known, strict=True)
     ]
     return CorrectionJob(
         config.input,
@@ -104,7 +100,7 @@ def job_of(config: CorrectConfig) -> CorrectionJob:
         config.feedback,
         _upstream_of(config),
         parse_columns(config.columns, "") or QAC,
-        "answer" in templates[0].slots,
+        any("answer" in template.slots for template in (templates if routes else templates[:1])),
         about,
         Guard(
             config.keep_unfinished,
@@ -116,6 +112,7 @@ def job_of(config: CorrectConfig) -> CorrectionJob:
         config.questions,
         config.retry_failed,
         config.objectives,
+        open_router(routes, options.trust_remote_code).choose if routes else None,
     )
 
 
@@ -134,6 +131,45 @@ def _by_sentence(config: CorrectConfig, job: CorrectionJob, bar: Progress) -> Co
     return correct_by_sentence(job, upstream, most, at_once, bar)
 
 
+def members_of(config: CorrectConfig, routes: Routes | None) -> list[RoutedModel]:
+    """The one Aligner, with the server that may have it, or those of the stack or the routes. UserError where one is not there."""
+    if routes:
+        chosen = config.options.prompt_template
+        members = [
+            replace(each, model=locate(each.model), prompt_template=each.prompt_template or chosen)
+            for each in routes.aligners.values()
+        ]
+        if config.nats_ahead is not None and (served := [each.name for each in members if each.aligner_url]):
+            raise UserError(
+                f"--nats_ahead weighs corrections with a model here, and {routes.file} has '{served[0]}' served."
+            )
+    else:
+        folders = [locate(folder) for folder in config.models]
+        how = config.aligner_model or config.model, config.aligner_key, config.options.prompt_template
+        members = [
+            RoutedModel(name, folder, (), config.aligner_url, *how)
+            for name, folder in zip(_names(folders), folders, strict=True)
+        ]
+    for member in members:
+        check_place(member.model)
+    return members
+
+
+def _check_wanted(
+    config: CorrectConfig, templates: Sequence[PromptTemplate], known: Sequence[Mapping[str, str]]
+) -> None:
+    """UserError where something is asked for that no Aligner's prompt has a slot for, or a name that one does not know."""
+    wanted = "objectives" if config.objectives else "feedback"
+    if getattr(config, wanted) and not any(template.takes_feedback for template in templates):
+        raise UserError(
+            f"--{wanted}: the prompt '{templates[0].name}' has no slot for it. Train an Aligner with --prompt_template {wanted}, "
+            "or try that prompt on this one."
+        )
+    for template, table in zip(templates, known, strict=True):
+        if template.takes_feedback:
+            sentences(config.objectives, table)
+
+
 def _upstream_of(config: CorrectConfig) -> UpstreamModel | None:
     """The model that answers rows without an answer, where one is given."""
     if not config.upstream_url:
@@ -150,17 +186,17 @@ def _names(folders: Sequence[str]) -> list[str]:
     return [f"{name} ({place})" if names.count(name) > 1 else name for place, name in enumerate(names, 1)]
 
 
-def _open(config: CorrectConfig, folder: str, settings: Settings) -> Corrector | ServedAligner:
+def _open(config: CorrectConfig, member: RoutedModel, settings: Settings) -> Corrector | ServedAligner:
     """An Aligner on this machine, or behind a server; of a served one the prompt and the tokenizer are used here."""
-    options = config.options
-    if not config.aligner_url:
-        how = options.prompt_template, settings, options.trust_remote_code, options.dtype
+    options, folder = config.options, member.model
+    if not member.aligner_url:
+        how = member.prompt_template, settings, options.trust_remote_code, options.dtype
         return Corrector.load(folder, *how, config.steering)
-    name = config.aligner_model or config.model or ""
-    server = Server(config.aligner_url[0], name, config.aligner_key, config.concurrency, config.timeout)
+    name = member.aligner_model or folder
+    server = Server(member.aligner_url[0], name, member.aligner_key, config.concurrency, config.timeout)
     encoder = Encoder(load_tokenizer(folder, options.trust_remote_code))
     positions = positions_of(load_config(folder, options.trust_remote_code)) or 10**9
-    return ServedAligner(server, prompt_of(folder, options.prompt_template), encoder, positions, settings)
+    return ServedAligner(server, prompt_of(folder, member.prompt_template), encoder, positions, settings)
 
 
 def summary_lines(summary: CorrectionSummary, config: CorrectConfig) -> Iterator[str]:
@@ -177,7 +213,7 @@ def summary_lines(summary: CorrectionSummary, config: CorrectConfig) -> Iterator
         share = f"{summary.unfinished / max(1, summary.corrected):.0%}"
         yield f"{summary.unfinished:,} of them ({share}) did not end within {limit}: {action}"
     if summary.left_alone:
-        reasons = "structured, fenced code, script, likelihood"
+        reasons = "structured, fenced code, script, likelihood, route"
         yield f"{summary.left_alone:,} answers were left alone ({reasons}): 'guard_reason' says why"
     if summary.unread:
         yield f"{summary.unread:,} rows have feedback, which the Aligner's prompt has no slot for: it was ignored"

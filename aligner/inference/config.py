@@ -37,7 +37,7 @@ class ClusterOptions:
 
 @dataclass(frozen=True)
 class CorrectConfig:
-    """The settings of `aligner correct`, a field for each flag. Either `model` or `stack` is given.
+    """The settings of `aligner correct`, a field for each flag. One of `model`, `stack` and `route` is given.
 
     UserError where the flags do not go together.
     """
@@ -49,6 +49,7 @@ class CorrectConfig:
     cluster: ClusterOptions = ClusterOptions()
     model: str | None = None
     stack: tuple[str, ...] | None = None
+    route: str | None = None
     columns: tuple[str, ...] = ()
     passes: int = 1
     feedback: str | None = None
@@ -93,22 +94,29 @@ class CorrectConfig:
                 raise UserError(f"--{name} needs --{needs}.")
         if self.aligner_url and self.nats_ahead is not None:
             raise UserError("--nats_ahead weighs corrections with the model here: leave out --aligner_url.")
-        if self.cluster.engine == "ray" and self.retry_failed:
-            raise UserError("--retry_failed is for one machine: few rows failed. Leave out --engine ray.")
+        if self.cluster.engine == "ray" and (self.retry_failed or self.route):
+            flag, why = ("retry_failed", ": few rows failed") if self.retry_failed else ("route", "")
+            raise UserError(f"--{flag} is for one machine{why}. Leave out --engine ray.")
         if len(self.aligner_url) > 1 and self.cluster.engine != "ray":
             raise UserError("--aligner_url takes several servers with --engine ray alone: give one.")
         if self.sentences:
             self._check_sentences()
-        if self.steering.steer and (self.aligner_url or self.stack):
-            flag = "aligner_url" if self.aligner_url else "stack"
+        if self.steering.steer and (self.aligner_url or self.stack or self.route):
+            flag = "aligner_url" if self.aligner_url else "stack" if self.stack else "route"
             raise UserError(f"--steer is for one Aligner that runs here: leave out --{flag}.")
         if self.aligner_url and self.stack:
             raise UserError("--aligner_url serves one Aligner: give --model, and run again for the next of a stack.")
+
+        if self.aligner_url and self.route:
+            raise UserError(
+                f"--aligner_url serves one Aligner: write it into {self.route}, beside the model it belongs to."
+            )
 
     def _check_sentences(self) -> None:
         """UserError where a flag is for whole answers."""
         others = {
             "stack": self.stack,
+            "route": self.route,
             "passes": self.passes > 1,
             "sample": self.sample,
             "retry_failed": self.retry_failed,

@@ -19,13 +19,16 @@ from aligner.inference.guard import Guard, KeepReason
 from aligner.inference.items import Item, earlier_rows, is_missing, read_items
 from aligner.inference.journal import Journal
 from aligner.inference.served import UpstreamModel
-from aligner.inference.summary import CorrectionSummary, drift_of, mean
+from aligner.inference.summary import CorrectionSummary, input_of, pass_kind, summary_of
 from aligner.objectives import sentences
 from aligner.quality.edits import edits
 from aligner.records import DataError, UserError
+from aligner.routing.router import Choice
 from aligner.training.datasets.options import QAC, Columns
 
 KEPT = "answer kept"  # what the guard did, in the field `guard`
+ROUTED = "routed"  # in the place of an Aligner's name, where each row has its own
+ROUTED_TO_NONE = KeepReason("the route is to no Aligner", False)
 Progress = Callable[..., Any]  # as tqdm: progress(iterable, total=..., desc=...)
 
 
@@ -43,7 +46,8 @@ class StackedAligner:
 
 @dataclass(frozen=True)
 class CorrectionJob:
-    """A file to correct. `about`: everything that decides the result, by name; a job that is continued must agree in it."""
+    """A file to correct. `about`: everything that decides the result, by name; a job that is continued must agree in it. `route`:
+    chooses which of the stack corrects a row, by its name, from its question and answer; then a pass is one Aligner's a row."""
 
     input: str
     output: str
@@ -58,6 +62,7 @@ class CorrectionJob:
     questions: str | None = None
     retry_failed: bool = False
     objectives: tuple[str, ...] = ()
+    route: Callable[[Sequence[str], Sequence[str]], Sequence[Choice]] | None = None
 
 
 def correct_file(job: CorrectionJob, progress: Progress) -> CorrectionSummary:
@@ -118,12 +123,15 @@ def correct_items(
     journal = Journal(journal_of(job), about)
     try:
         upstream_answers = _ask(job.upstream, items, journal, progress) if job.upstream else 0
-        count = job.passes * len(job.stack)
+        _route(job, items, journal)
+        names = [ROUTED] if job.route else [member.name for member in job.stack]
+        count = job.passes * len(names)
         if len(job.stack) == 1:  # the same in every round: opened once
             job = replace(job, stack=[replace(job.stack[0], open=functools.cache(job.stack[0].open))])
         for number in range(count):
             _pass(job, number, items, journal, progress)
-        summary = _summary(job, items, journal, upstream_answers, count)
+        hears = any(member.takes_feedback for member in job.stack)
+        summary = summary_of(items, journal, upstream_answers, names * job.passes, hears)
         steered = {name: job.about[name] for name in ("steered",) if name in job.about}
         anew = (_output(item, row, journal, count) | steered for row, item in enumerate(items))
         write_lines(job.output, [next(anew) if row is None else row for row in earlier or [None] * len(items)])
@@ -158,36 +166,67 @@ def _refused(item: Item, outcome: dict[str, Any]) -> bool:
     return item.fault is not None
 
 
-def _kind(number: int) -> str:
-    return f"pass {number + 1}"
+def _route(job: CorrectionJob, items: Sequence[Item], journal: Journal) -> None:
+    """Choose an Aligner for each row, where the job routes. What was chosen once holds for all passes, and after a kill."""
+    left = [row for row, item in enumerate(items) if not item.fault and ("route", row) not in journal.done]
+    if job.route and left:
+        questions, answers = ([items[row].text(role) for row in left] for role in ("question", "answer"))
+        for row, choice in zip(left, job.route(questions, answers), strict=True):
+            journal.add("route", row, choice.about())
+
+
+def _member(job: CorrectionJob, number: int, row: int, journal: Journal) -> StackedAligner | None:
+    """The Aligner of a row in a pass; None where the route leaves the answer alone."""
+    if not job.route:
+        return job.stack[number % len(job.stack)]
+    name = journal.done["route", row]["aligner"]
+    return next((member for member in job.stack if member.name == name), None)
 
 
 def _pass(job: CorrectionJob, number: int, items: Sequence[Item], journal: Journal, progress: Progress) -> None:
-    """One Aligner over all rows. An input that it already corrected in an earlier round is not corrected again."""
-    member, kind = job.stack[number % len(job.stack)], _kind(number)
-    left = []
+    """One pass over all rows, Aligner by Aligner. What an Aligner corrected in an earlier round it does not correct again."""
+    kind, left = pass_kind(number), dict[str, list[int]]()
     for row, item in enumerate(items):
         if item.fault or (kind, row) in journal.done:
             continue
-        known = _known(job, number, row, item, journal)
-        if known is None and (kept := job.guard.before(text := _input(number, row, item, journal))):
+        member, known = _member(job, number, row, journal), _known(job, number, row, item, journal)
+        text = input_of(number, row, item, journal)
+        if known is None and (kept := job.guard.before(text) if member else ROUTED_TO_NONE):
             known = _kept(kept, Corrected.unchanged(text), text, None)
-        if known is None:
-            left.append(row)
+        if known is None and member:
+            left.setdefault(member.name, []).append(row)
         else:
             journal.add(kind, row, known)
-    if left:
-        aligner = member.open()
-        requests = [
-            CorrectionRequest(item.text("question"), _input(number, row, item, journal), feedback_of(job, member, item))
-            for row, item in ((row, items[row]) for row in left)
-        ]
-        name = "correcting" if job.passes * len(job.stack) == 1 else f"{kind}, {member.name}"
-        for place, outcome in progress(aligner.stream(requests), total=len(left), desc=name):
-            journal.add(kind, left[place], _result(outcome, requests[place], job.guard, member.markers))
+    for member in job.stack:
+        if rows := left.get(member.name):
+            _correct(job, number, member, rows, items, journal, progress)
     for row, item in enumerate(items):
         if not item.fault:
             _refused(item, journal.done[kind, row])
+
+
+def _correct(
+    job: CorrectionJob,
+    number: int,
+    member: StackedAligner,
+    rows: Sequence[int],
+    items: Sequence[Item],
+    journal: Journal,
+    progress: Progress,
+) -> None:
+    """The rows of one Aligner in a pass."""
+    aligner, kind = member.open(), pass_kind(number)
+    requests = [
+        CorrectionRequest(
+            items[row].text("question"),
+            input_of(number, row, items[row], journal),
+            feedback_of(job, member, items[row]),
+        )
+        for row in rows
+    ]
+    name = "correcting" if job.passes * len(job.stack) == 1 else f"{kind}, {member.name}"
+    for place, outcome in progress(aligner.stream(requests), total=len(rows), desc=name):
+        journal.add(kind, rows[place], _result(outcome, requests[place], job.guard, member.markers))
 
 
 def _result(outcome: Outcome, request: CorrectionRequest, guard: Guard, markers: tuple[str, ...]) -> dict[str, Any]:
@@ -215,11 +254,6 @@ def feedback_of(job: CorrectionJob, member: StackedAligner, item: Item) -> str:
     return member.objectives.get(text, text)
 
 
-def _asks(item: Item) -> bool:
-    """Whether a row says what its correction is to mind. A field `objectives` of another kind has another meaning."""
-    return bool(item.text("feedback") or (isinstance(item.fields.get("objectives"), str | list) and item.objectives()))
-
-
 def unknown_objective(job: CorrectionJob, item: Item) -> DataError | None:
     """What is wrong with the objectives of a row, for the Aligners that are asked for them."""
     try:
@@ -231,17 +265,13 @@ def unknown_objective(job: CorrectionJob, item: Item) -> DataError | None:
     return None
 
 
-def _input(number: int, row: int, item: Item, journal: Journal) -> str:
-    text: str = journal.done[_kind(number - 1), row]["text"] if number else item.text("answer")
-    return text
-
-
 def _known(job: CorrectionJob, number: int, row: int, item: Item, journal: Journal) -> Any:
     """The same Aligner's correction of the same text in an earlier round, if decoding is greedy; else None."""
-    text = _input(number, row, item, journal)
-    for earlier in range(number % len(job.stack), number, len(job.stack)):
-        if _input(earlier, row, item, journal) == text and "sampling" not in job.about:
-            return journal.done[_kind(earlier), row]
+    text = input_of(number, row, item, journal)
+    period = 1 if job.route else len(job.stack)
+    for earlier in range(number % period, number, period):
+        if input_of(earlier, row, item, journal) == text and "sampling" not in job.about:
+            return journal.done[pass_kind(earlier), row]
     return None
 
 
@@ -249,7 +279,7 @@ def _output(item: Item, row: int, journal: Journal, passes: int) -> dict[str, An
     """A row of the output: its own fields, and the last correction with its figures against the answer."""
     if item.fault:
         return {**item.fields, "corrected": None, "error": str(item.fault)}
-    corrections = [journal.done[_kind(number), row] for number in range(passes)]
+    corrections = [journal.done[pass_kind(number), row] for number in range(passes)]
     corrected = corrections[-1]["text"]
     figures = asdict(edits(item.text("answer"), corrected))
     more: dict[str, Any] = {"passes": [each["text"] for each in corrections]} if passes > 1 else {}
@@ -257,29 +287,7 @@ def _output(item: Item, row: int, journal: Journal, passes: int) -> dict[str, An
         more |= {"guard": KEPT, "guard_reason": corrections[-1]["kept"], "cut_off": corrections[-1]["cut_off"]}
     if corrections[-1].get("nats_ahead") is not None:
         more["nats_ahead"] = round(corrections[-1]["nats_ahead"], 3)
+    if ("route", row) in journal.done:
+        more["route"] = journal.done["route", row]
     rounded = {name: value if isinstance(value, bool) else round(value, 4) for name, value in figures.items()}
     return {**item.fields, "corrected": corrected, "finished": corrections[-1]["finished"], "edits": rounded, **more}
-
-
-def _summary(
-    job: CorrectionJob, items: Sequence[Item], journal: Journal, upstream_answers: int, passes: int
-) -> CorrectionSummary:
-    good = [row for row, item in enumerate(items) if not item.fault]
-    drift = []
-    for number in range(passes):
-        inputs = [_input(number, row, items[row], journal) for row in good]
-        texts = [journal.done[_kind(number), row]["text"] for row in good]
-        step = [edits(before, after) for before, after in zip(inputs, texts, strict=True)]
-        whole = [edits(items[row].text("answer"), text) for row, text in zip(good, texts, strict=True)]
-        endless = mean(not journal.done[_kind(number), row]["finished"] for row in good)
-        drift.append(drift_of(f"{_kind(number)}, {job.stack[number % len(job.stack)].name}", step, whole, endless))
-    last = [journal.done[_kind(passes - 1), row] for row in good]
-    faults = [item.fault for item in items if item.fault]
-    deaf = not any(member.takes_feedback for member in job.stack)
-    unread = sum(_asks(items[row]) for row in good) if deaf else 0
-    cut = sum("answer_finished" in items[row].fields for row in good)
-    empty = sum(not correction["text"].strip() for correction in last)
-    unfinished = sum(not correction["finished"] for correction in last)
-    alone = sum("kept" in correction and correction["finished"] for correction in last)
-    counts = upstream_answers, cut, len(good), empty, unfinished, alone, unread
-    return CorrectionSummary(len(items), *counts, faults, drift)

@@ -27,6 +27,7 @@ ADDED = (
     "nats_ahead",
     "steered",
     "by_sentence",
+    "route",
 )
 
 

@@ -14,11 +14,14 @@ from aligner.inference.turns import Turns
 from aligner.models import check_place, quiet_libraries
 from aligner.quality.edits import diff, edits, show
 from aligner.records import UserError
+from aligner.routing.config import read_routes
+from aligner.routing.router import choice_line, open_router
 from aligner.steering.options import SteerOptions
 
 
 def show_one_correction(
-    model: str,
+    model: str | None,
+    route: str | None,
     question: str,
     answer: str,
     feedback: str | None,
@@ -29,9 +32,23 @@ def show_one_correction(
     trust_remote_code: bool,
     steer: SteerOptions,
 ) -> None:
-    """Correct an answer and print it as a diff, coloured on a terminal, with the share copied below."""
+    """Correct an answer and print it as a diff, coloured on a terminal, with the share copied below. `route`: a routes.yaml, which
+    chooses the model."""
     quiet_libraries()
-    folder = locate(model)
+    screen = Console(highlight=False, markup=False, soft_wrap=True)
+    if route:
+        routes = read_routes(route)
+        choice = open_router(routes, trust_remote_code).choose([question], [answer])[0]
+        screen.print(f"route: {choice_line(choice)}", style="dim")
+        if choice.leaves_alone:
+            return
+        chosen = routes.aligners[choice.aligner]
+        if chosen.aligner_url:
+            raise UserError(
+                f"{route}: '{chosen.name}' is served. Correct a file of one row instead: --input, --output."
+            )
+        model, prompt_template = chosen.model, chosen.prompt_template or prompt_template
+    folder = locate(model or "")
     check_place(folder)
     settings = Settings(batch_size=1, max_new_tokens=max_new_tokens)
     corrector = Corrector.load(folder, prompt_template, settings, trust_remote_code, dtype, steer)
@@ -39,7 +56,6 @@ def show_one_correction(
         corrected = _by_sentence(corrector, question, answer, feedback, objectives)
     else:
         [corrected] = corrector.correct([(question, answer)], feedback, objectives)
-    screen = Console(highlight=False, markup=False, soft_wrap=True)
     screen.print(show(diff(answer, corrected.text), sys.stdout.isatty()))
     ended = "" if corrected.finished else f"; cut off at {max_new_tokens:,} tokens (or the model's)"
     screen.print(f"({corrected.edits.copied:.0%} of it copied{ended})", style="dim")

@@ -36,15 +36,20 @@ RUN_KEYS = {
     "like",
     "nats_ahead",
     "leave_out",
+    "from",
+    "beside",
+    "trained",
 }  # of a run, besides flags of training
+OPTIONAL = {"answers", "comparison", "damage", "measures", "passes", "rated", "route", "sets"}
 Fields = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Scale:
-    """One size of an experiment. train: flags that all runs share. runs: what each changes, by its name (`like`: it is the
-    Aligner of that run, which corrects otherwise; `leave_out`: an objective that it does not learn). seconds: of a record trained
-    on once, of an answer corrected (correction), of a pair whose likelihoods are compared (pair), on two quiet cores, for the
+    """One size of an experiment. train: flags that all runs share. runs: what each changes, by its name (`like`: it is the Aligner
+    of that run, which corrects otherwise; `leave_out`: an objective that it does not learn; `from`: the run whose Aligner it begins
+    from; `beside`: shares of other runs' rows; `trained`: a folder, which is not trained anew). seconds: of a record trained on
+    once, of an answer corrected (correction), of a pair whose likelihoods are compared (pair), on two quiet cores, for the
     estimate. gpus, gpu_memory, records, tokens_per_row, tflops (of a GPU): for the plan. commands: further ones, as typed."""
 
     train: Fields = field(default_factory=dict)
@@ -67,7 +72,8 @@ class Experiment:
     None: as the file says. answers: of a side to measure at most. damage: what `--hold_back` keeps for measuring, where the records
     are restorations; else None. rated: pairs of each objective by its name, where the records are pairs of a question's answers,
     rated by what their texts show; else None. passes: corrections of corrections, to see whether they settle. comparison: of other
-    methods with the Aligner. Where there is no scale `small`, the paper's commands are all there is.
+    methods with the Aligner. sets: files by name, where every run is measured by its loss on each; route: runs that one is trained
+    between. Where there is no scale `small`, the paper's commands are all there is.
     """
 
     name: str
@@ -83,6 +89,8 @@ class Experiment:
     passes: int = 1
     limit: int | None = None
     comparison: Comparison | None = None
+    sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    route: tuple[str, ...] = ()
 
     @property
     def chooses(self) -> bool:
@@ -107,33 +115,40 @@ def read_experiment(name: str) -> Experiment:
             f"there is no experiment '{name}'. There are {', '.join(experiment_names())}; or give a YAML file."
         )
     value = read_yaml(file)
-    needed = {"about", "rows", "longest", "questions", "measures", "small", "paper"}
+    needed = {"about", "rows", "longest", "questions", "small", "paper"}
+    if not isinstance(value, dict) or "sets" not in value:
+        needed.add("measures")
     if isinstance(value, dict) and value.keys() == {"about", "paper"}:
         return Experiment(file.stem, str(value["about"]), {"paper": _scale(f"{file}: paper", value["paper"])})
     if not isinstance(value, dict) or needed - value.keys():
         missing = min(needed - value.keys()) if isinstance(value, dict) else "keys"
         raise UserError(f"{file}: has no {missing}. It needs {', '.join(sorted(needed))}.")
-    if unknown := value.keys() - needed - {"damage", "passes", "answers", "rated", "comparison"}:
-        known = ", ".join((*sorted(needed), "answers", "damage", "passes", "rated", "comparison"))
+    if unknown := value.keys() - needed - OPTIONAL:
+        known = ", ".join((*sorted(needed), *sorted(OPTIONAL)))
         raise UserError(f"{file}: '{min(unknown)}' is not known. There are {known}.")
-    if wrong := [each for each in value["measures"] if each not in MEASURES]:
+    if wrong := [each for each in value.get("measures", ()) if each not in MEASURES]:
         raise UserError(f"{file}: there is no measure '{wrong[0]}'. There are {', '.join(MEASURES)}.")
     if not isinstance(value["questions"], dict) or set(value["questions"]) != set(SIDES):
         raise UserError(f"{file}: questions needs {', '.join(SIDES)}, each with a number.")
     damage_plan(None, value.get("damage"))
+    scales = {scale: _scale(f"{file}: {scale}", value[scale]) for scale in ("small", "paper")}
+    if strange := [name for name in value.get("route", ()) if name not in scales["small"].runs]:
+        raise UserError(f"{file}: route: there is no run '{strange[0]}'. There are {', '.join(scales['small'].runs)}.")
     return Experiment(
         name=file.stem,
         about=str(value["about"]),
         rows=tuple(value["rows"]),
         longest=int(value["longest"]),
         questions=value["questions"],
-        measures=tuple(value["measures"]),
-        scales={scale: _scale(f"{file}: {scale}", value[scale]) for scale in ("small", "paper")},
+        measures=tuple(value.get("measures", ())),
+        scales=scales,
         answers=value.get("answers", {}),
         damage=value.get("damage"),
         rated=value.get("rated"),
         passes=int(value.get("passes", 1)),
         comparison=read_comparison(f"{file}: comparison", value["comparison"]) if "comparison" in value else None,
+        sets={name: tuple(files) for name, files in value.get("sets", {}).items()},
+        route=tuple(value.get("route", ())),
     )
 
 
@@ -152,6 +167,10 @@ def _scale(place: str, value: Any) -> Scale:
     runs = {name: dict(flags or {}) for name, flags in value.get("runs", {}).items()}
     if strange := [name for name, run in runs.items() if "like" in run and "like" in runs.get(run["like"], run)]:
         raise UserError(f"{place}: {strange[0]}: there is no run '{runs[strange[0]]['like']}' that is trained.")
+    for name, run in runs.items():
+        earlier = list(runs)[: list(runs).index(name)]
+        if late := [other for other in (run.get("from"), *run.get("beside", {})) if other and other not in earlier]:
+            raise UserError(f"{place}: {name}: '{late[0]}' is no run that is trained before it.")
     return Scale(**{**value, "runs": runs, "commands": tuple(value.get("commands", ()))})
 
 

@@ -133,11 +133,22 @@ def training_flags(experiment: Experiment, scale: Scale, name: str, folder: Path
     share = f"{run['share']}" if "share" in run else ""
     flags = {**scale.train, **{key: value for key, value in run.items() if key not in RUN_KEYS}}
     flags["train_datasets"] = f"{spec}:{share}:{folder / 'rows' / f'train-{name}.jsonl'}"
+    if beside := run.get("beside"):
+        more = [f"{spec}:{part}:{folder / 'rows' / f'train-{other}.jsonl'}" for other, part in beside.items()]
+        flags["train_datasets"] = [flags["train_datasets"], *more]
+    if "from" in run:
+        flags["model_name_or_path"] = str(model_of(scale, run["from"], folder))
     if spec == "restoration":
         flags["hold_back"] = experiment.damage
     if spec != _data_set(experiment) and experiment.rated:
         flags["prompt_template"] = OBJECTIVES.name  # which rated rows bring
     return {**flags, "output_dir": str(folder / "runs" / name)}
+
+
+def model_of(scale: Scale, name: str, folder: Path) -> Path:
+    """The folder of a run's Aligner: that of the run which it corrects like, or one that was trained before."""
+    run = scale.runs[name]
+    return Path(run["trained"]) if "trained" in run else folder / "runs" / run.get("like", name)
 
 
 def _asking(flags: dict[str, Any], run: Fields, answers: int) -> tuple[dict[str, Any], int]:
@@ -172,10 +183,11 @@ def steps_of(experiment: Experiment, folder: Path, counts: dict[str, int]) -> li
 def training_steps(experiment: Experiment, folder: Path, counts: dict[str, int]) -> list[Step]:
     """Train every run, the control first."""
     scale, steps = experiment.scales["small"], []
-    trained = [name for name, run in scale.runs.items() if "like" not in run]
+    trained = [name for name, run in scale.runs.items() if not {"like", "trained"} & run.keys()]
     for name in sorted(trained, key=lambda name: not scale.runs[name].get("shuffled")):
         flags = training_flags(experiment, scale, name, folder)
-        seen = counts[name] * float(flags.get("epochs", 3)) + counts[name] * float(flags.get("identity_proportion", 0))
+        others = sum(counts[other] * float(part) for other, part in scale.runs[name].get("beside", {}).items())
+        seen = (counts[name] + others) * (float(flags.get("epochs", 3)) + float(flags.get("identity_proportion", 0)))
         product = folder / "runs" / name / COMPLETED
         words = ("aligner.launch", *words_of(flags))
         rows = folder / "rows" / f"train-{name}.jsonl"
@@ -190,7 +202,7 @@ def measuring_steps(experiment: Experiment, folder: Path, name: str, side: str, 
     output, steps = folder / "measures" / name / side, []
     control = next((other for other, run in scale.runs.items() if run.get("shuffled")), None)
     run, each = scale.runs[name], scale.seconds.get("correction", 1)
-    model = folder / "runs" / run.get("like", name)
+    model = model_of(scale, name, folder)
     reported = {"shuffled": folder / "runs" / control} if control else {}
     for measure in experiment.measures:
         flags = {"measure": measure, "rows": rows, "models": model, "output": output / measure}

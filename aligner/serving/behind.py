@@ -84,8 +84,11 @@ class ShadowQueue:
         assert self._file
         try:
             done = await self._worker.submit(questions, answer, self._feedback).done()
+            if done.left_alone:  # by its route: no Aligner has corrected it
+                self._count("left_alone", done)
+                return
             corrected = done.corrected
-            markers = markers_of(self._worker.template)
+            markers = markers_of(done.template or self._worker.template)
             keep = self._guard.after(corrected, questions[0], answer, markers)
             if keep and keep.failed:
                 raise Unfinished(keep.reason)

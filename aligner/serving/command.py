@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -22,19 +24,24 @@ from aligner.keys import read_key
 from aligner.models import check_place, load_config, load_tokenizer, positions_of, quiet_libraries
 from aligner.plots import draw_gate
 from aligner.records import UserError
+from aligner.routing.config import Routes, read_routes
+from aligner.routing.features import mean_states
+from aligner.routing.router import open_router
 from aligner.sentences import require_splitter, split_sentences
 from aligner.serving.app import Limits, application
-from aligner.serving.config import CalibrateConfig, ServeConfig
+from aligner.serving.config import CalibrateConfig, ServeConfig, check_address
 from aligner.serving.corrections import AnswerCorrector
 from aligner.serving.exchange import Exchange
 from aligner.serving.gate import choose_threshold, confidence, curve, table
 from aligner.serving.metrics import AccessLog, LayerMetrics
 from aligner.serving.policy import Policy
 from aligner.serving.replicas import Replicas
+from aligner.serving.routed import RoutedCorrector
 from aligner.serving.served_aligner import ServedAligner
 from aligner.serving.shadow import ShadowLog
 from aligner.serving.upstream import UpstreamClient
 from aligner.serving.worker import Worker
+from aligner.steering.hooks import without_head
 from aligner.steering.options import NOT_STEERED, SteerOptions
 from aligner.training.datasets.options import QAC, parse_columns
 
@@ -68,7 +75,7 @@ def application_of(config: ServeConfig) -> Starlette:
 def exchange_of(config: ServeConfig) -> Exchange:
     """The Aligner, its upstream and the policy for answers."""
     shadow = ShadowLog(config.shadow_file, shared=config.workers > 1) if config.shadow_file else None
-    name, aligner = served_aligner(config) if config.aligner_url else local_aligner(config)
+    name, aligner = opened_aligner(config)
     feedback = aligner.objectives.get(config.feedback, config.feedback)
     check_feedback(aligner.template, [CorrectionRequest("", "", feedback)])
     key, headers = read_key(config.upstream_key) or None, (config.pass_headers or (), config.upstream_headers)
@@ -86,7 +93,41 @@ def exchange_of(config: ServeConfig) -> Exchange:
     return Exchange(name, upstream, aligner, policy, shadow, metrics, prompt)
 
 
-def local_aligner(config: ServeConfig) -> tuple[str, AnswerCorrector]:
+def opened_aligner(config: ServeConfig) -> tuple[str, AnswerCorrector]:
+    """The name of whatever corrects, and the Aligner here, behind servers, or the several of a route."""
+    if config.route:
+        return routed_aligners(config, read_routes(config.route))
+    return served_aligner(config) if config.aligner_url else local_aligner(config)
+
+
+def routed_aligners(config: ServeConfig, routes: Routes) -> tuple[str, RoutedCorrector]:
+    """The name of the file, and its Aligners behind their router, which reads the states of one of them where it can."""
+    read, members = routes.features_model() if routes.rows else None, dict[str, AnswerCorrector]()
+    features = None
+    for name, each in routes.aligners.items():
+        options = replace(config.options, prompt_template=each.prompt_template or config.options.prompt_template)
+        own = replace(config, model=each.model, options=options, route=None)
+        if each.aligner_url:
+            for url in each.aligner_url:
+                check_address(f"route {routes.file}: {name}: aligner_url", url, "aligner_key")
+            served = replace(
+                own, aligner_url=each.aligner_url, aligner_model=each.aligner_model, aligner_key=each.aligner_key
+            )
+            members[name] = served_aligner(served)[1]
+            continue
+        worker = local_aligner(own)[1]
+        members[name] = worker
+        if each.model == read:
+            tokenizer = load_tokenizer(
+                locate(each.model), config.options.trust_remote_code
+            )  # not the worker's: two threads
+            features = partial(mean_states, without_head(worker.corrector.model), tokenizer)
+    return Path(routes.file).stem, RoutedCorrector(
+        open_router(routes, config.options.trust_remote_code, features), members
+    )
+
+
+def local_aligner(config: ServeConfig) -> tuple[str, Worker]:
     """The name of an Aligner, and the Aligner in a thread of this process."""
     whole_only = not config.keep_unfinished
     name, corrector = load_aligner(config.model, config.options, config.max_prompt_tokens, whole_only, config.steering)

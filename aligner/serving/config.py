@@ -21,7 +21,7 @@ HEADER = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)  # the name of one
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """The settings of `aligner serve`, a field for each flag. Keys are named by their environment variables.
+    """The settings of `aligner serve`, a field for each flag: `model`, or `route`. Keys are named by their environment variables.
 
     UserError where the flags do not go together.
     """
@@ -61,6 +61,7 @@ class ServeConfig:
     guardrail: bool = False
     sentences: bool = False
     upstream_folder: str | None = None
+    route: str | None = None
 
     def __post_init__(self) -> None:
         numbers = {name: getattr(self.options, name) for name in ("batch_size", "max_new_tokens")}
@@ -101,6 +102,8 @@ class ServeConfig:
         for url in self.aligner_url:
             check_address("aligner_url", url, "aligner_key")
         check_key("aligner_key", self.aligner_key, ALIGNER_KEY, "its key")
+        if self.route:
+            self._check_route()
         if self.steering.steer and self.aligner_url:
             raise UserError("--steer is for an Aligner that runs here: leave out --aligner_url.")
         if self.aligner_model and not self.aligner_url:
@@ -112,6 +115,21 @@ class ServeConfig:
             raise UserError("--guardrail pairs two calls in one process: leave out --workers.")
         if self.workers > 1 and self.metrics:
             raise UserError("--metrics counts one process: leave out --workers, or take the counts of --access_log.")
+
+    def _check_route(self) -> None:
+        """UserError where a flag is for one Aligner alone."""
+        if self.aligner_url:
+            raise UserError(
+                f"--aligner_url serves one Aligner: write it into {self.route}, beside the model it belongs to."
+            )
+        if self.steering.steer:
+            raise UserError("--steer is for one Aligner that runs here: leave out --route.")
+        if self.sentences:
+            raise UserError("--sentences is for one Aligner: leave out --route.")
+        if self.mode == "gate":
+            raise UserError(
+                "--mode gate: a threshold is of one Aligner. Leave out --route, or give questions to 'none' there."
+            )
 
     def _check_upstream(self) -> None:
         """UserError where its address, key or headers cannot be one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from aligner.chat_api.dialogue import CandidateQuestions
@@ -26,8 +26,9 @@ class Unfinished(Failed):
 
 @dataclass(frozen=True)
 class Done:
-    """The result for an answer. `confidence`: its mean log-probability, where there is a gate; `left_alone`: the gate let it pass
-    unchanged. `waited` and `took`: seconds until its first forward pass, and from there."""
+    """The result for an answer. `confidence`: its mean log-probability, where there is a gate; `left_alone`: it passes unchanged,
+    for the reason in `why`. `waited` and `took`: seconds until its first forward pass, and from there. Where one of several
+    corrected it, `about` is what the answer says of that one, and `template` its prompt."""
 
     corrected: Corrected
     left_alone: bool
@@ -35,6 +36,9 @@ class Done:
     tokens: int
     waited: float
     took: float
+    about: Mapping[str, Any] = field(default_factory=dict)
+    template: PromptTemplate | None = None
+    why: str = "the gate: the Aligner would have written it so"
 
 
 def too_long(question: str, answer: str, most: int) -> UserError | None:

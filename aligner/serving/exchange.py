@@ -34,7 +34,7 @@ from aligner.serving.metrics import LayerMetrics
 from aligner.serving.policy import Policy, refusal
 from aligner.serving.protocol import LAST, SERVER_FAILED, Refused, chunk, completion, error_body, event, usage_chunk
 from aligner.serving.shadow import ShadowLog
-from aligner.serving.turns import GATE, action_of, figures_of, given_answer
+from aligner.serving.turns import action_of, figures_of, given_answer
 from aligner.serving.untouched import untouched
 from aligner.serving.upstream import Reply, UpstreamClient
 from aligner.serving.waiting import kept_alive
@@ -261,9 +261,10 @@ class Exchange:
         """Put the correction into the choice, unless the answer stays; the text that is in it then. Raises Unfinished where it is
         no correction."""
         corrected, action, reason = done.corrected, "corrected", None
+        markers = markers_of(done.template or self.worker.template)
         if done.left_alone:
-            action, reason = "left_alone", GATE
-        elif keep := self.policy.guard.after(corrected, question, original, markers_of(self.worker.template)):
+            action, reason = "left_alone", done.why
+        elif keep := self.policy.guard.after(corrected, question, original, markers):
             if keep.failed:
                 raise Unfinished(keep.reason + ".")
             action, reason = "left_alone", keep.reason
@@ -272,9 +273,9 @@ class Exchange:
         self.count(action, done)
         rounded = {name: v if isinstance(v, bool) else round(v, 4) for name, v in asdict(corrected.edits).items()}
         seconds = {"waited": round(done.waited, 3), "took": round(done.took, 3)}
-        choice["aligner"] = self._note(action, original) | {"edits": rounded, "tokens": done.tokens, "seconds": seconds}
-        if reason:
-            choice["aligner"]["reason"] = reason
+        choice["aligner"] = {**self._note(action, original), **done.about, "edits": rounded}
+        choice["aligner"] |= {"tokens": done.tokens, "seconds": seconds}
+        choice["aligner"] |= {"reason": reason} if reason else {}
         if done.confidence is not None:
             choice["aligner"] |= {"confidence": round(done.confidence, 4), "threshold": self.policy.threshold}
         if action == "left_alone":

@@ -1,0 +1,1 @@
+"""Several Aligners, and for each question which of them corrects its answer: rules, then a small classifier."""
