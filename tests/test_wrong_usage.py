@@ -21,7 +21,7 @@ LINES = {
     ),
     "of another command": ("calibrate --model a --input b --gpus 8", "there is no flag '--gpus'"),
     "a word too many": ("export update-5 --output m again", "nothing takes 'again'"),
-    "nothing": ("serve", "the following arguments are required: --model, --upstream_url"),
+    "nothing": ("serve", "the following arguments are required: --upstream_url"),
     "no number": (
         "correct --model a --input b --output c --passes two",
         "argument --passes/--rounds: invalid int value: 'two'",
