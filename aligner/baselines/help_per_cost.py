@@ -15,10 +15,10 @@ import numpy as np
 from aligner.baselines.protocol import ALIGNER as CORRECTOR
 from aligner.baselines.protocol import REWARD, UPSTREAM, Usage
 from aligner.evaluation.measures.controls import IDENTITY, SHUFFLED_TEXTS, TEXT_CONTROLS, shuffled
-from aligner.evaluation.measures.gain import Estimate, balanced_mean
+from aligner.evaluation.measures.gain import balanced_mean
 from aligner.evaluation.measures.items import MeasuredAnswer, TextMeasure
 from aligner.evaluation.measures.table import ALIGNER, verdict
-from aligner.evaluation.rates import resampled
+from aligner.evaluation.rates import Estimate, resampled
 
 THOUSAND = 1000
 

@@ -16,6 +16,15 @@ FEW = 3  # corrections on either side of their answers' lengths, for the rate at
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Rate:
     """Wins, losses, ties; the rate (wins - losses) / judged, -1 to 1 (paper, equation 5), with its 95 % interval."""
 

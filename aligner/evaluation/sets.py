@@ -23,9 +23,8 @@ from aligner.demo import locate
 from aligner.evaluation.checkpoint_sweep import in_order
 from aligner.evaluation.config import SetsConfig
 from aligner.evaluation.losses import losses
-from aligner.evaluation.measures.gain import Estimate
 from aligner.evaluation.pairs import Pair, named_fields, read_pairs
-from aligner.evaluation.rates import resampled
+from aligner.evaluation.rates import Estimate, resampled
 from aligner.files import json_line, read_json, write_json, write_text
 from aligner.inference.corrector import Corrector, Settings, best_dtype
 from aligner.models import check_place, fingerprint, quiet_libraries

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from aligner.evaluation.measures.gain import Estimate
+from aligner.evaluation.rates import Estimate
 from aligner.interpretation.statistics import share
 from aligner.steering.hooks import read, without_head
 

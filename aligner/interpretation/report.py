@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from aligner.evaluation.measures.gain import Estimate
+from aligner.evaluation.rates import Estimate
 from aligner.files import COMPLETED, sha256_of, write_json, write_text
 from aligner.interpretation.config import InterpretConfig
 from aligner.interpretation.effect import Effect

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aligner.evaluation.measures.gain import Estimate
+from aligner.evaluation.rates import Estimate
 
 DRAWN = 2_000  # resamples of a bootstrap
 Z = 1.96

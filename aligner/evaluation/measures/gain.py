@@ -6,20 +6,10 @@ Pure functions of scores; a higher score is better. Intervals are a paired boots
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from aligner.evaluation.rates import resampled
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
+from aligner.evaluation.rates import Estimate, resampled
 
 
 def balanced_mean(values: Sequence[float], needed: Sequence[bool], questions: Sequence[str]) -> Estimate:
