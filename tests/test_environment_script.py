@@ -376,8 +376,9 @@ def test_a_set_up_that_broke_is_made_whole_by_the_next_run(how, finished):
 @pytest.mark.slow
 def test_a_set_up_that_is_asked_to_end_leaves_nothing(name, project):
     process = project.start()
-    while not project.strays():
+    while not project.strays() and process.poll() is None:
         time.sleep(0.01)
+    assert process.poll() is None
     time.sleep(0.3)
     os.killpg(process.pid, signal.Signals[name])
     process.communicate(timeout=30)
