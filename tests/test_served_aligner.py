@@ -180,8 +180,9 @@ def test_what_does_not_end_is_no_correction(encoder, told):
 
 
 @pytest.mark.parametrize("way", ["gone", "busy", "cut"])
-def test_of_which_nothing_was_sent_is_tried_on_another_server(way, encoder, told):
+def test_of_which_nothing_was_sent_is_tried_on_another_server(way, encoder, told, monkeypatch):
     """A whole answer of which some came is tried again too: the client has seen none of it."""
+    monkeypatch.setattr("aligner.serving.replicas.LOOK", 60)  # on a slow machine four answers take longer than a rest
     with layer(encoder, told, way, "stream", on_failure="open") as (address, _, [bad, good]):
         answers = [ask(address).choices[0] for _ in range(4)]
         state = requests.get(address + "/health", timeout=5).json()["aligner_servers"]
