@@ -33,26 +33,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--route", metavar="FILE", help="a routes.yaml: which of several corrects, by the question (aligner route)"
     )
     add = parser.add_argument
-    add("--question", metavar="TEXT", help="with --answer: correct this one answer and show the diff; no files")
-    add("--answer", metavar="TEXT", help="the answer to --question")
-    add(
-        "--input",
-        metavar="FILE",
-        help="rows with question and answer (JSON, JSON lines, CSV, TSV, Parquet); - is standard input",
-    )
-    add(
-        "--output",
-        metavar="FILE",
-        help="JSON lines: each row with 'corrected', 'finished' and 'edits' ('passes', 'route'), or 'error'; -: standard output",
-    )
-    add_column_flag(parser, "question, answer, feedback")
-    add(
-        "--questions",
-        metavar="FILE",
-        help="of MT-Bench's answers: question.jsonl (beside them, or one folder above)",
-    )
-    add("--retry_failed", action="store_true", help="correct again the rows of --output that failed, and no others")
-    add("--passes", "--rounds", type=int, default=1, metavar="N", help="feed corrections back in, N times in all (1)")
+    add_file_flags(parser)
     instruction = parser.add_mutually_exclusive_group()
     instruction.add_argument(
         "--objectives",
@@ -78,6 +59,31 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_server_flags(parser)
     add_model_flags(parser)
     add_steer_flags(parser)
+
+
+def add_file_flags(parser: argparse.ArgumentParser) -> None:
+    """What is corrected: one answer, or a file of them, and how often."""
+    add = parser.add_argument
+    add("--question", metavar="TEXT", help="with --answer: correct this one answer and show the diff; no files")
+    add("--answer", metavar="TEXT", help="the answer to --question")
+    add(
+        "--input",
+        metavar="FILE",
+        help="rows with question and answer (JSON, JSON lines, CSV, TSV, Parquet); - is standard input",
+    )
+    add(
+        "--output",
+        metavar="FILE",
+        help="JSON lines: each row with 'corrected', 'finished' and 'edits' ('passes', 'route'), or 'error'; -: standard output",
+    )
+    add_column_flag(parser, "question, answer, feedback")
+    add(
+        "--questions",
+        metavar="FILE",
+        help="of MT-Bench's answers: question.jsonl (beside them, or one folder above)",
+    )
+    add("--retry_failed", action="store_true", help="correct again the rows of --output that failed, and no others")
+    add("--passes", "--rounds", type=int, default=1, metavar="N", help="feed corrections back in, N times in all (1)")
 
 
 def add_served_flags(parser: argparse.ArgumentParser) -> None:

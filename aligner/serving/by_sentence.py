@@ -8,7 +8,6 @@ the stream with an error. Requests whose answer is not one plain text (tools, se
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -26,12 +25,11 @@ from aligner.inference.guard import wants_structure
 from aligner.inference.servers import REFUSED, REMEDY
 from aligner.inference.turns import Turns
 from aligner.serving.exchange import CHAT, GRACE, SILENCE, Exchange
-from aligner.serving.protocol import LAST, SERVER_FAILED, Refused, chunk, completion, event, usage_chunk
+from aligner.serving.protocol import LAST, Refused, chunk, completion, error_event, usage_chunk
 from aligner.serving.turns import corrected_turn
 from aligner.serving.upstream import Reply, returned
 from aligner.serving.waiting import kept_alive
 
-log = logging.getLogger("aligner")
 LONGEST_ANSWER = 1024  # pieces of the upstream's streams for an answer whose request sets no limit
 LIMITS = ("max_completion_tokens", "max_tokens")
 COMPLETED = ("model", "temperature", "top_p", "stop", "seed", "presence_penalty", "frequency_penalty")
@@ -249,12 +247,9 @@ async def _events(
             yield usage_chunk(written.head)
         yield LAST
     except UpstreamRefused as refused:
-        yield event(Refused(502, f"The upstream answers with status {refused.reply.status}.").body())
-    except Refused as error:  # the status has been sent: an error in the stream is what is left
-        yield event(error.body())
-    except Exception:
-        log.exception("a stream failed")
-        yield event(Refused(500, SERVER_FAILED).body())
+        yield error_event(Refused(502, f"The upstream answers with status {refused.reply.status}."))
+    except Exception as error:
+        yield error_event(error)
     finally:
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)

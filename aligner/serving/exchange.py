@@ -12,7 +12,6 @@ In shadow mode the upstream's own stream goes through.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import asdict
@@ -32,14 +31,13 @@ from aligner.serving.behind import ShadowQueue
 from aligner.serving.corrections import AnswerCorrector, Done, Failed, Ticket, Unfinished
 from aligner.serving.metrics import LayerMetrics
 from aligner.serving.policy import Policy, refusal
-from aligner.serving.protocol import LAST, SERVER_FAILED, Refused, chunk, completion, error_body, event, usage_chunk
+from aligner.serving.protocol import LAST, Refused, chunk, completion, error_body, error_event, event, usage_chunk
 from aligner.serving.shadow import ShadowLog
 from aligner.serving.turns import action_of, figures_of, given_answer
 from aligner.serving.untouched import untouched
 from aligner.serving.upstream import Reply, UpstreamClient
 from aligner.serving.waiting import kept_alive
 
-log = logging.getLogger("aligner")
 CHAT = "/chat/completions"
 GRACE = 1.0  # seconds in which a stream's error still has its status; then the headers are sent
 SILENCE = 5.0  # seconds between two comments of a stream that waits
@@ -147,11 +145,8 @@ class Exchange:
             if isinstance(options, dict) and options.get("include_usage"):
                 yield usage_chunk(whole)
             yield LAST
-        except Refused as error:  # the status has been sent: an error in the stream is what is left
-            yield event(error.body())
-        except Exception:
-            log.exception("a stream failed")
-            yield event(Refused(500, SERVER_FAILED).body())
+        except Exception as error:
+            yield error_event(error)
         finally:
             pending.cancel()
 

@@ -16,6 +16,7 @@ Every choice that an answer was corrected in (or could have been) carries one mo
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,7 @@ KINDS = {  # any other: an invalid request below 500, the server's own error abo
     503: "aligner_error",
     504: "upstream_error",
 }
+log = logging.getLogger("aligner")
 SERVER_FAILED = "The server failed; its log says how."
 LAST = b"data: [DONE]\n\n"
 
@@ -182,3 +184,11 @@ def _head(whole: Mapping[str, Any]) -> dict[str, Any]:
         name: whole[name] for name in ("id", "created", "model", "system_fingerprint", "service_tier") if name in whole
     }
     return {**known, "object": "chat.completion.chunk"}
+
+
+def error_event(error: Exception) -> bytes:
+    """The end of a stream whose status has been sent: an error in it is what is left. One that was not foreseen is logged."""
+    if isinstance(error, Refused):
+        return event(error.body())
+    log.error("a stream failed", exc_info=error)
+    return event(Refused(500, SERVER_FAILED).body())

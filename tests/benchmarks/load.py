@@ -20,12 +20,11 @@ import argparse
 import asyncio
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,11 +35,9 @@ from aligner.files import read_json
 from aligner.inference.corrector import Corrector
 from aligner.plots import canvas, save
 from aligner.serving.gate import confidence
-from aligner.training.distributed.launcher_variables import free_port
-from tests.benchmarks.replicas import until_there
+from tests.benchmarks.replicas import program
 from tests.benchmarks.serving import layer
 
-PROGRAMS = Path(__file__).parents[1] / "programs"
 ALONE = "upstream alone"
 PERCENTILES = (50, 95, 99)
 TOGETHER = 8  # prompts that the server decodes at once, and the layer in its process
@@ -89,20 +86,6 @@ async def load(url: str, questions: Sequence[str], due: Sequence[float]) -> Side
                 await asyncio.sleep(max(0, began + at - time.monotonic()))
                 requests.create_task(one(number, at))
     return Side(seconds, failed, time.monotonic() - began - due[-1], max(late))
-
-
-@contextmanager
-def program(name: str, *arguments: object) -> Iterator[str]:
-    """A server of tests/programs whose arguments have its port where they have PORT; its address."""
-    port = free_port()
-    command = [sys.executable, str(PROGRAMS / name), *(str(port if each == "PORT" else each) for each in arguments)]
-    process = subprocess.Popen(command)
-    try:
-        until_there(f"http://127.0.0.1:{port}/v1/models")
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.kill()
-        process.wait()
 
 
 def median_confidence(aligner: str, template: str | None, answers: dict[str, str]) -> float:

@@ -26,6 +26,7 @@ import requests
 from aligner.training.distributed.launcher_variables import free_port
 from tests.benchmarks.serving import layer
 
+PROGRAMS = Path(__file__).parents[1] / "programs"
 SLOTS, SERVICE = 4, 0.2  # of a server of the Aligner: 20 requests a second
 SHARE, LEAST = 0.95, 300
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -36,16 +37,10 @@ BODY = {
 
 
 @contextmanager
-def stand_in(seconds: float, slots: int) -> Iterator[str]:
-    """A stand-in's address."""
+def program(name: str, *arguments: object) -> Iterator[str]:
+    """A server of tests/programs whose arguments have its port where they have PORT; its address."""
     port = free_port()
-    command = [
-        sys.executable,
-        str(Path(__file__).parents[1] / "programs/stand_in.py"),
-        str(port),
-        str(seconds),
-        str(slots),
-    ]
+    command = [sys.executable, str(PROGRAMS / name), *(str(port if each == "PORT" else each) for each in arguments)]
     process = subprocess.Popen(command)
     try:
         until_there(f"http://127.0.0.1:{port}/v1/models")
@@ -96,8 +91,11 @@ def measure(
 ) -> tuple[float, float]:
     """Requests per second, and per CPU second of the layer's processes."""
     with ExitStack() as stack:
-        upstream = stack.enter_context(stand_in(0, 1000))
-        urls = [stack.enter_context(stand_in(service, SLOTS if service else 1000)) for _ in range(servers)]
+        upstream = stack.enter_context(program("stand_in.py", "PORT", 0, 1000))
+        urls = [
+            stack.enter_context(program("stand_in.py", "PORT", service, SLOTS if service else 1000))
+            for _ in range(servers)
+        ]
         served = ["--aligner_url", *urls, "--max_requests", "1000", *flags]
         address, process = stack.enter_context(layer(aligner, upstream, *served, OMP_NUM_THREADS="1"))
         asyncio.run(load(address, clients, 2))  # connections, and whatever is done once
