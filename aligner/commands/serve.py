@@ -43,7 +43,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="instruction for corrections, where the Aligner's prompt has a slot for it",
     )
     add_served_flags(parser)
-    add_passing_flags(parser)
+    add_upstream_flags(parser)
     add_guard_flags(parser)
     add_limit_flags(parser)
     add_model_flags(parser)
@@ -99,7 +99,7 @@ def add_served_flags(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=int, default=1, metavar="N", help="processes of this server, with --aligner_url (1)")
 
 
-def add_passing_flags(parser: argparse.ArgumentParser) -> None:
+def add_upstream_flags(parser: argparse.ArgumentParser) -> None:
     """What else goes to the upstream: routes and headers."""
     add = parser.add_argument
     add("--pass_through", action="store_true", help="pass on every other route of /v1/ as it is (otherwise 404)")
