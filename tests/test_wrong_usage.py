@@ -51,7 +51,7 @@ def test_a_misspelt_model_is_named_before_a_hub_is_asked(tmp_path, monkeypatch, 
 
 
 def test_a_name_that_nothing_registered_says_how_to_register_it():
-    with pytest.raises(UserError, match=r"'no-such-set': there is no such file.* needs --register FILE\.py\."):
+    with pytest.raises(UserError, match=r"'no-such-set': there is no such file.* needs --register FILE\.py"):
         parse_spec("no-such-set")
 
 

@@ -195,7 +195,7 @@ def _unknown(text: str, name: str) -> str:
         return f"'{text}': there is no data set '{name}'. Did you mean '{near[0]}'?"
     problem = (
         f"'{text}': there is no such file, nor a data set of that name (known: {', '.join(sorted(REGISTERED))}). One of your "
-        "own needs --register FILE.py."
+        "own needs --register FILE.py (of a build: register: [FILE.py])."
     )
     if re.fullmatch(r"(?:hub:)?[\w.-]+/[\w.-]+", text):
         repo = text.removeprefix("hub:")
