@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,11 @@ def by_turns(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def write_questions(experiment: Experiment, data: Path, folder: Path) -> dict[str, int]:
     """Write the questions that the classifier of the route learns from: of each run's files those to train on, each with an
-    answer, whether or not the run's share has them. Returns how many of each."""
-    counts = {}
+    answer, whether or not the run has them. Returns how many of each."""
+    counts, unbounded = {}, {side: 1000 * most for side, most in experiment.questions.items()}  # in the same shares
     for name in experiment.route:
         files = tuple(experiment.scales["small"].runs[name].get("rows", experiment.rows))
-        rows = rows_by_side(experiment, data, files)["train"]
+        rows = rows_by_side(replace(experiment, questions=unbounded), data, files)["train"]
         most = None if experiment.limit is None else max(experiment.limit, FEWEST)
         first = {row["question"]: row["answer"] for row in reversed(rows)}
         asked = list(dict.fromkeys(row["question"] for row in rows))[:most]

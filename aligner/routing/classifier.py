@@ -20,6 +20,7 @@ from aligner.files import COMPLETED, is_completed, read_json, sha256_of, sync, w
 from aligner.models import fingerprint
 from aligner.records import UserError
 from aligner.routing.config import Routes
+from aligner.routing.features import STATES
 
 WEIGHTS, CARD = "classifier.safetensors", "card.json"
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # on the squared weights, of which the held-out rows choose
@@ -120,6 +121,8 @@ def read_classifier(routes: Routes, trust_remote_code: bool = False) -> Classifi
     model = locate(routes.features_model())
     if card["features_sha256"] != fingerprint(model, trust_remote_code):
         raise UserError(f"{routes.file}: its classifier {folder} read another model than {model}. {again}")
+    if card.get("states") != STATES:
+        raise UserError(f"{routes.file}: its classifier {folder} was trained on other states of that model. {again}")
     if card["with_answer"] != routes.with_answer:
         raise UserError(f"{routes.file}: its classifier {folder} was trained with another 'with_answer'. {again}")
     if card["weights_sha256"] != sha256_of(folder / WEIGHTS):

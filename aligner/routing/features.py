@@ -1,22 +1,39 @@
-"""What the classifier sees of a question: the mean of a local model's last hidden states over the question's tokens."""
+"""What the classifier sees of a question: the mean of a local model's hidden states over the question's tokens, behind its middle
+layer. The last layers are busy with the next word; in the middle a text is told from another more surely (README, measured).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 from aligner.models import positions_of
+from aligner.records import UserError
+from aligner.steering.hooks import decoder_layers, states_of
 
+STATES = "behind the middle layer"  # as a classifier's card says it
 BATCH = 32
 LONGEST = 512  # tokens of a text that are read
 CHARACTERS = 16  # of a text that are looked at, for each of those tokens
 
 
+def middle_layer(base: Any) -> nn.Module | None:
+    """The layer whose states are read; None (the last ones) where no list of layers is found. base: a model without its head."""
+    try:
+        layers = decoder_layers(base)
+    except UserError:
+        return None
+    return layers[(len(layers) - 1) // 2]
+
+
 @torch.inference_mode()
-def mean_states(base: Any, tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
-    """The mean last hidden state of each text, (N, H), in their order. base: a model without its head."""
+def mean_states(base: Any, tokenizer: Any, texts: Sequence[str], layer: nn.Module | None = None) -> torch.Tensor:
+    """The mean state of each text behind `layer` (None: the last hidden states), (N, H), in their order."""
     longest = min(positions_of(base.config) or LONGEST, LONGEST)
     ids = [
         tokenizer(text[: CHARACTERS * longest], truncation=True, max_length=longest)["input_ids"] or [0]
@@ -30,7 +47,26 @@ def mean_states(base: Any, tokenizer: Any, texts: Sequence[str]) -> torch.Tensor
         mask_BL = torch.tensor(
             [[1] * len(ids[place]) + [0] * (length - len(ids[place])) for place in some], device=base.device
         )
-        hidden_BLH = base(input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state.float()
+        with _states_behind(layer) as behind:
+            last_BLH = base(input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state
+        hidden_BLH = (behind[0] if behind else last_BLH).to(mask_BL.device).float()
         mean_BH = (hidden_BLH * mask_BL[:, :, None]).sum(1) / mask_BL.sum(1, keepdim=True)
         vectors |= dict(zip(some, mean_BH.cpu(), strict=True))
     return torch.stack([vectors[place] for place in range(len(ids))])
+
+
+@contextmanager
+def _states_behind(layer: nn.Module | None) -> Iterator[list[torch.Tensor]]:
+    """What the layer returns in this thread: another one may decode with the same model."""
+    own, behind = threading.get_ident(), list[torch.Tensor]()
+
+    def note(_: nn.Module, __: Any, output: Any) -> None:
+        if threading.get_ident() == own:
+            behind.append(states_of(output))
+
+    handle = layer.register_forward_hook(note) if layer else None
+    try:
+        yield behind
+    finally:
+        if handle:
+            handle.remove()

@@ -13,7 +13,7 @@ from aligner.demo import locate
 from aligner.models import check_place, device_map_options, load_model, load_tokenizer
 from aligner.routing.classifier import Classifier, read_classifier
 from aligner.routing.config import NONE, Routes
-from aligner.routing.features import mean_states
+from aligner.routing.features import mean_states, middle_layer
 from aligner.routing.rules import first_rule
 from aligner.steering.hooks import without_head
 
@@ -98,12 +98,19 @@ def features_of(folder: str, trust_remote_code: bool = False) -> Features:
     check_place(folder)
 
     @functools.cache
-    def opened() -> tuple[Any, Any]:
+    def opened() -> Features:
         where = device_map_options(folder, torch.float32, trust_remote_code)
         model = load_model(folder, torch.float32, trust_remote_code, **where).eval()
-        return without_head(model), load_tokenizer(folder, trust_remote_code)
+        return features_from(model, load_tokenizer(folder, trust_remote_code))
 
-    return lambda texts: mean_states(*opened(), texts)
+    return lambda texts: opened()(texts)
+
+
+def features_from(model: Any, tokenizer: Any) -> Features:
+    """The features that an open model gives. The tokenizer is used by one thread at a time."""
+    base = without_head(model)
+    layer = middle_layer(base)
+    return lambda texts: mean_states(base, tokenizer, texts, layer)
 
 
 def _nothing(texts: Sequence[str]) -> torch.Tensor:

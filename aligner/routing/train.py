@@ -27,6 +27,7 @@ from aligner.routing.classifier import (
     write_classifier,
 )
 from aligner.routing.config import Routes
+from aligner.routing.features import STATES
 from aligner.routing.router import Features, features_of
 
 FEWEST = 20  # questions of a choice
@@ -100,6 +101,7 @@ def train(routes: Routes, trust_remote_code: bool = False, features: Features | 
     }
     card = {
         "features": str(model),
+        "states": STATES,
         "with_answer": routes.with_answer,
         "features_sha256": fingerprint(model, trust_remote_code),
         "questions": counts,

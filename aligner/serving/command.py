@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -25,8 +24,7 @@ from aligner.models import check_place, load_config, load_tokenizer, positions_o
 from aligner.plots import draw_gate
 from aligner.records import UserError
 from aligner.routing.config import Routes, read_routes
-from aligner.routing.features import mean_states
-from aligner.routing.router import open_router
+from aligner.routing.router import features_from, open_router
 from aligner.sentences import require_splitter, split_sentences
 from aligner.serving.app import Limits, application
 from aligner.serving.config import CalibrateConfig, ServeConfig, check_address
@@ -41,7 +39,6 @@ from aligner.serving.served_aligner import ServedAligner
 from aligner.serving.shadow import ShadowLog
 from aligner.serving.upstream import UpstreamClient
 from aligner.serving.worker import Worker
-from aligner.steering.hooks import without_head
 from aligner.steering.options import NOT_STEERED, SteerOptions
 from aligner.training.datasets.options import QAC, parse_columns
 
@@ -121,7 +118,7 @@ def routed_aligners(config: ServeConfig, routes: Routes) -> tuple[str, RoutedCor
             tokenizer = load_tokenizer(
                 locate(each.model), config.options.trust_remote_code
             )  # not the worker's: two threads
-            features = partial(mean_states, without_head(worker.corrector.model), tokenizer)
+            features = features_from(worker.corrector.model, tokenizer)
     return Path(routes.file).stem, RoutedCorrector(
         open_router(routes, config.options.trust_remote_code, features), members
     )

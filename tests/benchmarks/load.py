@@ -112,7 +112,7 @@ def table(results: dict[str, dict[float, Side]]) -> Iterator[str]:
         for rate, values in by_rate.items():
             side = results[name][rate]
             answered = f"{side.failed} of {side.failed + len(side.seconds)} | {side.rest:.1f}"
-            figures = " | ".join(f"{value:.2f}" for value in values)
+            figures = " | ".join(f"{value:.3f}" for value in values)
             yield f"| {name} | {rate:g} | {figures} | {answered} | {1000 * side.late:.0f} |"
 
 
