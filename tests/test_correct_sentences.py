@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+from conftest import environment
 from scripted import scripted_upstream
 from test_correct_file import lines, write
 from two_writers import CHANGES, CORRECTED, aligner_rule, streamed, upstream_rule
@@ -114,6 +120,28 @@ def test_a_job_that_stopped_goes_on_behind_the_last_corrected_sentence(tiny_mode
         len(aligner.asked) == before + 2
         and upstream.asked[-1][1]["messages"][1]["content"] == "Hello. The capital is Paris."
     )
+
+
+@pytest.mark.slow
+def test_a_job_that_was_killed_ends_as_if_never_killed(tiny_model, servers, tmp_path):
+    """Killed amid its answers, the same command writes the same bytes and corrects no sentence twice but those under way."""
+    rows, at_once = [{**QUESTION, "id": n} for n in range(24)], 2
+    job = command(tiny_model, servers, tmp_path, rows, "--batch_size", "1", "--concurrency", str(at_once))
+    whole, output, journal = (tmp_path / name for name in ("whole.jsonl", "out.jsonl", "out.jsonl.journal"))
+    assert main([*job, "--output", str(whole)]) == 0
+    aligner, corrected = servers[1], aligner_rule()
+    aligner.rule, asked = lambda *sent: time.sleep(0.02) or corrected(*sent), len(aligner.asked)
+    process = subprocess.Popen([sys.executable, "-m", "aligner", *job], env=environment(1))
+    while not (journal.exists() and journal.read_bytes().count(b"\n") > 20):
+        assert process.poll() is None
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    kinds = [json.loads(line)["kind"] for line in journal.read_text().splitlines()[1:-1]]
+    assert len(kinds) < 4 * len(rows) and {"turn 1", "turn 3"} < set(kinds) and not output.exists()
+    assert main(job) == 0
+    assert output.read_bytes() == whole.read_bytes() and not list(tmp_path.glob("*.journal*"))
+    assert asked <= len(aligner.asked) - asked <= asked + at_once
 
 
 @pytest.mark.slow

@@ -22,7 +22,9 @@ def continuation(said: str) -> str:
         return FIRST
     if said.endswith("Hello."):
         return FIRST.removeprefix("You fool!")
-    return BEHIND_PARIS if said.endswith("Paris.") else " And so on."
+    if said.endswith("Paris."):
+        return BEHIND_PARIS
+    return " Bye." if said.endswith("Seine.") else " And so on."
 
 
 def streamed(text: str, key: str, reason: str = "stop") -> list[bytes]:
