@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +13,11 @@ from test_correct_file import QUIET, Rewriter, lines, work
 
 from aligner.cli import main
 from aligner.inference.correct_file import correct_file
+from aligner.models import load_model, load_tokenizer
 from aligner.records import UserError
 from aligner.routing.classifier import best_temperature, figures, fit, read_classifier
 from aligner.routing.config import NONE, Rule, read_routes
-from aligner.routing.router import Choice, Router, open_router
+from aligner.routing.router import Choice, Router, features_from, open_router
 from aligner.routing.rules import fits
 from aligner.routing.train import read_questions, train
 
@@ -155,6 +158,45 @@ def test_a_classifier_of_other_choices_or_another_model_is_refused(two, tmp_path
     monkeypatch.setattr("aligner.routing.classifier.fingerprint", lambda *_: "g")
     with pytest.raises(UserError, match="read another model than a"):
         read_classifier(two)
+
+
+def test_a_classifier_of_the_last_states_is_refused(two):
+    """As those of earlier versions, which say nothing of their states."""
+    train(two, features=by_length)
+    card = Path(two.classifier) / "card.json"
+    card.write_text(json.dumps({k: v for k, v in json.loads(card.read_text()).items() if k != "states"}))
+    with pytest.raises(UserError, match=r"was trained on other states of that model\. Run 'aligner route"):
+        read_classifier(two)
+
+
+def test_a_text_is_the_mean_of_its_states_behind_the_middle_layer(tiny_model):
+    model, tokenizer = load_model(str(tiny_model), torch.float32).eval(), load_tokenizer(str(tiny_model))
+    texts = ["What is the moon?", "Why?"]
+    features_NH = features_from(model, tokenizer)(texts)
+    for text, features_H in zip(texts, features_NH, strict=True):
+        with torch.inference_mode():
+            states = model(torch.tensor([tokenizer(text)["input_ids"]]), output_hidden_states=True).hidden_states
+        middle = len(states) // 2  # states[0] is what the first layer reads
+        torch.testing.assert_close(features_H, states[middle][0].mean(0))
+
+
+def test_the_states_are_those_of_the_own_pass_while_another_thread_decodes(tiny_model):
+    model, tokenizer = load_model(str(tiny_model), torch.float32).eval(), load_tokenizer(str(tiny_model))
+    features, texts = features_from(model, tokenizer), ["What is the moon?"] * 40
+    alone_NH, decoding = features(texts), threading.Event()
+
+    def decode():
+        with torch.inference_mode():
+            while not decoding.is_set():
+                model(torch.tensor([[5, 6, 7]]))
+
+    thread = threading.Thread(target=decode)
+    thread.start()
+    try:
+        torch.testing.assert_close(torch.cat([features(texts) for _ in range(20)]), alone_NH.repeat(20, 1))
+    finally:
+        decoding.set()
+        thread.join()
 
 
 def test_a_folder_of_something_else_is_not_replaced(two, tmp_path):
