@@ -88,6 +88,23 @@ def test_a_dry_run_says_what_is_left_and_trains_nothing(data, tmp_path, capsys):
     assert "6 of 6 steps left: about " in capsys.readouterr().out and not (out / "adding" / "runs").exists()
 
 
+@pytest.mark.slow
+def test_the_whole_experiment_is_one_command(data, tiny_model, tmp_path, capsys):
+    """Four trainings by the launcher, the classifier, and the losses by set, from a tiny model; run again, nothing is left."""
+    value = yaml.safe_load((FOLDER / "adding.yaml").read_text())
+    value["small"]["train"]["model_name_or_path"] = str(tiny_model)
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(value, sort_keys=False))
+    command = ["reproduce", str(tmp_path / "small.yaml"), "--data", str(data), "--output", str(tmp_path / "out")]
+    assert main(command) == 0
+    sets = json.loads((tmp_path / "out" / "small" / "sets" / "sets.json").read_text())["sets"]
+    assert set(sets) == {"old", "new"}
+    summary = (tmp_path / "out" / "small" / "summary.md").read_text()
+    assert "old-rows-too" in summary and "route" in summary
+    capsys.readouterr()
+    assert main([*command, "--dry_run"]) == 0
+    assert "0 of 6 steps left" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("run", "said"),
     [

@@ -17,7 +17,8 @@ from aligner.chat_api.dialogue import candidate_questions
 from aligner.inference.corrector import Corrector, Settings
 from aligner.inference.items import read_items
 from aligner.records import Correction, DataError, Skipped, UserError
-from aligner.serving.worker import Failed, Worker
+from aligner.serving.corrections import AnswerRequest, Failed
+from aligner.serving.worker import Worker
 from aligner.training.config import DataConfig
 from aligner.training.datasets.formats import FORMATS, format_of_row
 from aligner.training.datasets.options import Options
@@ -203,7 +204,7 @@ def test_a_dialogue_has_the_same_ids_in_training_correct_and_serve(tmp_path, tin
 
     async def served():
         with suppress(Failed):
-            await worker.submit(candidate_questions(chat[:-1]), "worse").done()
+            await worker.submit(AnswerRequest(candidate_questions(chat[:-1]), "worse")).done()
 
     asyncio.run(served())
     worker.close()

@@ -204,7 +204,8 @@ def test_a_folder_of_something_else_is_not_replaced(two, tmp_path):
     (tmp_path / "routes-classifier" / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="holds no classifier"):
         train(two, features=by_length)
-    assert (tmp_path / "routes-classifier" / "thesis.txt").exists()
+    (tmp_path / "routes-classifier" / "thesis.txt").rename(tmp_path / "routes-classifier" / ".what-made-it")
+    assert train(two, features=by_length)["tested"] == 24, "an empty folder is nobody's"
 
 
 @pytest.mark.parametrize(

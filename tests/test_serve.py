@@ -21,6 +21,7 @@ from aligner.inference.corrector import Corrector
 from aligner.inference.greedy import DecoderRow
 from aligner.inference.guard import Guard
 from aligner.records import UserError
+from aligner.serving.corrections import AnswerRequest
 from aligner.serving.shadow import ShadowLog
 from aligner.serving.worker import Ticket, Worker
 
@@ -185,9 +186,9 @@ def test_of_a_long_dialogue_a_few_beginnings_are_tried_and_the_longest_with_room
     plain = worker._with
     worker._with = lambda ticket, question: (tried.append(question), plain(ticket, question))[1]  # type: ignore[method-assign]
     found = candidate_questions(messages)
-    row = worker._row(Ticket(found, ANSWER, "", None, None, None))
+    row = worker._row(Ticket(AnswerRequest(found, ANSWER), None, None))
     fitting = [
-        text for text in found if isinstance(plain(Ticket([text], ANSWER, "", None, None, None), text), DecoderRow)
+        text for text in found if isinstance(plain(Ticket(AnswerRequest([text], ANSWER), None, None), text), DecoderRow)
     ]
     assert corrector.template.render(fitting[0], ANSWER, "") == corrector.encoder.tokenizer.decode(row.prompt)
     assert 200 < len(row.prompt) <= 300 and len(tried) <= 9, "of 101"
@@ -200,7 +201,9 @@ def test_answers_that_are_left_alone_take_their_turns(corrector):
     async def five() -> None:
         for _ in range(5):
             question = CandidateQuestions([("user", QUESTION)], [0])
-            worker._waiting.put(Ticket(question, ANSWER, "", -1e9, asyncio.Queue(), asyncio.get_running_loop()))
+            worker._waiting.put(
+                Ticket(AnswerRequest(question, ANSWER, threshold=-1e9), asyncio.Queue(), asyncio.get_running_loop())
+            )
         assert worker._new(2) == []
 
     asyncio.run(five())

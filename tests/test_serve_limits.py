@@ -24,6 +24,7 @@ from aligner.inference.text_stream import TextStream
 from aligner.records import UserError
 from aligner.serving.app import Limits, application
 from aligner.serving.connections import BACKLOG, TimedConnections, affordable
+from aligner.serving.corrections import AnswerRequest
 from aligner.serving.metrics import AccessLog
 from aligner.serving.worker import Ticket, Worker
 
@@ -146,11 +147,13 @@ def test_whom_nobody_waits_for_costs_no_further_pass(corrector):
 
     async def two() -> None:
         loop = asyncio.get_running_loop()
-        tickets = [Ticket([QUESTION], ANSWER, "", gate, asyncio.Queue(), loop) for gate in (None, -1e9)]
+        tickets = [
+            Ticket(AnswerRequest([QUESTION], ANSWER, threshold=gate), asyncio.Queue(), loop) for gate in (None, -1e9)
+        ]
         for ticket in tickets:
             ticket.abandoned = True
             assert worker._admit(ticket) is None and not worker._active
-        leaves = Ticket([QUESTION], ANSWER, "", None, asyncio.Queue(), loop)
+        leaves = Ticket(AnswerRequest([QUESTION], ANSWER), asyncio.Queue(), loop)
         waiting, passes = [worker._admit(leaves)], corrector.decoder.passes
         for _ in corrector.decoder.advance(lambda most: [waiting.pop()] if waiting else [], 4, worker._dropped):
             leaves.abandoned = True

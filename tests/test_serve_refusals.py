@@ -18,6 +18,7 @@ from layered import ANSWER, JSON, QUESTION, ask, client, corrector, exchange, se
 
 from aligner import cli
 from aligner.inference.corrector import Corrector, Settings
+from aligner.serving.corrections import AnswerRequest
 from aligner.serving.worker import Worker
 
 __all__ = ["corrector"]  # a fixture
@@ -140,7 +141,7 @@ def test_a_correction_that_nobody_waits_for_ends_with_the_pass_under_way(tiny_mo
     worker.start()
 
     async def leave() -> None:
-        async with aclosing(worker.submit([QUESTION], ANSWER).pieces()) as pieces:
+        async with aclosing(worker.submit(AnswerRequest([QUESTION], ANSWER)).pieces()) as pieces:
             async for _ in pieces:
                 break
 

@@ -88,7 +88,7 @@ def train(routes: Routes, trust_remote_code: bool = False, features: Features | 
     """Train and write the classifier of a routes.yaml; returns its card. Weights come from the first part of the questions, penalty
     and temperature from the second, figures from the third. UserError where it cannot be."""
     folder, model = Path(routes.classifier), locate(routes.features_model())
-    if folder.exists() and not (folder / CARD).is_file():
+    if _holds_something_else(folder):
         raise UserError(f"{folder}: is there and holds no classifier. Name another folder under 'classifier'.")
     questions = read_questions(routes)
     read = features or features_of(model, trust_remote_code)
@@ -113,6 +113,13 @@ def train(routes: Routes, trust_remote_code: bool = False, features: Features | 
     }
     write_classifier(folder, classifier, card)
     return {**card, "choices": list(classifier.choices), "temperature": classifier.temperature}
+
+
+def _holds_something_else(folder: Path) -> bool:
+    """Whether a folder has files that no classifier brought; hidden ones aside, which others keep beside what they made."""
+    if folder.is_dir():
+        return not (folder / CARD).is_file() and any(not each.name.startswith(".") for each in folder.iterdir())
+    return folder.exists()
 
 
 def fit_best(

@@ -11,7 +11,7 @@ from typing import Any
 from aligner.chat_api.dialogue import CandidateQuestions, candidate_questions
 from aligner.chat_api.thoughts import split_message
 from aligner.inference.guard import Guard, markers_of
-from aligner.serving.corrections import AnswerCorrector, Done, Failed, Unfinished
+from aligner.serving.corrections import AnswerCorrector, AnswerRequest, Done, Failed, Unfinished
 from aligner.serving.shadow import ShadowLog
 
 log = logging.getLogger("aligner")
@@ -83,7 +83,7 @@ class ShadowQueue:
     async def _write(self, questions: CandidateQuestions, answer: str, model: Any) -> None:
         assert self._file
         try:
-            done = await self._worker.submit(questions, answer, self._feedback).done()
+            done = await self._worker.submit(AnswerRequest(questions, answer, self._feedback)).done()
             if done.left_alone:  # by its route: no Aligner has corrected it
                 self._count("left_alone", done)
                 return

@@ -49,6 +49,19 @@ def too_long(question: str, answer: str, most: int) -> UserError | None:
     return UserError(f"it has {characters:,} characters, and at most {most:,} are read: shorten it.")
 
 
+@dataclass(frozen=True)
+class AnswerRequest:
+    """An answer to be corrected. `questions`: the longest first, of which the first with room is taken. `threshold`: an answer at
+    least as probable is left alone. `prefix`: what was said before, where the answer is the next sentence of one; then an empty
+    correction is its end."""
+
+    questions: CandidateQuestions
+    answer: str
+    feedback: str = ""
+    threshold: float | None = None
+    prefix: str = ""
+
+
 class Ticket(Protocol):
     """An answer that waits for its correction; one of the two is called, once."""
 
@@ -88,16 +101,8 @@ class AnswerCorrector(Protocol):
     def describe(self) -> dict[str, Any]:
         """The part of /health about it alone."""
 
-    def submit(
-        self,
-        questions: CandidateQuestions,
-        answer: str,
-        feedback: str = "",
-        threshold: float | None = None,
-        prefix: str = "",
-    ) -> Ticket:
-        """Queue an answer for correction, from the event loop. `threshold`: an answer at least as probable is left alone. `prefix`:
-        what was said before, where it is the next sentence of one; then an empty correction is the answer's end."""
+    def submit(self, request: AnswerRequest) -> Ticket:
+        """Queue an answer for correction, from the event loop."""
 
     async def stop(self) -> None:
         """Stop: waiting requests fail."""

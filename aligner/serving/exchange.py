@@ -28,7 +28,7 @@ from aligner.inference.continuing import ChatPrompt
 from aligner.inference.guard import markers_of, wants_structure
 from aligner.inference.turns import Turns
 from aligner.serving.behind import ShadowQueue
-from aligner.serving.corrections import AnswerCorrector, Done, Failed, Ticket, Unfinished
+from aligner.serving.corrections import AnswerCorrector, AnswerRequest, Done, Failed, Ticket, Unfinished
 from aligner.serving.metrics import LayerMetrics
 from aligner.serving.policy import Policy, refusal
 from aligner.serving.protocol import LAST, Refused, chunk, completion, error_body, error_event, event, usage_chunk
@@ -243,7 +243,7 @@ class Exchange:
             yield original
 
     def _ticket(self, questions: CandidateQuestions, original: str) -> Ticket:
-        return self.worker.submit(questions, original, self.policy.feedback, self.policy.gate)
+        return self.worker.submit(AnswerRequest(questions, original, self.policy.feedback, self.policy.gate))
 
     def finish_turns(self, choice: Choice, turns: Turns, original: str) -> None:
         """Put what was written sentence by sentence into the choice."""

@@ -10,12 +10,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from aligner.chat_api.dialogue import CandidateQuestions
 from aligner.inference.corrector import Corrected
 from aligner.prompts import PromptTemplate
 from aligner.routing.config import NONE
 from aligner.routing.router import Choice, Router
-from aligner.serving.corrections import AnswerCorrector, Done, Failed, Ticket
+from aligner.serving.corrections import AnswerCorrector, AnswerRequest, Done, Failed, Ticket
 
 
 @dataclass(frozen=True)
@@ -23,18 +22,14 @@ class RoutedTicket:
     """An answer that waits for its route, then for its correction."""
 
     routed: RoutedCorrector
-    questions: CandidateQuestions
-    answer: str
-    feedback: str
-    threshold: float | None
-    prefix: str
+    request: AnswerRequest
     came: float = field(default_factory=time.monotonic)
 
     async def pieces(self) -> AsyncGenerator[str | Done, None]:
         """The text as it is decoded, piece by piece, then the result. Raises Failed where there is no correction."""
-        choice = await self.routed.choose(self.questions[0], self.answer)
+        choice = await self.routed.choose(self.request.questions[0], self.request.answer)
         if choice.leaves_alone:
-            yield self.answer
+            yield self.request.answer
             yield self._left_alone(choice)
             return
         async with aclosing(self._submitted(choice).pieces()) as pieces:
@@ -43,21 +38,18 @@ class RoutedTicket:
 
     async def done(self) -> Done:
         """The result alone. Raises Failed where there is no correction."""
-        choice = await self.routed.choose(self.questions[0], self.answer)
+        choice = await self.routed.choose(self.request.questions[0], self.request.answer)
         if choice.leaves_alone:
             return self._left_alone(choice)
         return self.routed.signed(await self._submitted(choice).done(), choice)
 
     def _submitted(self, choice: Choice) -> Ticket:
-        member = self.routed.members[choice.aligner]
-        return member.submit(self.questions, self.answer, self.feedback, self.threshold, self.prefix)
+        return self.routed.members[choice.aligner].submit(self.request)
 
     def _left_alone(self, choice: Choice) -> Done:
         about = {"model": None, "prompt": None, "route": choice.about()}
-        waited = time.monotonic() - self.came
-        return Done(
-            Corrected.unchanged(self.answer), True, None, 0, waited, 0.0, about, why="the route is to no Aligner"
-        )
+        corrected, waited = Corrected.unchanged(self.request.answer), time.monotonic() - self.came
+        return Done(corrected, True, None, 0, waited, 0.0, about, why="the route is to no Aligner")
 
 
 class RoutedCorrector:
@@ -109,16 +101,9 @@ class RoutedCorrector:
         }
         return {"routes": {**state, NONE: {"chosen": self._chosen[NONE]}}}
 
-    def submit(
-        self,
-        questions: CandidateQuestions,
-        answer: str,
-        feedback: str = "",
-        threshold: float | None = None,
-        prefix: str = "",
-    ) -> RoutedTicket:
+    def submit(self, request: AnswerRequest) -> RoutedTicket:
         """An answer to route and correct."""
-        return RoutedTicket(self, questions, answer, feedback, threshold, prefix)
+        return RoutedTicket(self, request)
 
     async def choose(self, question: str, answer: str) -> Choice:
         """The route of a question, found in a thread. Raises Failed where it cannot be."""

@@ -32,7 +32,7 @@ from aligner.serving.completions import (
     tokens_in,
     whole_reply,
 )
-from aligner.serving.corrections import Done, Failed, TooLong, Unfinished, too_long
+from aligner.serving.corrections import AnswerRequest, Done, Failed, TooLong, Unfinished, too_long
 from aligner.serving.protocol import Refused
 from aligner.serving.replicas import Replica, Replicas
 
@@ -54,11 +54,7 @@ class ServedTicket:
     """An answer that waits for its correction."""
 
     aligner: ServedAligner
-    questions: CandidateQuestions
-    answer: str
-    feedback: str
-    threshold: float | None
-    prefix: str = ""
+    request: AnswerRequest
     came: float = field(default_factory=time.monotonic)
 
     async def pieces(self) -> AsyncGenerator[str | Done, None]:
@@ -122,16 +118,9 @@ class ServedAligner:
         ]
         return {"aligner_servers": state}
 
-    def submit(
-        self,
-        questions: CandidateQuestions,
-        answer: str,
-        feedback: str = "",
-        threshold: float | None = None,
-        prefix: str = "",
-    ) -> ServedTicket:
+    def submit(self, request: AnswerRequest) -> ServedTicket:
         """An answer to correct."""
-        return ServedTicket(self, questions, answer, feedback, threshold, prefix)
+        return ServedTicket(self, request)
 
     async def stop(self) -> None:
         """Stop: requests under way fail."""
@@ -140,9 +129,9 @@ class ServedAligner:
 
     async def check_likelihoods(self) -> None:
         """UserError where the servers do not tell how probable an answer is, as the gate needs. Its connections are closed."""
-        ticket = self.submit(CandidateQuestions([("user", "Is anybody there?")], [0]), "Yes.")
+        request = AnswerRequest(CandidateQuestions([("user", "Is anybody there?")], [0]), "Yes.")
         try:
-            await self._confidence(ticket, await self._prompt(ticket))
+            await self._confidence(request, await self._prompt(request))
         except Failed as error:
             raise UserError(f"--mode gate: {error}") from None
         finally:
@@ -151,12 +140,13 @@ class ServedAligner:
     async def events(self, ticket: ServedTicket, again: bool) -> AsyncGenerator[str | Done, None]:
         """Pieces of a correction, then the result. `again`: what came may be forgotten, so that a stream that broke off is tried
         elsewhere too. Raises Failed."""
-        prompt, began, confidence = await self._prompt(ticket), time.monotonic(), None
-        if ticket.threshold is not None:
-            confidence = await self._confidence(ticket, prompt)
-            if confidence >= ticket.threshold:
-                yield ticket.answer
-                yield await self._done(ticket, Corrected.unchanged(ticket.answer), began, confidence, True)
+        request, began, confidence = ticket.request, time.monotonic(), None
+        prompt = await self._prompt(request)
+        if request.threshold is not None:
+            confidence = await self._confidence(request, prompt)
+            if confidence >= request.threshold:
+                yield request.answer
+                yield await self._done(ticket, Corrected.unchanged(request.answer), began, confidence, True)
                 return
         tried, why = set[int](), ""
         while replica := self.replicas.choose(tried):
@@ -176,9 +166,9 @@ class ServedAligner:
                 why = str(error)
                 continue
             assert end, "a completion ends with Ended or ReplicaFailed"
-            if not text.strip() and not ticket.prefix:
+            if not text.strip() and not request.prefix:
                 raise Failed("the Aligner made an empty correction.")
-            corrected = Corrected(text, is_whole(end.reason), edits(ticket.answer, text))
+            corrected = Corrected(text, is_whole(end.reason), edits(request.answer, text))
             yield await self._done(ticket, corrected, began, confidence, False, end.tokens)
             return
         raise Failed(f"no server of the Aligner answers ({why}).")
@@ -209,35 +199,35 @@ class ServedAligner:
                 return work(*given)
             return await asyncio.to_thread(work, *given)
 
-    async def _prompt(self, ticket: ServedTicket) -> Prompt:
+    async def _prompt(self, request: AnswerRequest) -> Prompt:
         """With the longest question that leaves room for the correction. Raises TooLong, Unfinished."""
-        made = await self._tokenised(len(ticket.questions[0]) + len(ticket.answer), self._fitting, ticket)
+        made = await self._tokenised(len(request.questions[0]) + len(request.answer), self._fitting, request)
         if isinstance(made, UserError):
             raise (Unfinished if isinstance(made, NoRoom) else TooLong)(str(made))
         return made
 
-    def _fitting(self, ticket: ServedTicket) -> Prompt | UserError:
+    def _fitting(self, request: AnswerRequest) -> Prompt | UserError:
         # No tokenizer makes more tokens of a text than bytes, a prefix space and an end.
-        bound = len(ticket.answer.encode()) + 2
-        whole = self._with(ticket.questions[0], ticket, bound)
+        bound = len(request.answer.encode()) + 2
+        whole = self._with(request.questions[0], request, bound)
         if isinstance(whole, Prompt) and whole.room >= bound:
             return whole
-        needed = length_of(self.encoder, ticket.answer) + 1 if len(ticket.answer) <= self.longest else bound
+        needed = length_of(self.encoder, request.answer) + 1 if len(request.answer) <= self.longest else bound
         enough = min(needed, self.settings.max_new_tokens)
         return longest_with_room(
-            ticket.questions,
-            lambda question: self._with(question, ticket, needed),
+            request.questions,
+            lambda question: self._with(question, request, needed),
             lambda made: isinstance(made, Prompt) and made.room >= enough,
         )
 
-    def _with(self, question: str, ticket: ServedTicket, needed: int) -> Prompt | UserError:
+    def _with(self, question: str, request: AnswerRequest, needed: int) -> Prompt | UserError:
         """The prompt with one of the questions, or why there is no room. needed: tokens of the answer as its own correction."""
-        if fault := too_long(question, ticket.answer, self.longest):
+        if fault := too_long(question, request.answer, self.longest):
             return fault
-        request = CorrectionRequest(question, ticket.answer, ticket.feedback, ticket.prefix)
-        sent, length = sent_prompt(self.encoder, self.template, request)
+        asked = CorrectionRequest(question, request.answer, request.feedback, request.prefix)
+        sent, length = sent_prompt(self.encoder, self.template, asked)
         room = room_for(self.settings, self.positions, length, needed)
-        return room if isinstance(room, UserError) else Prompt(request, sent, room)
+        return room if isinstance(room, UserError) else Prompt(asked, sent, room)
 
     async def _completion(self, replica: Replica, prompt: Prompt) -> AsyncGenerator[str | Ended, None]:
         """A replica's text as it comes, then the reason of its end. Raises ReplicaFailed; Failed where any would refuse it."""
@@ -289,10 +279,10 @@ class ServedAligner:
             yield whole_reply(response.status, content)
             return
 
-    async def _confidence(self, ticket: ServedTicket, prompt: Prompt) -> float:
+    async def _confidence(self, request: AnswerRequest, prompt: Prompt) -> float:
         """The mean log-probability, in nats a token, of the answer as its own correction, end-of-text with it. Raises Failed."""
-        size = len(prompt.request.question) + len(ticket.answer)
-        ids, answer = await self._tokenised(size, self._pair, ticket, prompt)
+        size = len(prompt.request.question) + len(request.answer)
+        ids, answer = await self._tokenised(size, self._pair, request, prompt)
         replica = self.replicas.choose()
         assert replica, "there is at least one"
         asked = {"prompt": ids + answer, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
@@ -304,7 +294,7 @@ class ServedAligner:
             raise Failed(f"the Aligner's server fails ({error}).") from None
         return mean_log_probability(choice, len(ids), len(answer))
 
-    def _pair(self, ticket: ServedTicket, prompt: Prompt) -> tuple[list[int], list[int]]:
+    def _pair(self, request: AnswerRequest, prompt: Prompt) -> tuple[list[int], list[int]]:
         text = self.encoder.render(self.template, *prompt.request)
-        [(ids, answer, _)] = self.encoder.pairs([text], [ticket.answer])
+        [(ids, answer, _)] = self.encoder.pairs([text], [request.answer])
         return ids, answer

@@ -11,7 +11,7 @@ from aligner.chat_api.dialogue import CandidateQuestions
 from aligner.inference.guard import markers_of
 from aligner.inference.turns import Turn, Turns
 from aligner.quality.edits import edits
-from aligner.serving.corrections import AnswerCorrector, Failed, Unfinished
+from aligner.serving.corrections import AnswerCorrector, AnswerRequest, Failed, Unfinished
 from aligner.serving.policy import Policy, refusal
 
 GATE = "the gate: the Aligner would have written it so"
@@ -24,7 +24,7 @@ async def corrected_turn(
     bare = sentence.strip()
     if kept := policy.guard.before(bare):
         return Turn(sentence, sentence, kept.reason)
-    ticket = worker.submit(questions, bare, policy.feedback, policy.gate, turns.said)
+    ticket = worker.submit(AnswerRequest(questions, bare, policy.feedback, policy.gate, turns.said))
     try:
         async with asyncio.timeout(policy.timeout):
             done = await ticket.done()

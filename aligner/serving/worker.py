@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from aligner.chat_api.dialogue import CandidateQuestions, longest_with_room
+from aligner.chat_api.dialogue import longest_with_room
 from aligner.inference.corrector import Corrected, Corrector, NoRoom
 from aligner.inference.greedy import DecoderRow
 from aligner.inference.text_stream import TextStream
 from aligner.prompts import PromptTemplate
 from aligner.records import UserError
-from aligner.serving.corrections import Done, Failed, TooLong, Unfinished, too_long
+from aligner.serving.corrections import AnswerRequest, Done, Failed, TooLong, Unfinished, too_long
 from aligner.serving.gate import confidence
 
 log = logging.getLogger("aligner")
@@ -25,15 +25,11 @@ log = logging.getLogger("aligner")
 
 @dataclass
 class Ticket:
-    """An answer that waits for its correction. `questions`: the longest first, of which the first with room is taken."""
+    """An answer that waits for its correction."""
 
-    questions: CandidateQuestions
-    answer: str
-    feedback: str
-    threshold: float | None  # an answer at least as probable is left alone
+    request: AnswerRequest
     events: asyncio.Queue[str | Done | Failed]
     loop: asyncio.AbstractEventLoop
-    prefix: str = ""  # what was said before, where the answer is the next sentence
     came: float = field(default_factory=time.monotonic)
     began: float = 0.0
     confidence: float | None = None
@@ -114,16 +110,9 @@ class Worker:
         """How many answers wait or are being corrected."""
         return self._waiting.qsize() + len(self._active)
 
-    def submit(
-        self,
-        questions: CandidateQuestions,
-        answer: str,
-        feedback: str = "",
-        threshold: float | None = None,
-        prefix: str = "",
-    ) -> Ticket:
+    def submit(self, request: AnswerRequest) -> Ticket:
         """Queue an answer for correction, from the event loop."""
-        ticket = Ticket(questions, answer, feedback, threshold, asyncio.Queue(), asyncio.get_running_loop(), prefix)
+        ticket = Ticket(request, asyncio.Queue(), asyncio.get_running_loop())
         if self.is_alive():
             self._waiting.put(ticket)
         else:
@@ -203,9 +192,9 @@ class Worker:
         if ticket.abandoned:
             del self._active[self._count]
             return None
-        if ticket.threshold is not None:
+        if ticket.request.threshold is not None:
             ticket.confidence = confidence(self.corrector.model, row.prompt, row.answer)
-            if ticket.confidence >= ticket.threshold:
+            if ticket.confidence >= ticket.request.threshold:
                 row.output = list(row.answer)
                 self._tell(row, ended=True, left_alone=True)
                 return None
@@ -215,7 +204,7 @@ class Worker:
         """With the longest question that leaves the correction as much room as the answer has."""
         most = self.corrector.settings.max_new_tokens
         row = longest_with_room(
-            ticket.questions,
+            ticket.request.questions,
             lambda question: self._with(ticket, question),
             lambda made: isinstance(made, DecoderRow) and made.most >= min(len(made.answer), most),
         )
@@ -225,13 +214,13 @@ class Worker:
 
     def _with(self, ticket: Ticket, question: str) -> DecoderRow | UserError:
         """A ticket's row with one of its questions, if it has room and anybody waits for it."""
-        if fault := too_long(question, ticket.answer, self.longest):
+        if fault := too_long(question, ticket.request.answer, self.longest):
             return fault
         if ticket.abandoned:
             return UserError("nobody waits for it.")
-        fields = question, ticket.answer, ticket.feedback, ticket.prefix
+        fields = question, ticket.request.answer, ticket.request.feedback, ticket.request.prefix
         prompt = self.corrector.encoder.render(self.corrector.template, *fields)
-        [(ids, answer, _)] = self.corrector.encoder.pairs([prompt], [ticket.answer])
+        [(ids, answer, _)] = self.corrector.encoder.pairs([prompt], [ticket.request.answer])
         return self.corrector.row(ids, answer, self._count)
 
     def _tell(self, row: DecoderRow, ended: bool, left_alone: bool = False) -> None:
@@ -243,10 +232,10 @@ class Worker:
             return
         if ended:
             del self._active[row.index]
-            whole = self.corrector.corrected(row, ticket.answer)
+            whole = self.corrector.corrected(row, ticket.request.answer)
             if left_alone:  # as it was written, whatever the tokenizer makes of it
-                whole = Corrected.unchanged(ticket.answer)
-            if not whole.text.strip() and not ticket.prefix:  # an empty answer helps no one
+                whole = Corrected.unchanged(ticket.request.answer)
+            if not whole.text.strip() and not ticket.request.prefix:  # an empty answer helps no one
                 ticket.say(Failed("the Aligner made an empty correction."))
                 return
             ticket.say(whole.text[len(ticket.text.text) if ticket.text else 0 :])
