@@ -5,8 +5,7 @@ layer. The last layers are busy with the next word; in the middle a text is told
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -47,26 +46,35 @@ def mean_states(base: Any, tokenizer: Any, texts: Sequence[str], layer: nn.Modul
         mask_BL = torch.tensor(
             [[1] * len(ids[place]) + [0] * (length - len(ids[place])) for place in some], device=base.device
         )
-        with _states_behind(layer) as behind:
-            last_BLH = base(input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state
-        hidden_BLH = (behind[0] if behind else last_BLH).to(mask_BL.device).float()
+        hidden_BLH = _states(base, layer, ids_BL, mask_BL).to(mask_BL.device).float()
         mean_BH = (hidden_BLH * mask_BL[:, :, None]).sum(1) / mask_BL.sum(1, keepdim=True)
         vectors |= dict(zip(some, mean_BH.cpu(), strict=True))
     return torch.stack([vectors[place] for place in range(len(ids))])
 
 
-@contextmanager
-def _states_behind(layer: nn.Module | None) -> Iterator[list[torch.Tensor]]:
-    """What the layer returns in this thread: another one may decode with the same model."""
-    own, behind = threading.get_ident(), list[torch.Tensor]()
+class _Read(Exception):
+    """The layer's states are there: nobody needs those behind it."""
 
-    def note(_: nn.Module, __: Any, output: Any) -> None:
+    def __init__(self, states_BLH: torch.Tensor) -> None:
+        super().__init__()
+        self.states_BLH = states_BLH
+
+
+def _states(base: Any, layer: nn.Module | None, ids_BL: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
+    """What the layer returns, or the last hidden states. The pass ends behind the layer; another thread's, which may decode with
+    the same model, does not."""
+    own = threading.get_ident()
+
+    def end(_: nn.Module, __: Any, output: Any) -> None:
         if threading.get_ident() == own:
-            behind.append(states_of(output))
+            raise _Read(states_of(output))
 
-    handle = layer.register_forward_hook(note) if layer else None
+    handle = layer.register_forward_hook(end) if layer else None
     try:
-        yield behind
+        last_BLH: torch.Tensor = base(input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state
+    except _Read as read:
+        return read.states_BLH
     finally:
         if handle:
             handle.remove()
+    return last_BLH
