@@ -15,7 +15,8 @@ from aligner.chat_api.thoughts import split_thoughts
 from aligner.chat_prompt import in_user_turn
 from aligner.encoder import Encoder
 from aligner.inference.corrector import DTYPES, best_dtype, in_batches, memory_named
-from aligner.inference.sampling import Sampling, generate, takes_padding
+from aligner.inference.sampling import Sampling, generate
+from aligner.inference.trials import takes_padding
 from aligner.models import device_map_options, load_model, load_tokenizer, positions_of
 from aligner.prompts import PromptTemplate
 from aligner.records import UserError

@@ -13,9 +13,10 @@ from aligner.chat_api.replies import is_whole
 from aligner.chat_prompt import in_user_turn
 from aligner.encoder import Encoder
 from aligner.inference.corrector import DTYPES, best_dtype
-from aligner.inference.greedy import Decoder, DecoderRow, supports_drafts
+from aligner.inference.greedy import Decoder, DecoderRow
 from aligner.inference.sampling import generate
 from aligner.inference.servers import REMEDY, Client, Server, ServerGone
+from aligner.inference.trials import supports_drafts
 from aligner.models import device_map_options, load_model, load_tokenizer, positions_of
 from aligner.prompts import PromptTemplate
 from aligner.records import UserError

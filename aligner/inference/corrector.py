@@ -13,9 +13,10 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from aligner.card import objectives_of, prompt_of
 from aligner.encoder import Encoder
-from aligner.inference.greedy import Decoder, DecoderRow, supports_drafts
+from aligner.inference.greedy import Decoder, DecoderRow
 from aligner.inference.likelihood import log_likelihood
 from aligner.inference.sampling import Sampling, generate
+from aligner.inference.trials import supports_drafts
 from aligner.models import device_map_options, load_model, load_tokenizer, positions_of
 from aligner.objectives import sentences
 from aligner.prompts import PromptTemplate
@@ -128,10 +129,8 @@ class Corrector:
         about = steering.install(model) if steering else None
         decoder = Decoder(model, encoder.eos) if supports_drafts(model) else None
         if decoder is None:
-            log.warning(
-                "%s is decoded by transformers, token by token: its cache holds something other than keys and values",
-                folder,
-            )
+            why = "its cache holds something other than keys and values"
+            log.warning("%s is decoded by transformers, token by token: %s", folder, why)
         return cls(model, encoder, template, decoder, settings, objectives_of(folder, template), about)
 
     def correct(

@@ -30,7 +30,6 @@ WIDTHS = (1, 2, 4, 8, 16, 32, 64, 128)  # tokens of the passes that are timed
 WIDTHS_OF_GPU = (*WIDTHS, 256, 512, 1024)  # where a pass takes as long for one as for a hundred
 CONTEXT = 256  # tokens before them
 NOTHING = Guess(0, 0, [])
-FAULT, NOISE = 0.05, 0.3  # differences of logits, in their own spread: below is rounding, above is a fault in any type
 
 
 @dataclass
@@ -229,58 +228,3 @@ def window_of(config: Any) -> int | None:
     layers = getattr(config, "layer_types", None)
     slides = "sliding_attention" in layers if layers else getattr(config, "use_sliding_window", True)
     return getattr(config, "sliding_window", None) if slides else None
-
-
-@torch.inference_mode()
-def supports_drafts(model: PreTrainedModel) -> bool:
-    """Whether a model gives the same logits with `RowCache` as without a cache: tried on pairs of short rows of unequal length, of
-    which most must agree, for on any one text a trained model in 16 bit may be all rounding.
-
-    It does not where a model keeps another state than keys and values, or takes no positions. What so short rows cannot show is
-    known by name: rotations that depend on the longest row of a pass, and local attention that counts from its end. In 16 bit the
-    same sums in other pieces differ: by twice as much as with transformers' own cache is no fault of this one.
-    """
-    config = model.config.get_text_config()
-    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    if config.model_type == "gpt_neo" or any(kind in str(rope) for kind in ("dynamic", "longrope")):
-        return False
-    rows = _rows_to_try(config.vocab_size)
-    try:
-        cache, begun = RowCache(), [0] * len(rows)
-        forward(model, cache, 0, [row[:-3] for row in rows], begun, 1)
-        cached = forward(model, cache, 0, [row[-3:] for row in rows], [len(row) - 3 for row in rows], 3).float()
-        plain = [model(input_ids=torch.tensor([row], device=model.device)).logits[0, -3:].float() for row in rows]
-        own = own_cache_logits(model, rows).to(cached.device) if model.dtype.itemsize < 4 else None
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # whatever its code raises, it does not take this cache
-        return False
-    expected = torch.stack([logits.to(cached.device) for logits in plain])
-    same = [
-        _agree(*(None if each is None else each[at : at + 2] for each in (expected, cached, own)))
-        for at in range(0, len(rows), 2)
-    ]
-    return 2 * sum(same) > len(same)
-
-
-def _rows_to_try(vocabulary: int) -> list[list[int]]:
-    """Three pairs of rows from different parts of a vocabulary."""
-    starts = (min(start, vocabulary - 12) for start in (3, vocabulary // 3, 2 * vocabulary // 3))
-    return [list(range(start + skip, start + end)) for start in starts for skip, end in ((0, 12), (2, 9))]
-
-
-def _agree(expected: torch.Tensor, cached: torch.Tensor, own: torch.Tensor | None) -> bool:
-    """Whether logits with a cache are those without, but for rounding. own: those with the model's own cache."""
-    spread = (expected - expected.mean(-1, keepdim=True)).norm()
-    noise = 0 * spread if own is None else (own - expected).norm()
-    return bool((cached - expected).norm() < max(FAULT * spread, min(2 * noise, NOISE * spread)))
-
-
-def own_cache_logits(model: PreTrainedModel, rows: Sequence[list[int]]) -> torch.Tensor:
-    """The logits of each row's last three tokens behind the others, with the model's own cache."""
-    logits = []
-    for row in rows:
-        front, back = (torch.tensor([ids], device=model.device) for ids in (row[:-3], row[-3:]))
-        cache = model(input_ids=front, use_cache=True).past_key_values
-        logits.append(model(input_ids=back, past_key_values=cache).logits[0].float())
-    return torch.stack(logits)

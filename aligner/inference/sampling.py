@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from weakref import WeakKeyDictionary
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
+
+from aligner.inference.trials import takes_padding
 
 
 @dataclass(frozen=True)
@@ -19,27 +20,6 @@ class Sampling:
     top_k: int = 10
     top_p: float = 0.95
     seed: int = 42
-
-
-_TAKES_PADDING: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
-
-
-def takes_padding(model: PreTrainedModel, pad: int) -> bool:
-    """Whether a model gives the same logits behind a prompt with padding in front of it: tried once. It does not where it
-    counts its positions from the first token, whatever the mask says."""
-    if model not in _TAKES_PADDING:
-        config = GenerationConfig(
-            max_new_tokens=1, pad_token_id=pad, output_logits=True, return_dict_in_generate=True, do_sample=False
-        )
-        logits = []
-        for front in (0, 5):
-            ids_1L = torch.tensor([[pad] * front + list(range(3, 12))], device=model.device)
-            mask_1L = torch.tensor([[0] * front + [1] * 9], device=model.device)
-            output = model.generate(input_ids=ids_1L, attention_mask=mask_1L, generation_config=config)  # type: ignore[operator]
-            logits.append(output.logits[0].float())
-        alone, padded = logits
-        _TAKES_PADDING[model] = bool((alone - padded).norm() < 0.05 * (alone - alone.mean()).norm())
-    return _TAKES_PADDING[model]
 
 
 @torch.inference_mode()
