@@ -21,8 +21,7 @@ _TAKES_PADDING: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 @torch.inference_mode()
 def supports_drafts(model: PreTrainedModel) -> bool:
-    """Whether a model gives the same logits with `RowCache` as without a cache: tried on pairs of short rows of
-    unequal length.
+    """Whether a model gives the same logits with `RowCache` as without a cache: tried on pairs of short rows of unequal length.
 
     It does not where a model keeps another state than keys and values, or takes no positions. What so short rows cannot show is
     known by name: rotations that depend on the longest row of a pass, and local attention that counts from its end. In 16 bit the

@@ -52,7 +52,7 @@ def mean_states(base: Any, tokenizer: Any, texts: Sequence[str], layer: nn.Modul
     return torch.stack([vectors[place] for place in range(len(ids))])
 
 
-class _Read(Exception):
+class _LayerReached(Exception):
     """The layer's states are there: nobody needs those behind it."""
 
     def __init__(self, states_BLH: torch.Tensor) -> None:
@@ -67,13 +67,13 @@ def _states(base: Any, layer: nn.Module | None, ids_BL: torch.Tensor, mask_BL: t
 
     def end(_: nn.Module, __: Any, output: Any) -> None:
         if threading.get_ident() == own:
-            raise _Read(states_of(output))
+            raise _LayerReached(states_of(output))
 
     handle = layer.register_forward_hook(end) if layer else None
     try:
         last_BLH: torch.Tensor = base(input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state
-    except _Read as read:
-        return read.states_BLH
+    except _LayerReached as reached:
+        return reached.states_BLH
     finally:
         if handle:
             handle.remove()
