@@ -166,7 +166,7 @@ def test_a_classifier_of_the_last_states_is_refused(two):
     train(two, features=by_length)
     card = Path(two.classifier) / "card.json"
     card.write_text(json.dumps({k: v for k, v in json.loads(card.read_text()).items() if k != "states"}))
-    with pytest.raises(UserError, match=r"was trained on other states of that model\. Run 'aligner route"):
+    with pytest.raises(UserError, match=r"was trained on other hidden states of that model\. Run 'aligner route"):
         read_classifier(two)
 
 
