@@ -122,7 +122,9 @@ def read_classifier(routes: Routes, trust_remote_code: bool = False) -> Classifi
     if card["features_sha256"] != fingerprint(model, trust_remote_code):
         raise UserError(f"{routes.file}: its classifier {folder} read another model than {model}. {again}")
     if card.get("states") != STATES:
-        raise UserError(f"{routes.file}: its classifier {folder} was trained on other hidden states of that model. {again}")
+        raise UserError(
+            f"{routes.file}: its classifier {folder} was trained on other hidden states of that model. {again}"
+        )
     if card["with_answer"] != routes.with_answer:
         raise UserError(f"{routes.file}: its classifier {folder} was trained with another 'with_answer'. {again}")
     if card["weights_sha256"] != sha256_of(folder / WEIGHTS):
