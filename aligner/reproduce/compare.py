@@ -11,12 +11,13 @@ from typing import Any
 from aligner.baselines.help_per_cost import SystemAnswers, cost_lines, help_per_cost, system_answers
 from aligner.baselines.prompts import read_prompts
 from aligner.console import progress
-from aligner.evaluation.measures.items import TextMeasure, answered_truth, declining_items, is_unsafe
+from aligner.evaluation.measures.items import TextMeasure, answered_truth, declining_items
 from aligner.files import read_json, read_yaml, write_json, write_lines, write_text
 from aligner.locks import take
 from aligner.plots import draw_costs
 from aligner.readers.rows import read_rows
 from aligner.records import Row, UserError
+from aligner.refusals import is_unsafe
 from aligner.reproduce.comparison import UPSTREAM, Comparison
 from aligner.reproduce.experiment import Experiment, digest_of, rows_by_side
 from aligner.reproduce.steps import Step, run_step, training_steps, words_of, write_rows

@@ -40,7 +40,7 @@ RUN_KEYS = {
     "beside",
     "trained",
 }  # of a run, besides flags of training
-OPTIONAL = {"answers", "comparison", "damage", "measures", "passes", "rated", "route", "sets"}
+OPTIONAL = {"answered", "answers", "comparison", "damage", "measures", "passes", "rated", "route", "sets"}
 Fields = Mapping[str, Any]
 
 
@@ -71,7 +71,8 @@ class Experiment:
     (choose: 0 where the runs are no recipes to choose from: each is reported). limit: on each side so many at most, for a trial;
     None: as the file says. answers: of a side to measure at most. damage: what `--hold_back` keeps for measuring, where the records
     are restorations; else None. rated: pairs of each objective by its name, where the records are pairs of a question's answers,
-    rated by what their texts show; else None. passes: corrections of corrections, to see whether they settle. comparison: of other
+    rated by what their texts show; else None. answered: flags of `aligner baseline`, where the rows are prompts to decline or not,
+    which a model answers first; else None. passes: corrections of corrections, to see whether they settle. comparison: of other
     methods with the Aligner. sets: files by name, where every run is measured by its loss on each; route: runs that one is trained
     between. Where there is no scale `small`, the paper's commands are all there is.
     """
@@ -86,11 +87,24 @@ class Experiment:
     answers: Mapping[str, int] = field(default_factory=dict)
     damage: str | None = None
     rated: Mapping[str, int] | None = None
+    answered: Fields | None = None
     passes: int = 1
     limit: int | None = None
     comparison: Comparison | None = None
     sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     route: tuple[str, ...] = ()
+
+    @property
+    def data_set(self) -> str:
+        """The data set of its records."""
+        if self.damage:
+            return "restoration"
+        return "rated-json" if self.rated else "declining" if self.answered else "correction-json"
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of a row that must be there, and short enough."""
+        return ("question",) if self.answered else ("question", "answer", "correction")
 
     @property
     def chooses(self) -> bool:
@@ -145,6 +159,7 @@ def read_experiment(name: str) -> Experiment:
         answers=value.get("answers", {}),
         damage=value.get("damage"),
         rated=value.get("rated"),
+        answered=value.get("answered"),
         passes=int(value.get("passes", 1)),
         comparison=read_comparison(f"{file}: comparison", value["comparison"]) if "comparison" in value else None,
         sets={name: tuple(files) for name, files in value.get("sets", {}).items()},
@@ -190,7 +205,7 @@ def rows_by_side(experiment: Experiment, data: Path, files: tuple[str, ...]) -> 
             if isinstance(row, DataError):
                 raise row
             fields = _question_of_chat(row.value)
-            rows += [fields] if _fits(fields, experiment.longest) else []
+            rows += [fields] if _fits(fields, experiment) else []
     order = sorted({digest_of(row["question"]) for row in rows})
     total, sides, start = sum(experiment.questions.values()), {}, 0.0
     for side in ("report", "choose", "train"):
@@ -209,9 +224,10 @@ def _question_of_chat(value: Any) -> Any:
     return {"question": candidate_questions(value["messages"])[0], **kept, "correction": value["preferred"]}
 
 
-def _fits(fields: Any, longest: int) -> bool:
-    texts = [fields.get(name) if isinstance(fields, dict) else None for name in ("question", "answer", "correction")]
-    return all(isinstance(text, str) and 20 <= len(text.strip()) <= longest for text in texts)
+def _fits(row: Any, experiment: Experiment) -> bool:
+    texts = [row.get(name) if isinstance(row, dict) else None for name in experiment.fields]
+    shortest = 1 if experiment.answered else 20  # of a prompt; an answer needs something to correct
+    return all(isinstance(text, str) and shortest <= len(text.strip()) <= experiment.longest for text in texts)
 
 
 def digest_of(question: str) -> str:

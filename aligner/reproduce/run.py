@@ -14,7 +14,7 @@ from aligner.locks import take
 from aligner.plots import draw_sweep
 from aligner.reproduce.compare import comparison_lines
 from aligner.reproduce.experiment import RUN_KEYS, Experiment, Scale
-from aligner.reproduce.steps import Step, measuring_steps, run_step, steps_of, words_of, write_rows
+from aligner.reproduce.steps import Step, answering_steps, measuring_steps, run_step, steps_of, words_of, write_rows
 from aligner.terminal import print_lines
 
 
@@ -22,8 +22,12 @@ def run_small(experiment: Experiment, data: Path, folder: Path, dry_run: bool) -
     """Run an experiment at the small scale, or print its estimate alone (`dry_run`). Killed, the same command goes on."""
     release = take(folder / "reproduce.lock", f"{folder}: another run of this experiment is writing it. Wait for it.")
     try:
+        answering = answering_steps(experiment, data, folder)
+        if not dry_run:
+            for step in progress(answering, desc=f"{experiment.name}, answers", unit=" steps"):
+                run_step(step)
         counts = write_rows(experiment, data, folder / "rows")
-        steps = steps_of(experiment, folder, counts)
+        steps = [*answering, *steps_of(experiment, folder, counts)]
         reported = 0.0  # of recipes the chosen one's report takes as long as any other's
         if experiment.chooses:
             last = measuring_steps(experiment, folder, _recipes(experiment)[0], "report", counts["report"], 1)

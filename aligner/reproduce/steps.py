@@ -23,6 +23,7 @@ from aligner.files import COMPLETED, sha256_of, write_lines
 from aligner.known_prompts import OBJECTIVES
 from aligner.objectives import read_objectives
 from aligner.records import UserError
+from aligner.refusals import REFUSALS, declines, is_unsafe
 from aligner.reproduce.experiment import RUN_KEYS, Experiment, Fields, Scale, digest_of, rows_by_side
 from aligner.training.datasets.mixture import mix
 from aligner.training.datasets.options import Options
@@ -69,19 +70,53 @@ def _status_of(words: Sequence[str]) -> int:
         signal.signal(signal.SIGTERM, previous)
 
 
+def answering_steps(experiment: Experiment, data: Path, folder: Path) -> list[Step]:
+    """Where the rows are prompts: a model's answers to those of each file, which are written to `folder`/prompts, in
+    `folder`/answered under the file's name."""
+    if not experiment.answered:
+        return []
+    steps = []
+    for file in files_of(experiment):
+        sides = rows_by_side(experiment, data, (file,))
+        prompts, product = folder / "prompts" / file, folder / "answered" / file
+        write_lines(prompts, [row for side in sides.values() for row in side])
+        flags = {"input": prompts, "output": product, "width": 1, **experiment.answered}
+        seconds = sum(map(len, sides.values())) * experiment.scales["small"].seconds.get("reply", 1)
+        steps.append(Step(f"answers to {file}", ("aligner", "baseline", "beam", *words_of(flags)), product, seconds, prompts))
+    return steps
+
+
+def files_of(experiment: Experiment) -> list[str]:
+    """The files of rows, each once: the experiment's, and those that a run has of its own."""
+    own = [file for run in experiment.scales["small"].runs.values() for file in run.get("rows", ())]
+    return list(dict.fromkeys([*experiment.rows, *own]))
+
+
+def _declined(row: dict[str, Any]) -> dict[str, Any]:
+    """A prompt and its answer with the correction: a refusal where it should have declined."""
+    wrong = is_unsafe(row) and not declines(row["answer"])
+    return {**row, "correction": REFUSALS[0] if wrong else row["answer"]}
+
+
 def write_rows(experiment: Experiment, data: Path, folder: Path) -> dict[str, int]:
-    """Write the rows of each side, and of each run that has files of its own, to `folder`. Returns how many of each."""
+    """Write the rows of each side, and of each run that has files of its own, to `folder`. Returns how many of each. Prompts that
+    have no answer yet are counted alone."""
     counts, scale = {}, experiment.scales["small"]
     if unknown := set(experiment.rated or ()) - set(shown_objectives()):
         raise UserError(
             f"{experiment.name}: no text is rated in {min(unknown)}. 'pip install \"qac-aligner[objectives]\"' for its measure, or "
             f"take it out of 'rated'. There are {', '.join(shown_objectives())}."
         )
+    answered = folder.parent / "answered"
+    waiting = bool(experiment.answered) and not all((answered / file).exists() for file in files_of(experiment))
+    data = answered if experiment.answered and not waiting else data
     sides = rows_by_side(experiment, data, experiment.rows)
     for side, rows in sides.items():
         counts[side] = min(len(rows), experiment.answers.get(side, len(rows)))
         mixed = rows if side == "train" else sorted(rows, key=lambda row: digest_of(row["question"]))  # of all files
-        write_lines(folder / f"{side}.jsonl", mixed[: counts[side]])
+        if not waiting:
+            written = [_declined(row) if experiment.answered else row for row in mixed[: counts[side]]]
+            write_lines(folder / f"{side}.jsonl", written)
     for name, run in scale.runs.items():
         if "like" in run:
             continue
@@ -97,23 +132,19 @@ def write_rows(experiment: Experiment, data: Path, folder: Path) -> dict[str, in
         if experiment.rated:
             most = {name: most for name, most in experiment.rated.items() if name != run.get("leave_out")}
             rows = rated_rows(rows, most)
-        write_lines(folder / f"train-{name}.jsonl", rows)
-        if run.get("shuffled"):
-            _write_shuffled(experiment, folder / f"train-{name}.jsonl")
+        if not waiting:
+            write_lines(folder / f"train-{name}.jsonl", rows)
+            if run.get("shuffled"):
+                _write_shuffled(experiment, folder / f"train-{name}.jsonl")
         counts[name] = round(len(rows) * float(run.get("share", 1)))
     return counts
-
-
-def _data_set(experiment: Experiment) -> str:
-    """The data set of an experiment's records."""
-    return "restoration" if experiment.damage else "rated-json" if experiment.rated else "correction-json"
 
 
 def _write_shuffled(experiment: Experiment, file: Path) -> None:
     """Replace the file's records by the same ones with their corrections dealt out among the questions; where an objective stands
     in the prompt, with their objectives in another order."""
     options = Options(hold_back=experiment.damage) if experiment.damage else Options()
-    records = mix([f"{_data_set(experiment)}::{file}"], 0, options, objectives=read_objectives()).records
+    records = mix([f"{experiment.data_set}::{file}"], 0, options, objectives=read_objectives()).records
     questions, corrections = ([getattr(each, name) for each in records] for name in ("question", "correction"))
     if experiment.rated:
         dealt = random.Random(0).sample(records, len(records))
@@ -129,7 +160,7 @@ def _write_shuffled(experiment: Experiment, file: Path) -> None:
 def training_flags(experiment: Experiment, scale: Scale, name: str, folder: Path) -> dict[str, Any]:
     """The flags of a run's training."""
     run = scale.runs[name]
-    spec = "correction-json" if run.get("shuffled") else _data_set(experiment)
+    spec = "correction-json" if run.get("shuffled") else experiment.data_set
     share = f"{run['share']}" if "share" in run else ""
     flags = {**scale.train, **{key: value for key, value in run.items() if key not in RUN_KEYS}}
     flags["train_datasets"] = f"{spec}:{share}:{folder / 'rows' / f'train-{name}.jsonl'}"
@@ -140,7 +171,7 @@ def training_flags(experiment: Experiment, scale: Scale, name: str, folder: Path
         flags["model_name_or_path"] = str(model_of(scale, run["from"], folder))
     if spec == "restoration":
         flags["hold_back"] = experiment.damage
-    if spec != _data_set(experiment) and experiment.rated:
+    if spec != experiment.data_set and experiment.rated:
         flags["prompt_template"] = OBJECTIVES.name  # which rated rows bring
     return {**flags, "output_dir": str(folder / "runs" / name)}
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from aligner.evaluation.measures.gain import balanced_mean
-from aligner.evaluation.measures.items import declines, is_unsafe
+from aligner.refusals import declines, is_unsafe
 
 Row = Mapping[str, Any]
 Estimate = dict[str, float]

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from aligner.evaluation.measures.items import is_unsafe
 from aligner.files import sha256_of, write_json, write_lines
 from aligner.inference.published_answers import read_answers
 from aligner.questions import question_key
 from aligner.records import DataError, UserError
+from aligner.refusals import is_unsafe
 from aligner.rounds.config import RoundsConfig
 from aligner.rounds.stage import RoundStage
 from aligner.texts import text_fault

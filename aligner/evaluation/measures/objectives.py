@@ -13,11 +13,11 @@ from typing import Any
 
 from aligner.evaluation.measures.controls import IDENTITY, SHUFFLED_OBJECTIVES
 from aligner.evaluation.measures.gain import balanced_mean
-from aligner.evaluation.measures.items import declines
 from aligner.evaluation.measures.measure import CorrectedText
 from aligner.evaluation.measures.table import ALIGNER, HELPS, UNCLEAR, verdict
 from aligner.evaluation.measures.text_scores import TextScore, content_kept, script, words
 from aligner.evaluation.rates import Estimate
+from aligner.refusals import declines
 
 NOTHING = "nothing"  # what is asked for in the row that the others are compared with
 OTHERS = "the Aligner, asked for another objective"

@@ -15,10 +15,11 @@ from itertools import combinations
 from statistics import fmean, pstdev
 from typing import Any
 
-from aligner.evaluation.measures.items import declines, rows_of
+from aligner.evaluation.measures.items import rows_of
 from aligner.evaluation.measures.text_scores import doublings, text_scores, words
 from aligner.files import write_lines
 from aligner.records import UserError
+from aligner.refusals import declines
 from aligner.terminal import print_errors, print_lines
 
 FEWEST = 12  # words of a text that shows anything
