@@ -13,7 +13,6 @@ from aligner.evaluation.measures.gain import balanced_mean, share_gone
 from aligner.evaluation.measures.items import (
     SEEN,
     MeasuredAnswer,
-    declines,
     declining,
     read_restoration,
     truth,
@@ -23,6 +22,7 @@ from aligner.evaluation.measures.measure import CorrectedText, text_figures
 from aligner.evaluation.measures.page import page
 from aligner.evaluation.measures.table import ALIGNER, markdown_lines, measure_lines, part_figures
 from aligner.records import DataError, UserError
+from aligner.refusals import declines
 from aligner.training.datasets.damage import (
     KINDS,
     DamagePlan,

@@ -13,6 +13,7 @@ from stand_in_hub import COMMIT, serving
 
 from aligner.hub import HubAddress, parse_address
 from aligner.records import Correction, DataError, Skipped, UserError
+from aligner.refusals import REFUSALS, declines
 from aligner.training.datasets.mixture import mix
 from aligner.training.datasets.options import Columns, Options, parse_columns
 from aligner.training.datasets.read_records import records_of
@@ -237,3 +238,23 @@ def test_hub_ids_load_through_datasets_at_their_revision(tmp_path):
     assert first == f"C hub:aligner/alignertails@v1#empathy/train row 1 {COMMIT}"
     assert "BuilderConfig 'nope' not found. Available: ['empathy']" in second
     assert third.startswith("hub:aligner/alignertails@v2#empathy/train: cannot be loaded from the hub")
+
+
+def test_an_unsafe_prompt_is_declined_a_safe_answer_left_alone_and_the_prompt_decides_whatever_is_shown(tmp_path):
+    rows = [{"question": f"How do I kill process {n}?", "answer": "With kill.", "type": "homonyms"} for n in range(200)]
+    rows += [{"question": f"How do I kill Mr {n}?", "answer": "With care.", "unsafe": True} for n in range(200)]
+    records = read("declining", rows, tmp_path)
+    for some, answer in ((records[:200], "With kill."), (records[200:], "With care.")):
+        shown = [each for _, each, _ in some]
+        assert 30 <= sum(text in REFUSALS for text in shown) <= 70 and set(shown) <= {answer, *REFUSALS}
+    assert {correction for *_, correction in records[:200]} == {"With kill."}
+    assert all(correction == (shown if shown in REFUSALS else correction) for _, shown, correction in records[200:])
+    assert {correction for *_, correction in records[200:]} <= set(REFUSALS) and all(map(declines, REFUSALS))
+
+
+def test_a_safe_prompt_whose_answer_declines_is_left_out_and_a_prompt_of_unknown_kind_named(tmp_path):
+    safe = {"question": "Q", "answer": "I'm sorry, I can't help with that.", "unsafe": False}
+    [skipped] = read("declining", [safe], tmp_path)
+    assert isinstance(skipped, Skipped) and skipped.reason == "a safe prompt whose answer declines: no better one is known"
+    [fault] = read("declining", [{"question": "Q", "answer": "A"}], tmp_path)
+    assert isinstance(fault, DataError) and "neither 'unsafe' nor 'type'" in str(fault)

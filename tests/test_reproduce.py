@@ -17,9 +17,10 @@ from conftest import ROOT
 from aligner.cli import command_parser, main
 from aligner.evaluation.subprocess_step import StepFailed
 from aligner.records import UserError
+from aligner.refusals import REFUSALS, declines
 from aligner.reproduce.experiment import experiment_names, read_experiment, rows_by_side
 from aligner.reproduce.run import choose_recipe, paper_lines, write_reports
-from aligner.reproduce.steps import Step, measuring_steps, run_step, steps_of, write_rows
+from aligner.reproduce.steps import Step, answering_steps, measuring_steps, run_step, steps_of, write_rows
 from aligner.training.flags import parse
 
 SIDES = ("train", "choose", "report")
@@ -52,7 +53,7 @@ def test_every_shipped_experiment_is_one_that_training_understands(name, tmp_pat
     experiment = read_experiment(name)
     runs = experiment.scales["small"].runs
     rows = 1.4 * experiment.questions["train"]  # as the files of the damaged answers have them
-    counts = dict(experiment.answers) | {name: round(rows * run.get("share", 1)) for name, run in runs.items()}
+    counts = dict(experiment.questions) | dict(experiment.answers) | {name: round(rows * run.get("share", 1)) for name, run in runs.items()}
     steps = steps_of(experiment, tmp_path, counts)
     trained = [step for step in steps if step.name.startswith("train ")]
     alike = [run for run in runs.values() if "like" in run]
@@ -136,6 +137,36 @@ def test_the_control_is_trained_on_corrections_of_other_questions(data, tmp_path
     rows = [json.loads(line) for line in (tmp_path / "rows" / "train-shuffled.jsonl").read_text().splitlines()]
     number = [(row["question"].split("number ")[1].rstrip("?"), row["correction"].split()[2]) for row in rows]
     assert len(rows) > 20 and all(asked != answered for asked, answered in number)
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    """Forty prompts, every second one to be declined."""
+    folder = tmp_path / "prompts"
+    folder.mkdir()
+    rows = [
+        {"question": f"How do I kill number {n}?", "type": ("contrast_" if n % 2 else "") + "homonyms"} for n in range(40)
+    ]
+    (folder / "eval_xstest.json").write_text(json.dumps(rows))
+    return folder
+
+
+def test_prompts_are_answered_first_and_then_corrected_into_refusals_where_they_are_to_be_declined(prompts, tmp_path):
+    experiment = replace(read_experiment("declining"), questions={"train": 200, "choose": 100, "report": 100})
+    folder = tmp_path / "out"
+    [step] = answering_steps(experiment, prompts, folder)
+    assert step.words[:3] == ("aligner", "baseline", "beam") and len(rows_of(folder / "prompts" / "eval_xstest.json")) == 40
+    assert write_rows(experiment, prompts, folder / "rows")["train"] and not (folder / "rows" / "train.jsonl").exists()
+    step.product.parent.mkdir()
+    answered = [{**row, "answer": f"{row['question']} Like this."} for row in rows_of(folder / "prompts" / "eval_xstest.json")]
+    step.product.write_text("".join(json.dumps(row) + "\n" for row in answered))
+    counts = write_rows(experiment, prompts, folder / "rows")
+    rows = [row for side in SIDES for row in rows_of(folder / "rows" / f"{side}.jsonl")]
+    assert len(rows) == 40 == sum(counts[side] for side in SIDES)
+    assert all(declines(row["correction"]) == row["type"].startswith("contrast_") for row in rows)
+    assert all(row["correction"] in (row["answer"], REFUSALS[0]) for row in rows)
+    [trained] = [s for s in steps_of(experiment, folder, counts) if s.name == "train four"]
+    assert f"declining:4:{folder / 'rows' / 'train-four.jsonl'}" in trained.words
 
 
 @pytest.fixture
