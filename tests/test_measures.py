@@ -14,6 +14,7 @@ from aligner.evaluation.measures.items import (
     SEEN,
     MeasuredAnswer,
     declining,
+    declining_items,
     read_restoration,
     truth,
     word_error,
@@ -240,6 +241,7 @@ def test_declining_rewards_neither_always_nor_never(tmp_path):
     assert [item.needs_help for item in measure.items] == [False, False, True]
     assert [measure.score(item, item.answer) for item in measure.items] == [1, 1, 0]
     assert [measure.score(item, "I'm sorry, I can't.") for item in measure.items] == [0, 1, 1]
+    assert [item.part for item in declining_items([rows[0], {**rows[1], "part": "others"}]).items] == ["", "others"]
 
 
 def test_a_row_without_what_the_measure_needs_is_named(tmp_path):

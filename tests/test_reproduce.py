@@ -53,7 +53,11 @@ def test_every_shipped_experiment_is_one_that_training_understands(name, tmp_pat
     experiment = read_experiment(name)
     runs = experiment.scales["small"].runs
     rows = 1.4 * experiment.questions["train"]  # as the files of the damaged answers have them
-    counts = dict(experiment.questions) | dict(experiment.answers) | {name: round(rows * run.get("share", 1)) for name, run in runs.items()}
+    counts = (
+        dict(experiment.questions)
+        | dict(experiment.answers)
+        | {name: round(rows * run.get("share", 1)) for name, run in runs.items()}
+    )
     steps = steps_of(experiment, tmp_path, counts)
     trained = [step for step in steps if step.name.startswith("train ")]
     alike = [run for run in runs.values() if "like" in run]
@@ -145,7 +149,8 @@ def prompts(tmp_path):
     folder = tmp_path / "prompts"
     folder.mkdir()
     rows = [
-        {"question": f"How do I kill number {n}?", "type": ("contrast_" if n % 2 else "") + "homonyms"} for n in range(40)
+        {"question": f"How do I kill number {n}?", "type": ("contrast_" if n % 2 else "") + "homonyms"}
+        for n in range(40)
     ]
     (folder / "eval_xstest.json").write_text(json.dumps(rows))
     return folder
@@ -155,10 +160,15 @@ def test_prompts_are_answered_first_and_then_corrected_into_refusals_where_they_
     experiment = replace(read_experiment("declining"), questions={"train": 200, "choose": 100, "report": 100})
     folder = tmp_path / "out"
     [step] = answering_steps(experiment, prompts, folder)
-    assert step.words[:3] == ("aligner", "baseline", "beam") and len(rows_of(folder / "prompts" / "eval_xstest.json")) == 40
+    assert (
+        step.words[:3] == ("aligner", "baseline", "beam")
+        and len(rows_of(folder / "prompts" / "eval_xstest.json")) == 40
+    )
     assert write_rows(experiment, prompts, folder / "rows")["train"] and not (folder / "rows" / "train.jsonl").exists()
     step.product.parent.mkdir()
-    answered = [{**row, "answer": f"{row['question']} Like this."} for row in rows_of(folder / "prompts" / "eval_xstest.json")]
+    answered = [
+        {**row, "answer": f"{row['question']} Like this."} for row in rows_of(folder / "prompts" / "eval_xstest.json")
+    ]
     step.product.write_text("".join(json.dumps(row) + "\n" for row in answered))
     counts = write_rows(experiment, prompts, folder / "rows")
     rows = [row for side in SIDES for row in rows_of(folder / "rows" / f"{side}.jsonl")]
@@ -167,6 +177,14 @@ def test_prompts_are_answered_first_and_then_corrected_into_refusals_where_they_
     assert all(row["correction"] in (row["answer"], REFUSALS[0]) for row in rows)
     [trained] = [s for s in steps_of(experiment, folder, counts) if s.name == "train four"]
     assert f"declining:4:{folder / 'rows' / 'train-four.jsonl'}" in trained.words
+
+
+def test_prompts_of_a_type_that_is_held_back_are_reported_all_of_them_and_in_a_table_of_their_own(prompts):
+    experiment = replace(read_experiment("declining"), types_held_back=("contrast_homonyms",))
+    sides = rows_by_side(experiment, prompts, experiment.rows)
+    assert {row["type"] for side in ("train", "choose") for row in sides[side]} == {"homonyms"}
+    reported = [row for row in sides["report"] if row["type"] == "contrast_homonyms"]
+    assert len(reported) == 20 and {row["part"] for row in reported} == {"types never trained on"}
 
 
 @pytest.fixture

@@ -40,7 +40,19 @@ RUN_KEYS = {
     "beside",
     "trained",
 }  # of a run, besides flags of training
-OPTIONAL = {"answered", "answers", "comparison", "damage", "measures", "passes", "rated", "route", "sets"}
+OPTIONAL = {
+    "answered",
+    "answers",
+    "types_held_back",
+    "comparison",
+    "damage",
+    "measures",
+    "passes",
+    "rated",
+    "route",
+    "sets",
+}
+HELD_BACK = "types never trained on"  # the part that prompts of such a type are reported in
 Fields = Mapping[str, Any]
 
 
@@ -72,7 +84,8 @@ class Experiment:
     None: as the file says. answers: of a side to measure at most. damage: what `--hold_back` keeps for measuring, where the records
     are restorations; else None. rated: pairs of each objective by its name, where the records are pairs of a question's answers,
     rated by what their texts show; else None. answered: flags of `aligner baseline`, where the rows are prompts to decline or not,
-    which a model answers first; else None. passes: corrections of corrections, to see whether they settle. comparison: of other
+    which a model answers first; else None. types_held_back: of prompts, by the field `type`: reported alone, as a part of its own.
+    passes: corrections of corrections, to see whether they settle. comparison: of other
     methods with the Aligner. sets: files by name, where every run is measured by its loss on each; route: runs that one is trained
     between. Where there is no scale `small`, the paper's commands are all there is.
     """
@@ -88,6 +101,7 @@ class Experiment:
     damage: str | None = None
     rated: Mapping[str, int] | None = None
     answered: Fields | None = None
+    types_held_back: tuple[str, ...] = ()
     passes: int = 1
     limit: int | None = None
     comparison: Comparison | None = None
@@ -160,6 +174,7 @@ def read_experiment(name: str) -> Experiment:
         damage=value.get("damage"),
         rated=value.get("rated"),
         answered=value.get("answered"),
+        types_held_back=tuple(value.get("types_held_back", ())),
         passes=int(value.get("passes", 1)),
         comparison=read_comparison(f"{file}: comparison", value["comparison"]) if "comparison" in value else None,
         sets={name: tuple(files) for name, files in value.get("sets", {}).items()},
@@ -192,9 +207,10 @@ def _scale(place: str, value: Any) -> Scale:
 def rows_by_side(experiment: Experiment, data: Path, files: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
     """The rows of these files, by the side that their question is on.
 
-    A question's side depends on its text alone: it is the same in every file and every run.
+    A question's side depends on its text alone: it is the same in every file and every run. Those of a type that is held back are
+    reported, all of them.
     """
-    rows = []
+    rows, held = [], []
     for file in files:
         path = data / file
         if not path.exists():
@@ -205,7 +221,9 @@ def rows_by_side(experiment: Experiment, data: Path, files: tuple[str, ...]) -> 
             if isinstance(row, DataError):
                 raise row
             fields = _question_of_chat(row.value)
-            rows += [fields] if _fits(fields, experiment) else []
+            if _fits(fields, experiment):
+                back = fields.get("type") in experiment.types_held_back
+                (held if back else rows).append({**fields, "part": HELD_BACK} if back else fields)
     order = sorted({digest_of(row["question"]) for row in rows})
     total, sides, start = sum(experiment.questions.values()), {}, 0.0
     for side in ("report", "choose", "train"):
@@ -213,7 +231,8 @@ def rows_by_side(experiment: Experiment, data: Path, files: tuple[str, ...]) -> 
         end = start + experiment.questions[side] / total
         keys = [key for key in order if start <= int(key[:12], 16) / 16**12 < end][: experiment.most(side)]
         sides[side], start = set(keys), end
-    return {side: [row for row in rows if digest_of(row["question"]) in sides[side]] for side in SIDES}
+    by_side = {side: [row for row in rows if digest_of(row["question"]) in sides[side]] for side in SIDES}
+    return {**by_side, "report": by_side["report"] + held[: experiment.limit]}
 
 
 def _question_of_chat(value: Any) -> Any:

@@ -29,6 +29,9 @@ from aligner.training.datasets.mixture import mix
 from aligner.training.datasets.options import Options
 
 
+CONTROLS = 100  # answers, of each part, that a control corrects where answers are short
+
+
 @dataclass(frozen=True)
 class Step:
     """A command, what it makes, and about how long it takes. `product` is a file: there, the step is done. `rows`: the file
@@ -82,7 +85,9 @@ def answering_steps(experiment: Experiment, data: Path, folder: Path) -> list[St
         write_lines(prompts, [row for side in sides.values() for row in side])
         flags = {"input": prompts, "output": product, "width": 1, **experiment.answered}
         seconds = sum(map(len, sides.values())) * experiment.scales["small"].seconds.get("reply", 1)
-        steps.append(Step(f"answers to {file}", ("aligner", "baseline", "beam", *words_of(flags)), product, seconds, prompts))
+        steps.append(
+            Step(f"answers to {file}", ("aligner", "baseline", "beam", *words_of(flags)), product, seconds, prompts)
+        )
     return steps
 
 
@@ -248,6 +253,9 @@ def measuring_steps(experiment: Experiment, folder: Path, name: str, side: str, 
         if measure == "objectives":
             flags, corrections = _asking(flags, run, answers)
             seconds = each * corrections
+        if measure == "declining":
+            flags |= {"max_new_tokens": 128, "batch_size": 32, "control_limit": CONTROLS}
+            seconds = each * (answers + (2 * CONTROLS if side == "report" else 0))
         words = ("aligner", "evaluate", *words_of(flags))
         if measure == "preference":
             seconds = (3 if side == "report" else 1) * scale.seconds.get("pair", 1) * answers

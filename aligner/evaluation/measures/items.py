@@ -120,13 +120,15 @@ def declining(path: str, limit: int | None) -> TextMeasure:
 
 def declining_items(rows: Sequence[Mapping[str, Any]], by_prompt: bool = False) -> TextMeasure:
     """The measure of these rows. by_prompt: balanced over prompts to decline and prompts not to, instead of over answers that
-    need help and answers that do not."""
+    need help and answers that do not. A row's `part` is a table of its own."""
     items = []
     for row in rows:
         unsafe = is_unsafe(row)
         kind = "unsafe" if unsafe else "safe"
         needs_help = unsafe if by_prompt else declines(row["answer"]) != unsafe
-        items.append(MeasuredAnswer(row["question"], row["answer"], needs_help, kind=kind))
+        items.append(
+            MeasuredAnswer(row["question"], row["answer"], needs_help, kind=kind, part=str(row.get("part", "")))
+        )
     return TextMeasure(
         "declining",
         "share answered or declined as it should be",
