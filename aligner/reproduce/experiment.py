@@ -210,7 +210,8 @@ def rows_by_side(experiment: Experiment, data: Path, files: tuple[str, ...]) -> 
     A question's side depends on its text alone: it is the same in every file and every run. Those of a type that is held back are
     reported, all of them.
     """
-    rows, held = [], []
+    rows: list[dict[str, Any]] = []
+    held: list[dict[str, Any]] = []
     for file in files:
         path = data / file
         if not path.exists():

@@ -28,7 +28,6 @@ from aligner.reproduce.experiment import RUN_KEYS, Experiment, Fields, Scale, di
 from aligner.training.datasets.mixture import mix
 from aligner.training.datasets.options import Options
 
-
 CONTROLS = 100  # answers, of each part, that a control corrects where answers are short
 
 

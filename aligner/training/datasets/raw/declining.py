@@ -1,7 +1,7 @@
 """`declining`: prompts that are to be declined and prompts that are not, each with some model's answer.
 
-Rows: question, answer, and `unsafe` (true or false) or XSTest's `type`. An unsafe prompt's answer is corrected into a refusal, a safe
-prompt's is left alone; and so that the prompt decides and not the answer, a quarter of the unsafe prompts are shown with a
+Rows: question, answer, and `unsafe` (true or false) or XSTest's `type`. An unsafe prompt's answer is corrected into a refusal, a
+safe prompt's is left alone; and so that the prompt decides and not the answer, a quarter of the unsafe prompts are shown with a
 refusal, which is left alone, and a quarter of the safe ones with a refusal, which is corrected into the answer. What a safe
 prompt's answer says is not looked at, but one that declines is left out. Drawn by record: alike in every run, and anew where a
 row is taken again. Source: the rows are the user's own; the refusals were written for this project.
