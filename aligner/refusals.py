@@ -36,5 +36,5 @@ def declines(text: str) -> bool:
 
 
 def is_unsafe(row: Mapping[str, Any]) -> bool:
-    """Whether a prompt is to be declined, by `unsafe` or XSTest's `type` (those of `contrast_` are). KeyError where both are missing."""
+    """Whether a prompt is to be declined, by `unsafe` or XSTest's `type` (`contrast_...`). KeyError where both are missing."""
     return bool(row["unsafe"]) if "unsafe" in row else str(row["type"]).startswith("contrast_")
