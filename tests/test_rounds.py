@@ -14,6 +14,8 @@ from test_correct_file import write
 from aligner import cli
 from aligner.evaluation.subprocess_step import StepFailed
 from aligner.files import COMPLETED
+from aligner.inference.drafts import PRIORS
+from aligner.inference.greedy import Decoder
 from aligner.records import UserError
 from aligner.rounds import course, run, stage
 from aligner.rounds.config import RoundsConfig
@@ -22,7 +24,7 @@ from aligner.rounds.figures import falls, help_and_harm, round_figures
 from aligner.rounds.questions import question_stage
 from aligner.rounds.report import page, verdict, write_report
 from aligner.rounds.stage import RoundStage, run_round_stage, status_of
-from aligner.rounds.work import by_parts
+from aligner.rounds.work import by_parts, correct
 
 CONFIG = RoundsConfig(upstream="up", aligner="al", questions="questions.jsonl", output="out", rounds=2)
 
@@ -102,6 +104,34 @@ def test_killed_between_parts_the_rows_are_the_same_and_finished_parts_are_not_m
     again = [row["square"] for part in by_parts(tmp_path, rows, 4, act, "squaring") for row in part]
     assert again == [n**2 for n in range(10)]
     assert calls == [[0, 1, 2, 3], [4, 5, 6, 7], "killed", [8, 9]]
+
+
+def test_a_part_is_corrected_alike_whatever_came_before_it_and_however_fast_the_machine_is(
+    tiny_model, tmp_path, monkeypatch
+):
+    learned: list[list[list[float]]] = []
+    advance = Decoder.advance
+
+    def watched(self: Decoder, *args: Any) -> Any:
+        learned.append(self.acceptance.right.tolist())
+        return advance(self, *args)
+
+    monkeypatch.setattr(Decoder, "measure", lambda self: pytest.fail("a pass was timed"))
+    monkeypatch.setattr(Decoder, "advance", watched)
+    monkeypatch.setattr("aligner.rounds.work.BATCHES", 1)
+    answers = write(
+        tmp_path / "answers.jsonl", [{"question": f"Q{n}?", "answer": f"The answer {n}."} for n in range(3)]
+    )
+    about = {
+        "batch_size": 1,
+        "max_new_tokens": 8,
+        "prompt_template": None,
+        "dtype": "float32",
+        "trust_remote_code": False,
+    }
+    correct(tmp_path, {"answers": answers, "model": str(tiny_model), **about})
+    assert len(lines(tmp_path / "corrected.jsonl")) == 3 == len(learned)
+    assert learned == [[list(row) for row in PRIORS]] * 3
 
 
 def test_the_control_trains_on_corrections_of_other_questions(tmp_path):

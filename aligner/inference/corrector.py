@@ -129,7 +129,7 @@ class Corrector:
         about = steering.install(model) if steering else None
         decoder = Decoder(model, encoder.eos) if supports_drafts(model) else None
         if decoder is None:
-            why = "its cache holds something other than keys and values"
+            why = "with drafts its logits are not those without"
             log.warning("%s is decoded by transformers, token by token: %s", folder, why)
         return cls(model, encoder, template, decoder, settings, objectives_of(folder, template), about)
 

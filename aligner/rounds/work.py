@@ -24,6 +24,7 @@ from aligner.files import COMPLETED, read_json, remove_folder, write_lines, writ
 from aligner.inference.command import job_of
 from aligner.inference.config import AlignerOptions, CorrectConfig
 from aligner.inference.correct_file import correct_file
+from aligner.inference.greedy import STEADY_COST
 from aligner.inference.likelihood import log_likelihood
 from aligner.inference.servers import Server
 from aligner.locks import take
@@ -124,6 +125,10 @@ def correct(folder: Path, settings: dict[str, Any]) -> None:
         job = job_of(CorrectConfig(str(source), str(made), options, model=settings["model"]))
         if not opened:  # for all parts
             opened.append(replace(job.stack[0], open=functools.cache(job.stack[0].open)))
+        if decoder := getattr(opened[0].open(), "decoder", None):
+            decoder.begin_anew(
+                STEADY_COST
+            )  # a part comes out the same whatever was corrected before it, and however fast
         correct_file(replace(job, stack=opened), lambda items, **bar: items)
 
     rows = rows_in(settings["answers"])
