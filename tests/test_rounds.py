@@ -125,7 +125,7 @@ def test_a_part_is_corrected_alike_whatever_came_before_it_and_however_fast_the_
     about = {
         "batch_size": 1,
         "max_new_tokens": 8,
-        "prompt_template": None,
+        "prompt_template": "correction",
         "dtype": "float32",
         "trust_remote_code": False,
     }
