@@ -16,6 +16,7 @@ from conftest import ROOT
 
 from aligner.cli import command_parser, main
 from aligner.evaluation.subprocess_step import StepFailed
+from aligner.files import COMPLETED
 from aligner.records import UserError
 from aligner.refusals import REFUSALS, declines
 from aligner.reproduce.experiment import experiment_names, read_experiment, rows_by_side
@@ -289,6 +290,33 @@ def test_a_step_that_is_done_is_not_run_again_also_where_its_folder_was_moved_an
     rows.write_text("[2]")
     with pytest.raises(UserError, match="was made with other rows"):
         run_step(step)
+
+
+def test_what_an_experiment_beside_has_trained_alike_is_copied_and_anything_else_is_not(tmp_path):
+    def trained(experiment, words, rows="[1]"):
+        folder = tmp_path / experiment
+        (folder / "rows").mkdir(parents=True)
+        (folder / "rows" / "in.json").write_text(rows)
+        product = folder / "runs" / "shuffled" / COMPLETED
+        product.parent.mkdir(parents=True)
+        run_step(
+            Step(
+                "train",
+                ("json.tool", *words, str(folder / "rows" / "in.json"), str(product)),
+                product,
+                1,
+                folder / "rows" / "in.json",
+            )
+        )
+        return product
+
+    first = trained("first", ())
+    (first.parent / "model.safetensors").write_text("weights")
+    first.write_text("as it was")
+    second = trained("second", ())
+    assert second.read_text() == "as it was" and (second.parent / "model.safetensors").read_text() == "weights"
+    others = [trained("third", ("--compact",)), trained("fourth", (), rows="[2]")]
+    assert not any((each.parent / "model.safetensors").exists() for each in others)
 
 
 def test_a_step_that_fails_names_itself(tmp_path):

@@ -5,8 +5,10 @@ A step whose product is there is not run again, so a killed experiment goes on w
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,12 +21,14 @@ from aligner.evaluation.measures.controls import shuffled
 from aligner.evaluation.measures.ratings import rated_rows
 from aligner.evaluation.measures.text_scores import shown_objectives
 from aligner.evaluation.subprocess_step import StepFailed, the_same
-from aligner.files import COMPLETED, sha256_of, write_lines
+from aligner.files import COMPLETED, read_json, sha256_of, write_lines
 from aligner.known_prompts import OBJECTIVES
 from aligner.objectives import read_objectives
+from aligner.parsing import json_value
 from aligner.records import UserError
 from aligner.refusals import REFUSALS, declines, is_unsafe
 from aligner.reproduce.experiment import RUN_KEYS, Experiment, Fields, Scale, digest_of, rows_by_side
+from aligner.terminal import print_lines
 from aligner.training.datasets.mixture import mix
 from aligner.training.datasets.options import Options
 
@@ -48,11 +52,24 @@ def run_step(step: Step) -> None:
     folder = os.path.commonpath([step.product, step.rows])  # the experiment's own: moved elsewhere, it goes on
     settings = {"words": [word.replace(folder, ".") for word in step.words], "rows": sha256_of(step.rows)}
     the_same(step.product.parent / f".{step.product.name}.step", settings, step.product)
-    if step.product.exists():
+    if step.product.exists() or (
+        step.product.name == COMPLETED and _taken_over(step.product.parent, Path(folder), settings)
+    ):
         return
     status = _status_of(step.words)
     if status not in (0, 1) or not step.product.exists():
         raise StepFailed(f"{step.name} ended with {status}: see above. The same command goes on from there.")
+
+
+def _taken_over(made: Path, folder: Path, settings: Fields) -> bool:
+    """Whether an experiment beside this one had trained just this, such as the same control: then it is copied."""
+    for mark in sorted(folder.parent.glob(f"*/{made.relative_to(folder)}/.{COMPLETED}.step")):
+        if (mark.parent / COMPLETED).exists() and read_json(mark) == json_value(json.dumps(settings)):
+            shutil.copytree(mark.parent, made, dirs_exist_ok=True, ignore=shutil.ignore_patterns(COMPLETED))
+            shutil.copyfile(mark.parent / COMPLETED, made / COMPLETED)  # last: killed before, it is copied anew
+            print_lines(f"{made}: a copy of {mark.parent}, which was trained alike")
+            return True
+    return False
 
 
 def _status_of(words: Sequence[str]) -> int:
