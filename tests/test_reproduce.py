@@ -20,8 +20,9 @@ from aligner.files import COMPLETED
 from aligner.records import UserError
 from aligner.refusals import REFUSALS, declines
 from aligner.reproduce.experiment import experiment_names, read_experiment, rows_by_side
-from aligner.reproduce.run import choose_recipe, paper_lines, write_reports
+from aligner.reproduce.run import paper_lines
 from aligner.reproduce.steps import Step, answering_steps, measuring_steps, run_step, steps_of, write_rows
+from aligner.reproduce.summary import choose_recipe, settled, write_reports, write_summary
 from aligner.training.flags import parse
 
 SIDES = ("train", "choose", "report")
@@ -355,6 +356,40 @@ def test_the_recipe_is_chosen_by_the_first_measure_and_the_control_is_none(tmp_p
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps({"parts": {"": {"systems": [{"gain": {"value": gain}}]}}}))
     assert choose_recipe(experiment, tmp_path) == ("half", 3)
+
+
+def test_the_summary_has_losses_by_upstream_and_how_many_answers_each_pass_leaves_alone(tmp_path):
+    """Two recipes, one of which saw Vicuna-7B alone; of three answers the first pass leaves one as it is, the second two."""
+    experiment = read_experiment("generalise")
+    experiment = replace(experiment, scales={"small": replace(experiment.scales["small"], runs={
+        "vicuna-7b": {"upstream": "Vicuna-7B"}, "all": {}})})  # fmt: skip
+    gain = {"value": 0.1, "low": 0.0, "high": 0.2}
+    report = {
+        "measure": "preference",
+        "unit": "share",
+        "tried": 2,
+        "parts": {"": {"systems": [{"gain": gain}]}},
+        "notes": [],
+    }
+    loss = {kind: {"loss": value} for kind, value in (("copied", 0.25), ("edited", 1.5))}
+    course = {
+        "loss": dict.fromkeys(("all", "Vicuna-7B", "GPT-3.5"), loss),
+        "copying": {"all": {"pairs": 4, "identical": 3}},
+    }
+    for run in ("vicuna-7b", "all"):
+        place = tmp_path / "measures" / run / "choose"
+        for part, value in (("preference/measure", report), ("losses/report", {"course": [course]})):
+            (place / part).parent.mkdir(parents=True, exist_ok=True)
+            (place / f"{part}.json").write_text(json.dumps(value))
+        rows = [{"question": "Q", "answer": "a", "passes": passes} for passes in (["a", "a"], ["b", "b"], ["b", "c"])]
+        (place / "passes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert settled(place / "passes.jsonl") == [1 / 3, 2 / 3]
+    reported = tmp_path / "measures" / "all" / "report" / "preference"
+    reported.mkdir(parents=True)
+    (reported / "measure.json").write_text(json.dumps({**report, "parts": {}}))
+    lines = write_summary(experiment, tmp_path, "all", 2)
+    assert "| vicuna-7b | 0.250, 1.500 | 0.250, 1.500 (trained on) |" in lines
+    assert "| all | 33% | 67% |" in lines and "left as it was in pass" in (tmp_path / "summary.md").read_text()
 
 
 def test_an_estimate_comes_first_and_a_dry_run_ends_there(data, tmp_path, capsys):
