@@ -134,7 +134,9 @@ def write_rows(experiment: Experiment, data: Path, folder: Path) -> dict[str, in
     sides = rows_by_side(experiment, data, experiment.rows)
     for side, rows in sides.items():
         counts[side] = min(len(rows), experiment.answers.get(side, len(rows)))
-        mixed = rows if side == "train" else sorted(rows, key=lambda row: digest_of(row["question"]))  # of all files
+        mixed = (
+            rows if side == "train" else sorted(rows, key=lambda row: (row.get("part", ""), digest_of(row["question"])))
+        )  # of all files
         if not waiting:
             written = [_declined(row) if experiment.answered else row for row in mixed[: counts[side]]]
             write_lines(folder / f"{side}.jsonl", written)
