@@ -25,13 +25,14 @@ from aligner.files import COMPLETED, read_json, sha256_of, write_lines
 from aligner.known_prompts import OBJECTIVES
 from aligner.objectives import read_objectives
 from aligner.parsing import json_value
-from aligner.records import UserError
+from aligner.records import Correction, UserError
 from aligner.refusals import REFUSALS, declines, is_unsafe
 from aligner.reproduce.experiment import RUN_KEYS, Experiment, Fields, Scale, digest_of, rows_by_side
 from aligner.terminal import print_lines
 from aligner.training.datasets.mixture import mix
-from aligner.training.datasets.options import Options
+from aligner.training.datasets.options import QAC, Options
 
+DAMAGED = "-damaged"  # the rows of a side as the Aligner gets them
 CONTROLS = 100  # answers, of each part, that a control corrects where answers are short
 
 
@@ -140,6 +141,11 @@ def write_rows(experiment: Experiment, data: Path, folder: Path) -> dict[str, in
         if not waiting:
             written = [_declined(row) if experiment.answered else row for row in mixed[: counts[side]]]
             write_lines(folder / f"{side}.jsonl", written)
+            if side == "choose" and experiment.damage:  # losses are of what it was trained to restore
+                records = _records(experiment, folder / "choose.jsonl")
+                write_lines(
+                    folder / f"choose{DAMAGED}.jsonl", ({name: getattr(r, name) for name in QAC} for r in records)
+                )
     for name, run in scale.runs.items():
         if "like" in run:
             continue
@@ -163,11 +169,16 @@ def write_rows(experiment: Experiment, data: Path, folder: Path) -> dict[str, in
     return counts
 
 
+def _records(experiment: Experiment, file: Path) -> Sequence[Correction]:
+    """The records of a file of rows."""
+    options = Options(hold_back=experiment.damage) if experiment.damage else Options()
+    return mix([f"{experiment.data_set}::{file}"], 0, options, objectives=read_objectives()).records
+
+
 def _write_shuffled(experiment: Experiment, file: Path) -> None:
     """Replace the file's records by the same ones with their corrections dealt out among the questions; where an objective stands
     in the prompt, with their objectives in another order."""
-    options = Options(hold_back=experiment.damage) if experiment.damage else Options()
-    records = mix([f"{experiment.data_set}::{file}"], 0, options, objectives=read_objectives()).records
+    records = _records(experiment, file)
     questions, corrections = ([getattr(each, name) for each in records] for name in ("question", "correction"))
     if experiment.rated:
         dealt = random.Random(0).sample(records, len(records))
@@ -281,6 +292,7 @@ def measuring_steps(experiment: Experiment, folder: Path, name: str, side: str, 
         steps.append(Step(f"{measure} of {name}, {side}", words, product, seconds, rows))
     if side == "report":
         return steps
+    rows = rows.with_stem(f"{rows.stem}{DAMAGED}") if experiment.damage else rows
     losses = {"after": rows, "models": f"{name}={model}", "output": output / "losses"}
     words = ("aligner", "evaluate", *words_of({**losses, "max_new_tokens": 256}))
     steps.append(Step(f"losses of {name}, {side}", words, output / "losses" / "report.json", answers * each, rows))
