@@ -232,6 +232,19 @@ def test_an_objective_that_nothing_rates_is_an_error_before_any_training(several
         write_rows(replace(experiment, rated={"concise": 9, "witty": 9}), folder, tmp_path / "rows")
 
 
+def test_losses_of_an_aligner_that_restores_are_of_damaged_answers(data, tmp_path):
+    experiment = replace(read_experiment("warmup"), questions={"train": 60, "choose": 40, "report": 40})
+    counts = write_rows(experiment, data, tmp_path / "rows")
+    rows = rows_of(tmp_path / "rows" / "choose-damaged.jsonl")
+    good = {row["question"]: row["correction"] for row in rows_of(tmp_path / "rows" / "choose.jsonl")}
+    assert {row["question"]: row["correction"] for row in rows} == good
+    assert 0 < sum(row["answer"] == row["correction"] for row in rows) < len(rows), "some are left as they are"
+    [step] = [s for s in steps_of(experiment, tmp_path, counts) if s.name == "losses of share-0-seed-1, choose"]
+    assert (
+        step.words[step.words.index("--after") + 1] == str(step.rows) == str(tmp_path / "rows" / "choose-damaged.jsonl")
+    )
+
+
 def test_the_control_learns_the_same_corrections_under_shuffled_objectives(several_answers, tmp_path):
     experiment, folder = several_answers
     counts = write_rows(experiment, folder, tmp_path / "rows")
