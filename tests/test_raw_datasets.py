@@ -254,8 +254,8 @@ def test_an_unsafe_prompt_is_declined_a_safe_answer_left_alone_and_the_prompt_de
 
 def test_a_safe_prompt_whose_answer_declines_is_left_out_and_a_prompt_of_unknown_kind_named(tmp_path):
     row = {"question": "Q", "answer": "I'm sorry, I can't do what you ask.", "unsafe": True}
-    [left] = read("declining", [row], tmp_path)
-    assert left[1] == left[2], "a refusal in other words is one"
+    for _, shown, correction in read("declining", [{**row, "question": f"Q{n}"} for n in range(9)], tmp_path):
+        assert shown == correction, "a refusal in other words is one"
     [skipped] = read("declining", [{**row, "unsafe": False}], tmp_path)
     assert (
         isinstance(skipped, Skipped) and skipped.reason == "a safe prompt whose answer declines: no better one is known"

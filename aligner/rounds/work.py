@@ -126,9 +126,7 @@ def correct(folder: Path, settings: dict[str, Any]) -> None:
         if not opened:  # for all parts
             opened.append(replace(job.stack[0], open=functools.cache(job.stack[0].open)))
         if decoder := getattr(opened[0].open(), "decoder", None):
-            decoder.begin_anew(
-                STEADY_COST
-            )  # a part comes out the same whatever was corrected before it, and however fast
+            decoder.begin_anew(STEADY_COST)  # so a part comes out alike whatever was before it
         correct_file(replace(job, stack=opened), lambda items, **bar: items)
 
     rows = rows_in(settings["answers"])
