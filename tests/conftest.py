@@ -80,7 +80,7 @@ PARTS = {
     "fuzz": ("test_fuzz",),
     "lora": ("test_lora",),
     "objectives": ("test_equal_preference", "test_heard_objectives"),
-    "baselines": ("test_alternatives", "test_real_baselines", "test_adding"),
+    "baselines": ("test_alternatives", "test_real_baselines", "test_adding", "test_reproduce"),
     "building": ("test_building", "test_building_killed", "test_building_tools", "test_real_building"),
     "rounds": ("test_trl", "test_whole_rounds"),
     "sentences": ("test_correct_sentences", "test_serve_sentences", "test_real_sentences"),

@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 
 import pytest
+import yaml
 from conftest import ROOT
 
 from aligner.cli import command_parser, main
@@ -19,7 +20,7 @@ from aligner.evaluation.subprocess_step import StepFailed
 from aligner.files import COMPLETED
 from aligner.records import UserError
 from aligner.refusals import REFUSALS, declines
-from aligner.reproduce.experiment import experiment_names, read_experiment, rows_by_side
+from aligner.reproduce.experiment import FOLDER, experiment_names, read_experiment, rows_by_side
 from aligner.reproduce.run import paper_lines
 from aligner.reproduce.steps import Step, answering_steps, measuring_steps, run_step, steps_of, write_rows
 from aligner.reproduce.summary import choose_recipe, settled, write_reports, write_summary
@@ -179,6 +180,25 @@ def test_prompts_are_answered_first_and_then_corrected_into_refusals_where_they_
     assert all(row["correction"] in (row["answer"], REFUSALS[0]) for row in rows)
     [trained] = [s for s in steps_of(experiment, folder, counts) if s.name == "train four"]
     assert f"declining:4:{folder / 'rows' / 'train-four.jsonl'}" in trained.words
+
+
+@pytest.mark.slow
+def test_the_whole_experiment_of_declining_is_one_command(prompts, tiny_model, tmp_path, capsys):
+    """Answers, two trainings by the launcher and the measures beside both models, from a tiny model; run again, nothing is left."""
+    value = yaml.safe_load((FOLDER / "declining.yaml").read_text())
+    value |= {"questions": {"train": 200, "choose": 100, "report": 100}, "types_held_back": ["homonyms"]}
+    value["answered"] |= {"model": str(tiny_model), "max_new_tokens": 4}
+    value["small"]["train"] |= {"model_name_or_path": str(tiny_model)}
+    value["small"]["runs"] = {"shuffled": {"shuffled": True}, "once": {}}
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(value, sort_keys=False))
+    command = ["reproduce", str(tmp_path / "x.yaml"), "--data", str(prompts), "--output", str(tmp_path / "out")]
+    assert main(command) == 0
+    parts = json.loads((tmp_path / "out" / "x" / "summary.json").read_text())["report"]["declining"]["parts"]
+    assert list(parts) == ["", "types never trained on"]
+    assert "an Aligner trained on shuffled corrections" in [row["system"] for row in parts[""]["systems"]]
+    capsys.readouterr()
+    assert main([*command, "--dry_run"]) == 0
+    assert "0 of 5 steps left" in capsys.readouterr().out
 
 
 def test_prompts_of_a_type_that_is_held_back_are_reported_all_of_them_and_in_a_table_of_their_own(prompts):
@@ -426,10 +446,6 @@ def test_an_estimate_comes_first_and_a_dry_run_ends_there(data, tmp_path, capsys
     ],
 )
 def test_a_misspelt_file_is_one_line(change, message, tmp_path, capsys):
-    import yaml
-
-    from aligner.reproduce.experiment import FOLDER
-
     value = yaml.safe_load((FOLDER / "warmup.yaml").read_text())
     (tmp_path / "x.yaml").write_text(yaml.safe_dump({**value, **change}))
     assert main(["reproduce", str(tmp_path / "x.yaml"), "--data", str(tmp_path)]) == 2
