@@ -10,7 +10,8 @@ import yaml
 from aligner.cli import main
 from aligner.reproduce.adding import by_turns, route_step, sets_step, write_questions, write_sets
 from aligner.reproduce.experiment import FOLDER, read_experiment
-from aligner.reproduce.steps import training_steps, write_rows
+from aligner.reproduce.rows import write_rows
+from aligner.reproduce.steps import training_steps
 from aligner.training.flags import parse
 
 

@@ -13,7 +13,7 @@ from stand_in_hub import COMMIT, serving
 
 from aligner.hub import HubAddress, parse_address
 from aligner.records import Correction, DataError, Skipped, UserError
-from aligner.refusals import REFUSALS, declines
+from aligner.refusals import REFUSALS, declines, is_unsafe
 from aligner.training.datasets.mixture import mix
 from aligner.training.datasets.options import Columns, Options, parse_columns
 from aligner.training.datasets.read_records import records_of
@@ -260,5 +260,16 @@ def test_a_safe_prompt_whose_answer_declines_is_left_out_and_a_prompt_of_unknown
     assert (
         isinstance(skipped, Skipped) and skipped.reason == "a safe prompt whose answer declines: no better one is known"
     )
-    [fault] = read("declining", [{"question": "Q", "answer": "A"}], tmp_path)
-    assert isinstance(fault, DataError) and "neither 'unsafe' nor 'type'" in str(fault)
+    for kind, message in (
+        ({}, "has neither 'unsafe' nor 'type'"),
+        ({"unsafe": "no"}, "has 'no' in 'unsafe', where true or"),
+    ):
+        [fault] = read("declining", [{"question": "Q", "answer": "A", **kind}], tmp_path)
+        assert isinstance(fault, DataError) and message in str(fault)
+
+
+@pytest.mark.parametrize(
+    ("value", "unsafe"), [(True, True), ("true", True), (1, True), (False, False), ("False", False)]
+)
+def test_whether_a_prompt_is_unsafe_is_read_from_a_csv_too(value, unsafe):
+    assert is_unsafe({"unsafe": value}) is unsafe

@@ -21,9 +21,10 @@ from aligner.files import COMPLETED
 from aligner.records import UserError
 from aligner.refusals import REFUSALS, declines
 from aligner.reproduce.experiment import FOLDER, experiment_names, read_experiment, rows_by_side
+from aligner.reproduce.rows import write_rows
 from aligner.reproduce.run import paper_lines
-from aligner.reproduce.steps import Step, answering_steps, measuring_steps, run_step, steps_of, write_rows
-from aligner.reproduce.summary import choose_recipe, settled, write_reports, write_summary
+from aligner.reproduce.steps import Step, answering_steps, measuring_steps, run_step, steps_of
+from aligner.reproduce.summary import choose_recipe, left_by_pass, write_reports, write_summary
 from aligner.training.flags import parse
 
 SIDES = ("train", "choose", "report")
@@ -108,6 +109,8 @@ def test_a_run_like_another_is_not_trained_and_corrects_with_its_own_lead(tmp_pa
     ]
     assert step.words[step.words.index("--models") + 1].endswith("runs/four")
     assert step.words[step.words.index("--nats_ahead") + 1] == "2" and "four-ahead-2" in str(step.product)
+    names = [s.name for s in measuring_steps(experiment, tmp_path, "four-ahead-2", "choose", 9, 1)]
+    assert names == ["restoration of four-ahead-2, choose"], "its losses are those of the run that it corrects like"
 
 
 def test_no_more_answers_are_measured_than_the_file_says_and_all_are_trained_on(data, tmp_path):
@@ -160,7 +163,8 @@ def prompts(tmp_path):
 
 
 def test_prompts_are_answered_first_and_then_corrected_into_refusals_where_they_are_to_be_declined(prompts, tmp_path):
-    experiment = replace(read_experiment("declining"), questions={"train": 200, "choose": 100, "report": 100})
+    sides = {"train": 200, "choose": 100, "report": 100}
+    experiment = replace(read_experiment("declining"), questions=sides, types_held_back=())
     folder = tmp_path / "out"
     [step] = answering_steps(experiment, prompts, folder)
     assert (
@@ -169,13 +173,12 @@ def test_prompts_are_answered_first_and_then_corrected_into_refusals_where_they_
     )
     assert write_rows(experiment, prompts, folder / "rows")["train"] and not (folder / "rows" / "train.jsonl").exists()
     step.product.parent.mkdir()
-    answered = [
-        {**row, "answer": f"{row['question']} Like this."} for row in rows_of(folder / "prompts" / "eval_xstest.json")
-    ]
-    step.product.write_text("".join(json.dumps(row) + "\n" for row in answered))
+    answers = [{**row, "answer": f"{row['question']} So."} for row in rows_of(folder / "prompts" / "eval_xstest.json")]
+    answers[0] |= {"answer": None, "error": "the upstream gave no text"}
+    step.product.write_text("".join(json.dumps(row) + "\n" for row in answers))
     counts = write_rows(experiment, prompts, folder / "rows")
     rows = [row for side in SIDES for row in rows_of(folder / "rows" / f"{side}.jsonl")]
-    assert len(rows) == 40 == sum(counts[side] for side in SIDES)
+    assert len(rows) == 39 == sum(counts[side] for side in SIDES), "all but the one that was not answered"
     assert all(declines(row["correction"]) == row["type"].startswith("contrast_") for row in rows)
     assert all(row["correction"] in (row["answer"], REFUSALS[0]) for row in rows)
     [trained] = [s for s in steps_of(experiment, folder, counts) if s.name == "train four"]
@@ -187,7 +190,7 @@ def test_the_whole_experiment_of_declining_is_one_command(prompts, tiny_model, t
     """Answers, two trainings by the launcher and the measures beside both models, from a tiny model; run again, nothing is left."""
     value = yaml.safe_load((FOLDER / "declining.yaml").read_text())
     value |= {"questions": {"train": 200, "choose": 100, "report": 100}, "types_held_back": ["homonyms"]}
-    value["answered"] |= {"model": str(tiny_model), "max_new_tokens": 4}
+    value["upstream"] |= {"model": str(tiny_model), "max_new_tokens": 4}
     value["small"]["train"] |= {"model_name_or_path": str(tiny_model)}
     value["small"]["runs"] = {"shuffled": {"shuffled": True}, "once": {}}
     (tmp_path / "x.yaml").write_text(yaml.safe_dump(value, sort_keys=False))
@@ -207,6 +210,8 @@ def test_prompts_of_a_type_that_is_held_back_are_reported_all_of_them_and_in_a_t
     assert {row["type"] for side in ("train", "choose") for row in sides[side]} == {"homonyms"}
     reported = [row for row in sides["report"] if row["type"] == "contrast_homonyms"]
     assert len(reported) == 20 and {row["part"] for row in reported} == {"types never trained on"}
+    with pytest.raises(UserError, match="types_held_back: no prompt is of the type 'homonym'"):
+        write_rows(replace(experiment, types_held_back=("homonym",)), prompts, prompts / "rows")
 
 
 @pytest.fixture
@@ -416,7 +421,7 @@ def test_the_summary_has_losses_by_upstream_and_how_many_answers_each_pass_leave
             (place / f"{part}.json").write_text(json.dumps(value))
         rows = [{"question": "Q", "answer": "a", "passes": passes} for passes in (["a", "a"], ["b", "b"], ["b", "c"])]
         (place / "passes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert settled(place / "passes.jsonl") == [1 / 3, 2 / 3]
+    assert left_by_pass(place / "passes.jsonl") == [1 / 3, 2 / 3]
     reported = tmp_path / "measures" / "all" / "report" / "preference"
     reported.mkdir(parents=True)
     (reported / "measure.json").write_text(json.dumps({**report, "parts": {}}))
@@ -443,6 +448,9 @@ def test_an_estimate_comes_first_and_a_dry_run_ends_there(data, tmp_path, capsys
         ({"small": {"train": {}, "runs": {"a": {"like": "b"}}}}, "a: there is no run 'b' that is trained"),
         ({"questions": {"train": 3}}, "questions needs train, choose, report"),
         ({"speed": 3}, "'speed' is not known"),
+        ({"upstream": "embedded"}, "upstream holds text; it needs flags of 'aligner baseline'"),
+        ({"upstream": {"modle": "embedded"}}, "upstream: there is no flag 'modle'. Did you mean 'model'"),
+        ({"types_held_back": "privacy"}, "types_held_back needs a list of the prompts' types"),
     ],
 )
 def test_a_misspelt_file_is_one_line(change, message, tmp_path, capsys):

@@ -13,7 +13,8 @@ from aligner.files import COMPLETED, write_json, write_lines, write_text
 from aligner.locks import take
 from aligner.records import UserError
 from aligner.reproduce.experiment import Experiment, digest_of, rows_by_side
-from aligner.reproduce.steps import Step, model_of, run_step, training_steps, words_of, write_rows
+from aligner.reproduce.rows import write_rows
+from aligner.reproduce.steps import Step, model_of, run_step, training_steps, words_of
 from aligner.routing.train import FEWEST
 from aligner.terminal import print_lines
 

@@ -20,7 +20,8 @@ from aligner.records import Row, UserError
 from aligner.refusals import is_unsafe
 from aligner.reproduce.comparison import UPSTREAM, Comparison
 from aligner.reproduce.experiment import Experiment, digest_of, rows_by_side
-from aligner.reproduce.steps import Step, run_step, training_steps, words_of, write_rows
+from aligner.reproduce.rows import write_rows
+from aligner.reproduce.steps import Step, run_step, training_steps, words_of
 from aligner.shipped import shipped
 from aligner.terminal import print_lines
 

@@ -52,15 +52,16 @@ def read_comparison(place: str, value: Any) -> Comparison:
             raise UserError(f"{place}: {name}: needs a method, of {', '.join(METHODS)}.")
         if method.get("input", UPSTREAM) not in [*earlier, UPSTREAM]:
             raise UserError(f"{place}: {name}: its input '{method['input']}' is no method before it.")
-        _known_flags(f"{place}: {name}", {key for key in method if key not in OWN})
+        known_flags(f"{place}: {name}", {key for key in method if key not in OWN})
         earlier.append(name)
-    _known_flags(f"{place}: upstream", set(value["upstream"]))
+    known_flags(f"{place}: upstream", set(value["upstream"]))
     if earlier[:1] != [UPSTREAM] or not value["methods"][UPSTREAM].get("aligner"):
         raise UserError(f"{place}: the first method is '{UPSTREAM}', with aligner: true.")
     return Comparison(**{**value, "questions": {name: tuple(pair) for name, pair in value["questions"].items()}})
 
 
-def _known_flags(place: str, names: set[str]) -> None:
+def known_flags(place: str, names: set[str]) -> None:
+    """UserError for a name that is no flag of `aligner baseline`."""
     if unknown := sorted(names - FLAGS):
         near = difflib.get_close_matches(unknown[0], FLAGS, n=1)
         raise UserError(f"{place}: there is no flag '{unknown[0]}'.{f' Did you mean {near[0]!r}?' if near else ''}")

@@ -19,7 +19,7 @@ from aligner.files import read_yaml
 from aligner.questions import question_key
 from aligner.readers.rows import read_rows
 from aligner.records import DataError, UserError
-from aligner.reproduce.comparison import Comparison, read_comparison
+from aligner.reproduce.comparison import Comparison, known_flags, read_comparison
 from aligner.shipped import shipped
 from aligner.texts import kind_of
 from aligner.training.datasets.damage import damage_plan
@@ -41,9 +41,7 @@ RUN_KEYS = {
     "trained",
 }  # of a run, besides flags of training
 OPTIONAL = {
-    "answered",
     "answers",
-    "types_held_back",
     "comparison",
     "damage",
     "measures",
@@ -51,6 +49,8 @@ OPTIONAL = {
     "rated",
     "route",
     "sets",
+    "types_held_back",
+    "upstream",
 }
 HELD_BACK = "types never trained on"  # the part that prompts of such a type are reported in
 Fields = Mapping[str, Any]
@@ -83,10 +83,10 @@ class Experiment:
     (choose: 0 where the runs are no recipes to choose from: each is reported). limit: on each side so many at most, for a trial;
     None: as the file says. answers: of a side to measure at most. damage: what `--hold_back` keeps for measuring, where the records
     are restorations; else None. rated: pairs of each objective by its name, where the records are pairs of a question's answers,
-    rated by what their texts show; else None. answered: flags of `aligner baseline`, where the rows are prompts to decline or not,
-    which a model answers first; else None. types_held_back: of prompts, by the field `type`: reported alone, as a part of its own.
-    passes: corrections of corrections, to see whether they settle. comparison: of other
-    methods with the Aligner. sets: files by name, where every run is measured by its loss on each; route: runs that one is trained
+    rated by what their texts show; else None. upstream: flags of `aligner baseline`, where the rows are prompts to decline or not,
+    which this model answers first; else None. types_held_back: types of prompts (`type` of a row) that are reported alone, as a
+    part of its own. passes: corrections of corrections, to see whether they settle. comparison: of other methods with the Aligner.
+    sets: files by name, where every run is measured by its loss on each; route: runs that one is trained
     between. Where there is no scale `small`, the paper's commands are all there is.
     """
 
@@ -100,7 +100,7 @@ class Experiment:
     answers: Mapping[str, int] = field(default_factory=dict)
     damage: str | None = None
     rated: Mapping[str, int] | None = None
-    answered: Fields | None = None
+    upstream: Fields | None = None
     types_held_back: tuple[str, ...] = ()
     passes: int = 1
     limit: int | None = None
@@ -113,12 +113,12 @@ class Experiment:
         """The data set of its records."""
         if self.damage:
             return "restoration"
-        return "rated-json" if self.rated else "declining" if self.answered else "correction-json"
+        return "rated-json" if self.rated else "declining" if self.upstream else "correction-json"
 
     @property
     def fields(self) -> tuple[str, ...]:
         """The fields of a row that must be there, and short enough."""
-        return ("question",) if self.answered else ("question", "answer", "correction")
+        return ("question",) if self.upstream else ("question", "answer", "correction")
 
     @property
     def chooses(self) -> bool:
@@ -159,6 +159,14 @@ def read_experiment(name: str) -> Experiment:
     if not isinstance(value["questions"], dict) or set(value["questions"]) != set(SIDES):
         raise UserError(f"{file}: questions needs {', '.join(SIDES)}, each with a number.")
     damage_plan(None, value.get("damage"))
+    if "upstream" in value:
+        if not isinstance(value["upstream"], dict):
+            raise UserError(
+                f"{file}: upstream holds {kind_of(value['upstream'])}; it needs flags of 'aligner baseline'."
+            )
+        known_flags(f"{file}: upstream", set(value["upstream"]))
+    if not isinstance(value.get("types_held_back", []), list):
+        raise UserError(f"{file}: types_held_back needs a list of the prompts' types.")
     scales = {scale: _scale(f"{file}: {scale}", value[scale]) for scale in ("small", "paper")}
     if strange := [name for name in value.get("route", ()) if name not in scales["small"].runs]:
         raise UserError(f"{file}: route: there is no run '{strange[0]}'. There are {', '.join(scales['small'].runs)}.")
@@ -173,7 +181,7 @@ def read_experiment(name: str) -> Experiment:
         answers=value.get("answers", {}),
         damage=value.get("damage"),
         rated=value.get("rated"),
-        answered=value.get("answered"),
+        upstream=value.get("upstream"),
         types_held_back=tuple(value.get("types_held_back", ())),
         passes=int(value.get("passes", 1)),
         comparison=read_comparison(f"{file}: comparison", value["comparison"]) if "comparison" in value else None,
@@ -222,7 +230,7 @@ def rows_by_side(experiment: Experiment, data: Path, files: tuple[str, ...]) -> 
             if isinstance(row, DataError):
                 raise row
             fields = _question_of_chat(row.value)
-            if _fits(fields, experiment):
+            if _fits(fields, experiment) and fields.get("answer", "-"):  # a prompt that was not answered has none
                 back = fields.get("type") in experiment.types_held_back
                 (held if back else rows).append({**fields, "part": HELD_BACK} if back else fields)
     order = sorted({digest_of(row["question"]) for row in rows})
@@ -246,7 +254,7 @@ def _question_of_chat(value: Any) -> Any:
 
 def _fits(row: Any, experiment: Experiment) -> bool:
     texts = [row.get(name) if isinstance(row, dict) else None for name in experiment.fields]
-    shortest = 1 if experiment.answered else 20  # of a prompt; an answer needs something to correct
+    shortest = 1 if experiment.upstream else 20  # of a prompt; an answer needs something to correct
     return all(isinstance(text, str) and shortest <= len(text.strip()) <= experiment.longest for text in texts)
 
 

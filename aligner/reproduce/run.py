@@ -11,7 +11,8 @@ from aligner.console import progress
 from aligner.locks import take
 from aligner.reproduce.compare import comparison_lines
 from aligner.reproduce.experiment import RUN_KEYS, Experiment, Scale
-from aligner.reproduce.steps import Step, answering_steps, measuring_steps, run_step, steps_of, words_of, write_rows
+from aligner.reproduce.rows import write_rows
+from aligner.reproduce.steps import Step, answering_steps, measuring_steps, run_step, steps_of, words_of
 from aligner.reproduce.summary import choose_recipe, recipes_of, write_reports, write_summary
 from aligner.terminal import print_lines
 
@@ -21,9 +22,6 @@ def run_small(experiment: Experiment, data: Path, folder: Path, dry_run: bool) -
     release = take(folder / "reproduce.lock", f"{folder}: another run of this experiment is writing it. Wait for it.")
     try:
         answering = answering_steps(experiment, data, folder)
-        if not dry_run:
-            for step in progress(answering, desc=f"{experiment.name}, answers", unit=" steps"):
-                run_step(step)
         counts = write_rows(experiment, data, folder / "rows")
         steps = [*answering, *steps_of(experiment, folder, counts)]
         reported = 0.0  # of recipes the chosen one's report takes as long as any other's
@@ -33,6 +31,11 @@ def run_small(experiment: Experiment, data: Path, folder: Path, dry_run: bool) -
         print_lines(*estimate_lines(experiment, steps, counts, reported))
         if dry_run:
             return 0
+        for step in answering:
+            run_step(step)
+        if answering:  # now with the answers
+            counts = write_rows(experiment, data, folder / "rows")
+            steps = steps_of(experiment, folder, counts)
         for step in progress(steps, desc=experiment.name, unit=" steps"):
             run_step(step)
         if not experiment.chooses:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -17,22 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aligner.evaluation.measures.controls import shuffled
-from aligner.evaluation.measures.ratings import rated_rows
 from aligner.evaluation.measures.text_scores import shown_objectives
 from aligner.evaluation.subprocess_step import StepFailed, the_same
 from aligner.files import COMPLETED, read_json, sha256_of, write_lines
 from aligner.known_prompts import OBJECTIVES
-from aligner.objectives import read_objectives
 from aligner.parsing import json_value
-from aligner.records import Correction, UserError
-from aligner.refusals import REFUSALS, declines, is_unsafe
-from aligner.reproduce.experiment import RUN_KEYS, Experiment, Fields, Scale, digest_of, rows_by_side
+from aligner.reproduce.experiment import RUN_KEYS, Experiment, Fields, Scale, rows_by_side
+from aligner.reproduce.rows import DAMAGED, files_of
 from aligner.terminal import print_lines
-from aligner.training.datasets.mixture import mix
-from aligner.training.datasets.options import QAC, Options
 
-DAMAGED = "-damaged"  # the rows of a side as the Aligner gets them
 CONTROLS = 100  # answers, of each part, that a control corrects where answers are short
 
 
@@ -54,7 +46,7 @@ def run_step(step: Step) -> None:
     settings = {"words": [word.replace(folder, ".") for word in step.words], "rows": sha256_of(step.rows)}
     the_same(step.product.parent / f".{step.product.name}.step", settings, step.product)
     if step.product.exists() or (
-        step.product.name == COMPLETED and _taken_over(step.product.parent, Path(folder), settings)
+        step.product.name == COMPLETED and _copied_from_beside(step.product.parent, Path(folder), settings)
     ):
         return
     status = _status_of(step.words)
@@ -62,11 +54,12 @@ def run_step(step: Step) -> None:
         raise StepFailed(f"{step.name} ended with {status}: see above. The same command goes on from there.")
 
 
-def _taken_over(made: Path, folder: Path, settings: Fields) -> bool:
+def _copied_from_beside(made: Path, folder: Path, settings: Fields) -> bool:
     """Whether an experiment beside this one had trained just this, such as the same control: then it is copied."""
     for mark in sorted(folder.parent.glob(f"*/{made.relative_to(folder)}/.{COMPLETED}.step")):
         if (mark.parent / COMPLETED).exists() and read_json(mark) == json_value(json.dumps(settings)):
-            shutil.copytree(mark.parent, made, dirs_exist_ok=True, ignore=shutil.ignore_patterns(COMPLETED))
+            left_out = shutil.ignore_patterns(COMPLETED, "checkpoints")  # resume states are large, and it is complete
+            shutil.copytree(mark.parent, made, dirs_exist_ok=True, ignore=left_out)
             shutil.copyfile(mark.parent / COMPLETED, made / COMPLETED)  # last: killed before, it is copied anew
             print_lines(f"{made}: a copy of {mark.parent}, which was trained alike")
             return True
@@ -92,103 +85,20 @@ def _status_of(words: Sequence[str]) -> int:
 
 def answering_steps(experiment: Experiment, data: Path, folder: Path) -> list[Step]:
     """Where the rows are prompts: a model's answers to those of each file, which are written to `folder`/prompts, in
-    `folder`/answered under the file's name."""
-    if not experiment.answered:
+    `folder`/answers under the file's name."""
+    if not experiment.upstream:
         return []
     steps = []
     for file in files_of(experiment):
         sides = rows_by_side(experiment, data, (file,))
-        prompts, product = folder / "prompts" / file, folder / "answered" / file
+        prompts, product = folder / "prompts" / file, folder / "answers" / file
         write_lines(prompts, [row for side in sides.values() for row in side])
-        flags = {"input": prompts, "output": product, "width": 1, **experiment.answered}
+        flags = {"input": prompts, "output": product, "width": 1, **experiment.upstream}
         seconds = sum(map(len, sides.values())) * experiment.scales["small"].seconds.get("reply", 1)
         steps.append(
             Step(f"answers to {file}", ("aligner", "baseline", "beam", *words_of(flags)), product, seconds, prompts)
         )
     return steps
-
-
-def files_of(experiment: Experiment) -> list[str]:
-    """The files of rows, each once: the experiment's, and those that a run has of its own."""
-    own = [file for run in experiment.scales["small"].runs.values() for file in run.get("rows", ())]
-    return list(dict.fromkeys([*experiment.rows, *own]))
-
-
-def _declined(row: dict[str, Any]) -> dict[str, Any]:
-    """A prompt and its answer with the correction: a refusal where it should have declined."""
-    wrong = is_unsafe(row) and not declines(row["answer"])
-    return {**row, "correction": REFUSALS[0] if wrong else row["answer"]}
-
-
-def write_rows(experiment: Experiment, data: Path, folder: Path) -> dict[str, int]:
-    """Write the rows of each side, and of each run that has files of its own, to `folder`. Returns how many of each. Prompts that
-    have no answer yet are counted alone."""
-    counts, scale = {}, experiment.scales["small"]
-    if unknown := set(experiment.rated or ()) - set(shown_objectives()):
-        raise UserError(
-            f"{experiment.name}: no text is rated in {min(unknown)}. 'pip install \"qac-aligner[objectives]\"' for its measure, or "
-            f"take it out of 'rated'. There are {', '.join(shown_objectives())}."
-        )
-    answered = folder.parent / "answered"
-    waiting = bool(experiment.answered) and not all((answered / file).exists() for file in files_of(experiment))
-    data = answered if experiment.answered and not waiting else data
-    sides = rows_by_side(experiment, data, experiment.rows)
-    for side, rows in sides.items():
-        counts[side] = min(len(rows), experiment.answers.get(side, len(rows)))
-        mixed = (
-            rows if side == "train" else sorted(rows, key=lambda row: (row.get("part", ""), digest_of(row["question"])))
-        )  # of all files
-        if not waiting:
-            written = [_declined(row) if experiment.answered else row for row in mixed[: counts[side]]]
-            write_lines(folder / f"{side}.jsonl", written)
-            if side == "choose" and experiment.damage:  # losses are of what it was trained to restore
-                records = _records(experiment, folder / "choose.jsonl")
-                write_lines(
-                    folder / f"choose{DAMAGED}.jsonl", ({name: getattr(r, name) for name in QAC} for r in records)
-                )
-    for name, run in scale.runs.items():
-        if "like" in run:
-            continue
-        files = tuple(run.get("rows", experiment.rows))
-        own = sides if files == experiment.rows else rows_by_side(experiment, data, files)
-        rows = (
-            [row for row in own["train"] if row.get("upstream") == run["upstream"]]
-            if "upstream" in run
-            else own["train"]
-        )
-        if not rows:
-            raise UserError(f"{experiment.name}: the run '{name}' has no rows to train on.")
-        if experiment.rated:
-            most = {name: most for name, most in experiment.rated.items() if name != run.get("leave_out")}
-            rows = rated_rows(rows, most)
-        if not waiting:
-            write_lines(folder / f"train-{name}.jsonl", rows)
-            if run.get("shuffled"):
-                _write_shuffled(experiment, folder / f"train-{name}.jsonl")
-        counts[name] = round(len(rows) * float(run.get("share", 1)))
-    return counts
-
-
-def _records(experiment: Experiment, file: Path) -> Sequence[Correction]:
-    """The records of a file of rows."""
-    options = Options(hold_back=experiment.damage) if experiment.damage else Options()
-    return mix([f"{experiment.data_set}::{file}"], 0, options, objectives=read_objectives()).records
-
-
-def _write_shuffled(experiment: Experiment, file: Path) -> None:
-    """Replace the file's records by the same ones with their corrections dealt out among the questions; where an objective stands
-    in the prompt, with their objectives in another order."""
-    records = _records(experiment, file)
-    questions, corrections = ([getattr(each, name) for each in records] for name in ("question", "correction"))
-    if experiment.rated:
-        dealt = random.Random(0).sample(records, len(records))
-        more = [{"objectives": list(each.objectives)} for each in dealt]
-    else:
-        corrections, more = shuffled(corrections, questions), [{}] * len(records)
-    rows = zip(records, corrections, more, strict=True)
-    write_lines(
-        file, [{"question": r.question, "answer": r.answer, "correction": text, **others} for r, text, others in rows]
-    )
 
 
 def training_flags(experiment: Experiment, scale: Scale, name: str, folder: Path) -> dict[str, Any]:
@@ -292,10 +202,12 @@ def measuring_steps(experiment: Experiment, folder: Path, name: str, side: str, 
         steps.append(Step(f"{measure} of {name}, {side}", words, product, seconds, rows))
     if side == "report":
         return steps
-    rows = rows.with_stem(f"{rows.stem}{DAMAGED}") if experiment.damage else rows
-    losses = {"after": rows, "models": f"{name}={model}", "output": output / "losses"}
-    words = ("aligner", "evaluate", *words_of({**losses, "max_new_tokens": 256}))
-    steps.append(Step(f"losses of {name}, {side}", words, output / "losses" / "report.json", answers * each, rows))
+    if "like" not in run:  # else they are that run's
+        judged = folder / "rows" / DAMAGED if experiment.damage else rows
+        losses = {"after": judged, "models": f"{name}={model}", "output": output / "losses", "max_new_tokens": 256}
+        product = output / "losses" / "report.json"
+        words = ("aligner", "evaluate", *words_of(losses))
+        steps.append(Step(f"losses of {name}, {side}", words, product, answers * each, judged))
     if experiment.passes > 1:
         file = output / "passes.jsonl"
         flags = {"model": model, "input": rows, "output": file, "passes": experiment.passes}

@@ -60,7 +60,7 @@ def write_summary(experiment: Experiment, folder: Path, chosen: str, tried: int)
     summary = {"experiment": experiment.name, "chosen": chosen, "tried": tried, "recipes": recipes, "report": reports}
     write_json(folder / "summary.json", summary)
     _draw(recipes, folder / "summary.png")
-    table = [*_recipe_table(recipes, chosen), *_upstream_table(experiment, recipes), *_passes_table(recipes)]
+    table = [*_recipe_table(recipes, chosen), *_upstream_table(recipes), *_passes_table(recipes)]
     body = [line for report in reports.values() for line in markdown_lines(report)]
     write_text(
         folder / "summary.md", "\n".join([f"# {experiment.name}", "", experiment.about, "", *table, "", *body]) + "\n"
@@ -83,21 +83,24 @@ def _draw(recipes: dict[str, dict[str, Any]], file: Path) -> None:
 
 
 def _recipe(experiment: Experiment, folder: Path, name: str) -> dict[str, Any]:
-    """A run's figures on the questions to choose by."""
-    [losses] = read_json(folder / "measures" / name / "choose" / "losses" / "report.json")["course"]
+    """A run's figures on the questions to choose by. One that corrects like another has its losses, and what it leaves alone is
+    not measured."""
+    run = experiment.scales["small"].runs[name]
+    like = run.get("like", name)
+    [losses] = read_json(folder / "measures" / like / "choose" / "losses" / "report.json")["course"]
     copied = losses["copying"]["all"]
     passes = folder / "measures" / name / "choose" / "passes.jsonl"
     return {
-        "flags": dict(experiment.scales["small"].runs[name]),
+        "flags": dict(run),
         "gains": {measure: _own(folder, name, "choose", measure)["gain"] for measure in experiment.measures},
         "loss": {kind: losses["loss"]["all"][kind]["loss"] for kind in ("copied", "edited")},
         "loss_by_upstream": {key: value for key, value in losses["loss"].items() if key != "all"},
-        "left_alone": copied["identical"] / copied["pairs"],
-        "settled": settled(passes) if experiment.passes > 1 else [],
+        "left_alone": copied["identical"] / copied["pairs"] if like == name else None,
+        "left_by_pass": left_by_pass(passes) if experiment.passes > 1 else [],
     }
 
 
-def settled(file: Path) -> list[float]:
+def left_by_pass(file: Path) -> list[float]:
     """Of an output of `aligner correct --passes`: for each pass the share of rows that it left as they were."""
     rows = [row.value for row in read_rows(file) if isinstance(row, Row)]
     texts = [[row["answer"], *row["passes"]] for row in rows if row.get("passes")]
@@ -114,12 +117,17 @@ def _recipe_table(recipes: dict[str, dict[str, Any]], chosen: str) -> list[str]:
     for name, recipe in recipes.items():
         gains = [f"{g['value']:+.3f} ({g['low']:+.3f} to {g['high']:+.3f})" for g in recipe["gains"].values()]
         losses = ["-" if value is None else f"{value:.3f}" for value in recipe["loss"].values()]
-        cells = [f"**{name}**" if name == chosen else name, *gains, *losses, f"{recipe['left_alone']:.0%}"]
+        cells = [
+            f"**{name}**" if name == chosen else name,
+            *gains,
+            *losses,
+            "-" if recipe["left_alone"] is None else f"{recipe['left_alone']:.0%}",
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def _upstream_table(experiment: Experiment, recipes: Mapping[str, dict[str, Any]]) -> list[str]:
+def _upstream_table(recipes: Mapping[str, dict[str, Any]]) -> list[str]:
     """Losses on copied and edited tokens by the upstream whose answers are corrected; none where there is one alone."""
     upstreams = sorted({name for recipe in recipes.values() for name in recipe["loss_by_upstream"] if name})
     if len(upstreams) < 2:
@@ -139,7 +147,7 @@ def _upstream_table(experiment: Experiment, recipes: Mapping[str, dict[str, Any]
 
 def _passes_table(recipes: Mapping[str, dict[str, Any]]) -> list[str]:
     """The share of answers that each pass left as they were: all, and the corrections are a fixed point."""
-    most = max(len(recipe["settled"]) for recipe in recipes.values())
+    most = max(len(recipe["left_by_pass"]) for recipe in recipes.values())
     if not most:
         return []
     lines = [
@@ -148,5 +156,5 @@ def _passes_table(recipes: Mapping[str, dict[str, Any]]) -> list[str]:
         "|" + "---|" * (most + 1),
     ]
     return lines + [
-        f"| {' | '.join([name, *(f'{x:.0%}' for x in each['settled'])])} |" for name, each in recipes.items()
+        f"| {' | '.join([name, *(f'{x:.0%}' for x in each['left_by_pass'])])} |" for name, each in recipes.items()
     ]

@@ -69,9 +69,10 @@ def read_questions(file: str, left_out: list[dict[str, Any]], with_kind: bool = 
         if fault := text_fault(row.origin, "question", fields.get("question")):
             left_out.append({"file": row.origin.file, "row": row.origin.row, "reason": fault.problem})
             continue
-        if with_kind and "unsafe" not in fields and not isinstance(fields.get("type"), str):
-            raise DataError(*row.origin, "has neither 'unsafe' nor 'type'", "Say which prompts are to be declined")
-        kind = {"unsafe": is_unsafe(fields)} if with_kind else {}
+        try:
+            kind = {"unsafe": is_unsafe(fields)} if with_kind else {}
+        except ValueError as error:
+            raise DataError(*row.origin, str(error), "Say which prompts are to be declined") from None
         digest = hashlib.sha256(question_key(fields["question"]).encode()).hexdigest()
         questions.setdefault(digest, {"question": fields["question"], **kind})
     if not questions:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
+from aligner.refusals import REFUSALS
+
 SHORT = 6  # words that are left of an answer cut short
 IDENTITY, SHUFFLED_TEXTS, BASE, SHUFFLED_ALIGNER = (
     "the answers left alone",
@@ -26,7 +28,7 @@ TEXT_CONTROLS: dict[str, Rewrite] = {
     '"No, " and the question again': lambda question, answer: f"No, {question}",
     "the answer cut short": lambda question, answer: " ".join(answer.split()[:SHORT]),
 }
-REFUSE: dict[str, Rewrite] = {"always a refusal": lambda question, answer: "I'm sorry, but I can't help with that."}
+REFUSE: dict[str, Rewrite] = {"always a refusal": lambda question, answer: REFUSALS[0]}
 
 
 def shuffled(texts: Sequence[str], questions: Sequence[str], seed: int = 0) -> list[str]:

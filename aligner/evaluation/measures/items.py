@@ -112,10 +112,10 @@ def declining(path: str, limit: int | None) -> TextMeasure:
     An answer needs help where it does the opposite.
     """
     rows = rows_of(path, "question", "answer")[:limit]
-    for row in rows:
-        if "unsafe" not in row and not isinstance(row.get("type"), str):
-            raise UserError(f"{path}: a row has neither 'unsafe' nor 'type', by which one knows what to decline.")
-    return declining_items(rows)
+    try:
+        return declining_items(rows)
+    except ValueError as error:
+        raise UserError(f"{path}: a row {error}.") from None
 
 
 def declining_items(rows: Sequence[Mapping[str, Any]], by_prompt: bool = False) -> TextMeasure:

@@ -29,12 +29,11 @@ REFUSED = 1 / 4  # share of the prompts, safe or not, that are shown with a refu
 def declining(row: Mapping[str, Any], *, columns: Columns = QAC, copy: int = 0) -> Correction | Skipped:
     """The record of a prompt and its answer."""
     question, answer = text_of(row, columns.question), text_of(row, columns.answer).strip()
-    if "unsafe" not in row and not isinstance(row.get("type"), str):
-        raise ValueError("has neither 'unsafe' nor 'type', by which one knows what to decline")
+    unsafe = is_unsafe(row)
     rng = random.Random(f"{question}\0{answer}\0{copy}")
     refusal = rng.choice(REFUSALS)
     shown = refusal if rng.random() < REFUSED else answer
-    if is_unsafe(row):
+    if unsafe:
         return Correction(question, shown, shown if declines(shown) else refusal)
     if declines(answer):
         return Skipped("a safe prompt whose answer declines: no better one is known")

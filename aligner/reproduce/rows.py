@@ -1,0 +1,111 @@
+"""The rows of an experiment: of each side of the questions, and of each run, as files that its steps read."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from aligner.evaluation.measures.controls import shuffled
+from aligner.evaluation.measures.ratings import rated_rows
+from aligner.evaluation.measures.text_scores import shown_objectives
+from aligner.files import write_lines
+from aligner.objectives import read_objectives
+from aligner.records import Correction, UserError
+from aligner.refusals import REFUSALS, declines, is_unsafe
+from aligner.reproduce.experiment import Experiment, Fields, digest_of, rows_by_side
+from aligner.training.datasets.mixture import mix
+from aligner.training.datasets.options import QAC, Options
+
+DAMAGED = "choose-damaged.jsonl"  # the answers to choose by as an Aligner that restores gets them
+
+
+def files_of(experiment: Experiment) -> list[str]:
+    """The files of rows, each once: the experiment's, and those that a run has of its own."""
+    own = [file for run in experiment.scales["small"].runs.values() for file in run.get("rows", ())]
+    return list(dict.fromkeys([*experiment.rows, *own]))
+
+
+def write_rows(experiment: Experiment, data: Path, folder: Path) -> dict[str, int]:
+    """Write the rows of each side, and of each run, to `folder`. Returns how many of each. Prompts that a model has not answered
+    yet are counted, and not written."""
+    if unknown := set(experiment.rated or ()) - set(shown_objectives()):
+        raise UserError(
+            f"{experiment.name}: no text is rated in {min(unknown)}. 'pip install \"qac-aligner[objectives]\"' for its measure, or "
+            f"take it out of 'rated'. There are {', '.join(shown_objectives())}."
+        )
+    write = True
+    if experiment.upstream:
+        answers = folder.parent / "answers"
+        write = all((answers / file).exists() for file in files_of(experiment))
+        data = answers if write else data
+    sides, counts = rows_by_side(experiment, data, experiment.rows), {}
+    if missing := set(experiment.types_held_back) - {row.get("type") for row in sides["report"]}:
+        raise UserError(f"{experiment.name}: types_held_back: no prompt is of the type '{min(missing)}'.")
+    for side, rows in sides.items():
+        counts[side] = min(len(rows), experiment.answers.get(side, len(rows)))
+        if write:
+            _write_side(experiment, side, rows, counts[side], folder)
+    for name, run in experiment.scales["small"].runs.items():
+        if "like" in run:
+            continue
+        files = tuple(run.get("rows", experiment.rows))
+        own = sides if files == experiment.rows else rows_by_side(experiment, data, files)
+        trained = _rows_of_run(experiment, name, run, own["train"])
+        counts[name] = round(len(trained) * float(run.get("share", 1)))
+        if write:
+            write_lines(folder / f"train-{name}.jsonl", trained)
+            if run.get("shuffled"):
+                _write_shuffled(experiment, folder / f"train-{name}.jsonl")
+    return counts
+
+
+def _write_side(experiment: Experiment, side: str, rows: list[dict[str, Any]], most: int, folder: Path) -> None:
+    """The rows of a side: to measure by, out of all files, and those of a part behind the others."""
+    if side != "train":
+        rows = sorted(rows, key=lambda row: (row.get("part", ""), digest_of(row["question"])))
+    file = folder / f"{side}.jsonl"
+    write_lines(file, [_with_refusal(row) if experiment.upstream else row for row in rows[:most]])
+    if side == "choose" and experiment.damage:
+        records = _records(experiment, file)
+        write_lines(folder / DAMAGED, ({name: getattr(record, name) for name in QAC} for record in records))
+
+
+def _with_refusal(row: dict[str, Any]) -> dict[str, Any]:
+    """A prompt and its answer with the correction: a refusal where it should have declined, else the answer."""
+    wrong = is_unsafe(row) and not declines(row["answer"])
+    return {**row, "correction": REFUSALS[0] if wrong else row["answer"]}
+
+
+def _rows_of_run(experiment: Experiment, name: str, run: Fields, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that a run is trained on. UserError where there are none."""
+    if "upstream" in run:
+        rows = [row for row in rows if row.get("upstream") == run["upstream"]]
+    if not rows:
+        raise UserError(f"{experiment.name}: the run '{name}' has no rows to train on.")
+    if not experiment.rated:
+        return rows
+    return rated_rows(rows, {name: most for name, most in experiment.rated.items() if name != run.get("leave_out")})
+
+
+def _records(experiment: Experiment, file: Path) -> Sequence[Correction]:
+    """The records of a file of rows."""
+    options = Options(hold_back=experiment.damage) if experiment.damage else Options()
+    return mix([f"{experiment.data_set}::{file}"], 0, options, objectives=read_objectives()).records
+
+
+def _write_shuffled(experiment: Experiment, file: Path) -> None:
+    """Replace the file's records by the same ones with their corrections dealt out among the questions; where an objective stands
+    in the prompt, with their objectives in another order."""
+    records = _records(experiment, file)
+    questions, corrections = ([getattr(each, name) for each in records] for name in ("question", "correction"))
+    if experiment.rated:
+        dealt = random.Random(0).sample(records, len(records))
+        more = [{"objectives": list(each.objectives)} for each in dealt]
+    else:
+        corrections, more = shuffled(corrections, questions), [{}] * len(records)
+    rows = zip(records, corrections, more, strict=True)
+    write_lines(
+        file, [{"question": r.question, "answer": r.answer, "correction": text, **others} for r, text, others in rows]
+    )
