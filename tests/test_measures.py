@@ -244,6 +244,16 @@ def test_declining_rewards_neither_always_nor_never(tmp_path):
     assert [item.part for item in declining_items([rows[0], {**rows[1], "part": "others"}]).items] == ["", "others"]
 
 
+def test_a_prompt_of_which_nothing_says_whether_to_decline_it_is_named(tmp_path):
+    file = tmp_path / "x.jsonl"
+    rows = [{"question": "q", "answer": "a", "unsafe": "false"}, {"question": "q", "answer": "a", "unsafe": "perhaps"}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(
+        DataError, match=r"x.jsonl row 2: has 'perhaps' in 'unsafe', where true or false should be. Mend"
+    ):
+        declining(str(file), None)
+
+
 def test_a_row_without_what_the_measure_needs_is_named(tmp_path):
     file = tmp_path / "x.json"
     file.write_text('[{"question": "q", "answer": "a"}]')

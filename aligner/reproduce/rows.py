@@ -42,7 +42,10 @@ def write_rows(experiment: Experiment, data: Path, folder: Path) -> dict[str, in
         data = answers if write else data
     sides, counts = rows_by_side(experiment, data, experiment.rows), {}
     if missing := set(experiment.types_held_back) - {row.get("type") for row in sides["report"]}:
-        raise UserError(f"{experiment.name}: types_held_back: no prompt is of the type '{min(missing)}'.")
+        known = sorted({row["type"] for rows in sides.values() for row in rows if isinstance(row.get("type"), str)})
+        raise UserError(
+            f"{experiment.name}: types_held_back: no prompt is of the type '{min(missing)}'. There are {', '.join(known)}."
+        )
     for side, rows in sides.items():
         counts[side] = min(len(rows), experiment.answers.get(side, len(rows)))
         if write:

@@ -112,10 +112,12 @@ def declining(path: str, limit: int | None) -> TextMeasure:
     An answer needs help where it does the opposite.
     """
     rows = rows_of(path, "question", "answer")[:limit]
-    try:
-        return declining_items(rows)
-    except ValueError as error:
-        raise UserError(f"{path}: a row {error}.") from None
+    for number, row in enumerate(rows, 1):
+        try:
+            is_unsafe(row)
+        except ValueError as error:
+            raise DataError(path, number, str(error), "Mend the row") from None
+    return declining_items(rows)
 
 
 def declining_items(rows: Sequence[Mapping[str, Any]], by_prompt: bool = False) -> TextMeasure:
