@@ -185,6 +185,20 @@ def test_prompts_are_answered_first_and_then_corrected_into_refusals_where_they_
     assert f"declining:4:{folder / 'rows' / 'train-four.jsonl'}" in trained.words
 
 
+def test_the_estimate_comes_before_the_first_answer(prompts, tmp_path, monkeypatch, capsys):
+    value = yaml.safe_load((FOLDER / "declining.yaml").read_text())
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump({**value, "types_held_back": []}))
+
+    def stop(step):
+        raise StepFailed(f"{step.name} ended with 1")
+
+    monkeypatch.setattr("aligner.reproduce.run.run_step", stop)
+    assert main(["reproduce", str(tmp_path / "x.yaml"), "--data", str(prompts), "--output", str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr()
+    assert "8 of 8 steps left, and the report: about" in printed.out
+    assert "answers to eval_xstest.json ended with 1" in printed.err
+
+
 @pytest.mark.slow
 def test_the_whole_experiment_of_declining_is_one_command(prompts, tiny_model, tmp_path, capsys):
     """Answers, two trainings by the launcher and the measures beside both models, from a tiny model; run again, nothing is left."""
@@ -351,9 +365,11 @@ def test_what_an_experiment_beside_has_trained_alike_is_copied_and_anything_else
 
     first = trained("first", ())
     (first.parent / "model.safetensors").write_text("weights")
+    (first.parent / "checkpoints").mkdir()
     first.write_text("as it was")
     second = trained("second", ())
     assert second.read_text() == "as it was" and (second.parent / "model.safetensors").read_text() == "weights"
+    assert not (second.parent / "checkpoints").exists(), "resume states are large, and it is complete"
     others = [trained("third", ("--compact",)), trained("fourth", (), rows="[2]")]
     assert not any((each.parent / "model.safetensors").exists() for each in others)
 
