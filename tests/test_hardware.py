@@ -5,6 +5,7 @@ import torch
 from transformers import LlamaConfig
 
 from aligner import models
+from aligner.inference import greedy
 from aligner.inference.greedy import Decoder
 from aligner.records import UserError
 from aligner.training.distributed import hardware
@@ -108,16 +109,31 @@ def test_deepspeeds_bucket_is_not_larger_than_a_small_model():
     assert reduce_bucket(LlamaConfig()) == 500_000_000
 
 
+class FourThousandPositions:
+    config = LlamaConfig(max_position_embeddings=4096)
+    device = torch.device("cuda")
+
+
 def test_on_a_gpu_passes_are_timed_up_to_a_thousand_tokens(monkeypatch):
     """There a pass over a hundred tokens takes as long as one over one: the slope beyond would be none."""
-
-    class Model:
-        config = LlamaConfig(max_position_embeddings=4096)
-        device = torch.device("cuda")
-
-    decoder = Decoder(Model(), 2)  # type: ignore[arg-type]
+    decoder = Decoder(FourThousandPositions(), 2)  # type: ignore[arg-type]
     monkeypatch.setattr(decoder, "_forward", lambda *_: [])
     assert max(decoder.measure().tokens) == 1024
+
+
+def test_a_pass_that_a_cold_machine_made_slow_costs_no_more_than_a_wider_one(monkeypatch):
+    """On an H100 the first passes took 50 ms instead of 24, and all wider ones were held to cost as much."""
+    decoder, clock, cold = Decoder(FourThousandPositions(), 2), [0.0], iter([0.5, 0.05, 0.05])  # type: ignore[arg-type]
+
+    def forward(cache, first, inputs, starts, width):
+        clock[0] += next(cold, 0.027 if width < 512 else 0.053)
+
+    monkeypatch.setattr(decoder, "_forward", forward)
+    monkeypatch.setattr(greedy.time, "perf_counter", lambda: clock[0])
+    cost = decoder.measure()
+    assert dict(zip(cost.tokens, cost.seconds, strict=True)) == pytest.approx(
+        {**dict.fromkeys(cost.tokens[:-2], 0.027), 512: 0.053, 1024: 0.053}
+    )
 
 
 @pytest.mark.parametrize(("feature", "has"), [("amx_bf16", True), ("avx512_bf16", True), ("avx512_f", False)])

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import launch_program
 from families import save_tiny
+
+from aligner.training.engine import objective_check
 
 CAP = {"final_logit_softcapping": 0.05}
 BASES = {  # name: (model type, settings beyond sizes, ZeRO stage, padded rows at once)
@@ -138,3 +142,20 @@ def test_each_kind_holds_for_other_families_too(more_looked):
         }[kind]
         wrong += [] if held else [(name, one)]
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("dtype", "flat", "padded", "is_own"),
+    [
+        (torch.bfloat16, 66.47, 65.70, True),  # padding moves it by as much: rounding
+        (torch.bfloat16, 66.47, 66.05, False),
+        (torch.bfloat16, 70.0, 62.0, False),  # no rounding is that far
+        (torch.float32, 66.47, 65.70, False),  # fp32 does not round so
+    ],
+)
+def test_in_16_bit_a_flattened_loss_may_differ_as_much_as_padding_moves_it(dtype, flat, padded, is_own, monkeypatch):
+    monkeypatch.setattr(objective_check, "_padded_loss", lambda *_: padded)
+    engine = SimpleNamespace(
+        model=torch.nn.Linear(1, 1, dtype=dtype), ranks=SimpleNamespace(device=torch.device("cpu"))
+    )
+    assert objective_check._flat_is_own(engine, [], 3, 0, flat, own=66.01) is is_own

@@ -23,6 +23,8 @@ from aligner.training.distributed.launcher_variables import free_port
 from aligner.training.flags import ROOT, to_flags
 from aligner.training.stages import stages
 
+ALLOCATION = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}  # micro-batches differ in length: no fragments
+
 
 def count_ranks(config: RunConfig) -> int:
     """Ranks of the whole run: the hostfile's slots, or this machine's."""
@@ -74,9 +76,7 @@ def environment(config: RunConfig, ranks: int) -> dict[str, str]:
     paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     variables["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))
     if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ and "PYTORCH_ALLOC_CONF" not in os.environ:
-        variables["PYTORCH_CUDA_ALLOC_CONF"] = (
-            "expandable_segments:True"  # micro-batches differ in length: no fragments
-        )
+        variables |= ALLOCATION
     if config.launch.hostfile:
         variables["DS_ACCELERATOR"] = os.environ.get("DS_ACCELERATOR", "cuda")  # also from a login node without a GPU
     elif not gpus_here():

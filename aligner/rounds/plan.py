@@ -10,7 +10,7 @@ from aligner.rounds.config import METHODS
 from aligner.training.config import RunConfig
 from aligner.training.flags import parse
 from aligner.training.planning.memory import Size, size_of
-from aligner.training.planning.memory_plan import GB, RESERVE, Hardware, is_half, need_of, settle_recomputing
+from aligner.training.planning.memory_plan import CONTEXT, FRAGMENTS, GB, Hardware, is_half, need_of, settle_recomputing
 from aligner.training.planning.report import RECOMPUTED_SHARE, PlanRequest, check_request, flops_per_token
 from aligner.training.planning.shapes import Shape, shape_of_model
 from aligner.training.preference_config import ONLINE, PAIRED
@@ -110,7 +110,8 @@ def decoding(name: str, shape: Shape, rounds: RoundsRequest, rows: int, read: fl
     text, size = shape.config.get_text_config(), size_of(shape)
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     kept = 2 * 2 * text.num_hidden_layers * text.num_key_value_heads * head  # bytes of a token's keys and values
-    gpu = 2 * size.parameters + int(kept * rounds.batch_size * (read + written)) + RESERVE
+    counted = 2 * size.parameters + int(kept * rounds.batch_size * (read + written))
+    gpu = CONTEXT + int((1 + FRAGMENTS) * counted)
     hours = rows * written / rounds.decoding / 3600 if rounds.decoding else None
     return StagePlan(name, rounds.rounds, gpu, rows * (read + written), hours)
 

@@ -23,23 +23,22 @@ CLOSE = (1.0, 1.25)  # the plan over what is reserved
 LENGTH = 64 if TINY else 2048
 
 
-def planned(checkpointing: bool, rows: int) -> int:
+def planned(checkpointing: bool, rows: int, stage: int) -> int:
     """Bytes of the plan for one GPU."""
-    config = parse(["--zero_stage", "3", "--bf16", str(CUDA), "--gradient_checkpointing", str(checkpointing),
+    config = parse(["--zero_stage", str(stage), "--bf16", str(CUDA), "--gradient_checkpointing", str(checkpointing),
                     "--per_device_train_batch_size", str(rows), "--max_length", str(LENGTH)])  # fmt: skip
     shape = Shape(gemma_2b(), None)
     return need_of(config, shape, size_of(shape), Hardware(1, 1)).gpu
 
 
-def taken(checkpointing: bool, rows: int) -> dict[str, Any]:
+def taken(checkpointing: bool, rows: int, stage: int) -> dict[str, Any]:
     """Bytes allocated, reserved, and used of the device, at their peak over three updates of the worst rows."""
-    engine = throughput.engine_of(connect(0), checkpointing)
+    engine = throughput.engine_of(connect(0), checkpointing, stage)
     prompt = int(LENGTH * (1 - LEARNED))
     worst = [Tokens(np.random.default_rng(n).integers(1, 700, LENGTH).astype(np.int32), prompt, Origin("worst", n), False, False)
              for n in range(2 * rows)]  # fmt: skip
-    throughput.TOKENS = rows * LENGTH
     for _ in range(3):
-        engine.accumulate(throughput.our_batches(worst))
+        engine.accumulate(throughput.our_batches(worst, rows * LENGTH))
         engine.update()
     figures: dict[str, Any] = {}
     if CUDA:
@@ -55,8 +54,9 @@ def taken(checkpointing: bool, rows: int) -> dict[str, Any]:
 def main() -> None:
     os.environ.update(single_rank())
     missed = []
-    for name, checkpointing, rows in (("checkpointed", True, 4), ("plain", False, 1)):
-        plan, found = planned(checkpointing, rows), taken(checkpointing, rows)
+    for checkpointing, rows, stage in ((True, 4, 3), (True, 4, 1), (False, 1, 1)):
+        name = f"{'recomputing' if checkpointing else 'plain'}, {rows} rows, stage {stage}"
+        plan, found = planned(checkpointing, rows, stage), taken(checkpointing, rows, stage)
         figures = {
             "plan_gb": round(plan / 1e9, 2),
             **{k: round(v / 1e9, 2) if v > 1e6 else v for k, v in found.items()},

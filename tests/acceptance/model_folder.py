@@ -16,10 +16,10 @@ VOCABULARY = 600
 
 
 def save_model(folder: Path) -> Path:
-    """SmolLM2-135M's shape, but with 12 layers; tiny: two small ones. The tokenizer is trained on the project's own records."""
+    """SmolLM2-135M's shape, but with 4 layers; tiny: two small ones. The tokenizer is trained on the project's own records."""
     torch.manual_seed(0)
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2} if TINY else \
-           {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 12}  # fmt: skip
+           {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 4}  # fmt: skip
     heads = (
         {"num_attention_heads": 4, "num_key_value_heads": 2}
         if TINY

@@ -38,7 +38,7 @@ def check_objective(engine: Engine, tokens: Sequence[Tokens], rows: int, pad: in
         engine.deepspeed.eval()
         if engine.flat:
             flat = _loss(engine, collate(few, [1.0] * len(few), Layout(True, rows, 0, pad)), flat=True)
-            if not _equal(flat, own, engine, 0.005):  # padding costs time alone, so a doubt is enough
+            if not _flat_is_own(engine, few, rows, pad, flat, own):  # padding costs time alone, so a doubt is enough
                 engine.pad_rows()
                 log.warning(
                     "  rows are padded: without padding the loss of %s tokens is %.4f, and by the model's own logits "
@@ -51,6 +51,14 @@ def check_objective(engine: Engine, tokens: Sequence[Tokens], rows: int, pad: in
             _check_padded(engine, few, rows, pad, own)
         _check_order(engine, few[0], pad)
         _tell_the_rest(engine, few[0], pad)
+
+
+def _flat_is_own(engine: Engine, few: Sequence[Tokens], rows: int, pad: int, flat: float, own: float) -> bool:
+    """Whether the flattened loss is the model's own but for rounding. In 16 bit that is what padding moves it by too: the same sums in
+    another order (on an H100 0.7 % of the loss of 39 tokens was seen)."""
+    if _equal(flat, own, engine, 0.005):
+        return True
+    return _equal(flat, own, engine) and abs(flat - own) <= 2 * abs(_padded_loss(engine, few, rows, pad) - own)
 
 
 def _own_loss(engine: Engine, few: Sequence[Tokens], longest: Tokens, pad: int) -> float:
@@ -101,10 +109,14 @@ def _equal(one: float, other: float, engine: Engine, narrow: float = 0.03) -> bo
     return abs(one - other) <= limit * abs(other)
 
 
-def _check_padded(engine: Engine, few: Sequence[Tokens], rows: int, pad: int, own: float) -> None:
+def _padded_loss(engine: Engine, few: Sequence[Tokens], rows: int, pad: int) -> float:
     layout = Layout(False, rows, 0, pad)
     parts = [few[start : start + rows] for start in range(0, len(few), rows)]
-    padded = sum(_loss(engine, collate(part, [1.0] * len(part), layout), flat=False) for part in parts)
+    return sum(_loss(engine, collate(part, [1.0] * len(part), layout), flat=False) for part in parts)
+
+
+def _check_padded(engine: Engine, few: Sequence[Tokens], rows: int, pad: int, own: float) -> None:
+    padded = _padded_loss(engine, few, rows, pad)
     if not _equal(padded, own, engine):
         raise UserError(
             f"{_name(engine)}: rows that are padded have another loss than alone ({padded:.4f} and {own:.4f} over the same "

@@ -24,7 +24,9 @@ from aligner.training.preference_config import ONLINE, PAIRED
 
 GB = 1e9
 FILLED = 0.9  # of a GPU's memory, that `auto` lets a plan take
-RESERVE = int(2 * GB)  # the GPU's own context, NCCL, fragmentation: assumed, not measured
+# On a GPU, measured on an H100 (tests/acceptance/README.md): the context and NCCL; and what the allocator keeps of freed tensors,
+# as a share of all that is counted.
+CONTEXT, FRAGMENTS = int(1.8 * GB), 0.05
 # A rank on a CPU, measured (README.md): Python and its libraries, and what the C library keeps of freed tensors, as a share
 # of all that lives at the peak: micro-batches differ in length, so that one's pieces do not fit the next one's.
 PROCESS, KEPT = int(0.7 * GB), 0.4
@@ -66,7 +68,8 @@ class Need:
     def reserve(self) -> int:
         """Bytes on each GPU beside all that is counted."""
         counted = self.states.gpu + self.activations + self.buffers
-        return PROCESS + int(KEPT * counted) if self.on_cpu else RESERVE
+        fixed, share = (PROCESS, KEPT) if self.on_cpu else (CONTEXT, FRAGMENTS)
+        return fixed + int(share * counted)
 
     @property
     def gpu(self) -> int:
@@ -206,7 +209,7 @@ def readable(number: float) -> str:
 def memory_lines(need: Need, hardware: Hardware) -> list[str]:
     """The need of one GPU, or of one rank on a CPU, part by part."""
     room = f" of {readable(hardware.gpu_memory)}" if hardware.gpu_memory else ""
-    reserve = "process, and what malloc keeps (as measured)" if need.on_cpu else "reserve (context, NCCL; assumed)"
+    reserve = f"{'process' if need.on_cpu else 'context'}, what the allocator keeps (measured)"
     return [
         f"model states (weights, gradients, optimizer)  {readable(need.states.gpu):>10}",
         f"activations and logits (worst micro-batch)    {readable(need.activations):>10}",
