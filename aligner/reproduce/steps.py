@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aligner.evaluation.measures.objectives import NOTHING
 from aligner.evaluation.measures.text_scores import shown_objectives
 from aligner.evaluation.subprocess_step import StepFailed, the_same
 from aligner.files import COMPLETED, read_json, sha256_of, write_lines
 from aligner.known_prompts import OBJECTIVES
 from aligner.parsing import json_value
 from aligner.reproduce.experiment import RUN_KEYS, Experiment, Fields, Scale, rows_by_side
-from aligner.reproduce.rows import DAMAGED, files_of
+from aligner.reproduce.rows import DAMAGED, PLAIN, files_of
 from aligner.terminal import print_lines
 
 CONTROLS = 100  # answers, of each part, that a control corrects where answers are short
@@ -115,8 +116,10 @@ def training_flags(experiment: Experiment, scale: Scale, name: str, folder: Path
         flags["model_name_or_path"] = str(model_of(scale, run["from"], folder))
     if spec == "restoration":
         flags["hold_back"] = experiment.damage
-    if spec != experiment.data_set and experiment.rated:
-        flags["prompt_template"] = OBJECTIVES.name  # which rated rows bring
+    if experiment.rated and (run.get("shuffled") or NOTHING in experiment.rated):
+        flags["prompt_template"] = OBJECTIVES.name  # which rated rows bring, and others do not
+    if experiment.rated and NOTHING in experiment.rated and not run.get("shuffled"):  # whose file has them all
+        flags["train_datasets"] = [flags["train_datasets"], f"correction-json:{share}:{folder / 'rows' / PLAIN}"]
     return {**flags, "output_dir": str(folder / "runs" / name)}
 
 
@@ -129,7 +132,7 @@ def model_of(scale: Scale, name: str, folder: Path) -> Path:
 def _asking(flags: dict[str, Any], run: Fields, answers: int) -> tuple[dict[str, Any], int]:
     """The flags of the measure of objectives, and how many corrections it makes. A run that never saw one is asked for that and
     for one that it saw; the controls stand in the report of the run that saw all."""
-    flags = {**flags, "max_new_tokens": 200, "batch_size": 32, "control_limit": 60}
+    flags = {**flags, "max_new_tokens": 300, "batch_size": 32, "control_limit": 60}
     if left_out := run.get("leave_out"):
         other = next(name for name in shown_objectives() if name != left_out)
         request = {"base": "none", "objectives": f"{left_out},{other}"}

@@ -24,7 +24,9 @@ from aligner.terminal import print_errors, print_lines
 
 FEWEST = 12  # words of a text that shows anything
 ALIKE = 0.75  # doublings of length between two texts, so that a pair does not show length instead of its objective
-APART = {"concise": 2.25, "detailed": 2.25}  # the same of objectives of length: beyond it the shorter is another answer
+LENGTH = ("concise", "detailed")  # objectives of length itself, of which a pair must be
+APART = 1.0  # doublings apart at least: one text has half the words of the other
+GAP = 0.5  # and in any other objective so many standard deviations
 
 
 def rated_rows(rows: Sequence[Mapping[str, Any]], most: Mapping[str, int] | int | None = None) -> list[dict[str, Any]]:
@@ -32,8 +34,8 @@ def rated_rows(rows: Sequence[Mapping[str, Any]], most: Mapping[str, int] | int 
 
     most: rows of each objective at most, or of those that it names, and then of no other.
 
-    Ratings are in standard deviations over all texts, so that `--margin` means the same in every objective. Texts that are alike in
-    an objective make no row of it, and a refusal none at all: what is learned from it is to refuse.
+    Ratings are in standard deviations over all texts, so that `--margin` means the same in every objective. Texts that are nearly
+    alike in an objective make no row of it, and a refusal none at all: what is learned from it is to refuse.
     """
     texts: dict[str, list[str]] = {}
     for row in rows:
@@ -65,9 +67,11 @@ def _furthest(texts: Mapping[str, Sequence[str]], objective: str, ratings: Mappi
     ranked = []
     for question, own in texts.items():
         pairs = [sorted(pair, key=lambda text: ratings[text]) for pair in combinations(own, 2)]
-        comparable = [pair for pair in pairs if _doublings_apart(*pair) <= APART.get(objective, ALIKE)]
-        apart = [(ratings[best] - ratings[worst], [worst, best]) for worst, best in comparable]
-        further = sorted((each for each in apart if each[0] > 0), key=lambda each: -each[0])
+        apart = [
+            (ratings[best] - ratings[worst], [worst, best]) for worst, best in pairs if _shows(objective, worst, best)
+        ]
+        least = 0.0 if objective in LENGTH else GAP
+        further = sorted((each for each in apart if each[0] > least), key=lambda each: -each[0])
         ranked += [(rank, -gap, question, pair) for rank, (gap, pair) in enumerate(further)]
     return [
         {
@@ -78,8 +82,10 @@ def _furthest(texts: Mapping[str, Sequence[str]], objective: str, ratings: Mappi
     ]
 
 
-def _doublings_apart(one: str, other: str) -> float:
-    return abs(doublings(one) - doublings(other))
+def _shows(objective: str, one: str, other: str) -> bool:
+    """Whether a pair's lengths let it show this objective: length itself by being apart, any other by being alike."""
+    apart = abs(doublings(one) - doublings(other))
+    return apart >= APART if objective in LENGTH else apart <= ALIKE
 
 
 def main(arguments: list[str]) -> int:

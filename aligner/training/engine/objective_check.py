@@ -54,8 +54,8 @@ def check_objective(engine: Engine, tokens: Sequence[Tokens], rows: int, pad: in
 
 
 def _flat_is_own(engine: Engine, few: Sequence[Tokens], rows: int, pad: int, flat: float, own: float) -> bool:
-    """Whether the flattened loss is the model's own but for rounding. In 16 bit that is what padding moves it by too: the same sums in
-    another order (on an H100 0.7 % of the loss of 39 tokens was seen)."""
+    """Whether the flattened loss is the model's own but for rounding. In 16 bit that is what padding moves it by too: the same
+    sums in another order (on an H100 0.7 % of the loss of 39 tokens was seen)."""
     if _equal(flat, own, engine, 0.005):
         return True
     return _equal(flat, own, engine) and abs(flat - own) <= 2 * abs(_padded_loss(engine, few, rows, pad) - own)
