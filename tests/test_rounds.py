@@ -210,6 +210,13 @@ def test_a_rise_that_other_questions_corrections_have_too_is_called_so(tmp_path)
     assert "but so it does, as far as can be told, with other questions' corrections" in said[0]
 
 
+def test_a_gain_on_other_questions_corrections_is_said_where_the_lead_stays(tmp_path):
+    measured(tmp_path, 0, rows(-10, -8, -20))
+    measured(tmp_path, 1, rows(-8, -6, -24))  # correction and answer are likelier alike, another question's is not
+    said = write_report(replace(CONFIG, output=str(tmp_path)))
+    assert "by more than chance; beyond other questions' corrections it did" in said[0]
+
+
 def test_a_fall_is_named_with_the_best_round(tmp_path):
     for number, corrected in enumerate((-10, -7, -9)):
         measured(tmp_path, number, rows(corrected, -8, -20))

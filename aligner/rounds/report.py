@@ -81,11 +81,12 @@ def verdict(report: Mapping[str, Any]) -> str:
         return "nothing is trained yet"
     if fell(report):
         return f"the held-out measure fell in round {later[-1]['round']}: round {report['best']} is the best"
+    beyond = all(each["rise_beyond_shuffled"]["low"] > 0 for each in later)
     if all(each["rise"]["low"] > 0 for each in later):
         rises = "the held-out measure rose in every round, each time with its interval above zero"
-        beyond = all(each["rise_beyond_shuffled"]["low"] > 0 for each in later)
         return rises + ("" if beyond else "; but so it does, as far as can be told, with other questions' corrections")
-    return "the held-out measure did not rise in every round by more than chance"
+    chance = "the held-out measure did not rise in every round by more than chance"
+    return chance + ("; beyond other questions' corrections it did" if beyond else "")
 
 
 def _help_lines(each: Mapping[str, Any]) -> list[str]:
