@@ -403,6 +403,25 @@ def test_what_an_experiment_beside_has_trained_alike_is_copied_and_anything_else
     assert not any((each.parent / "model.safetensors").exists() for each in others)
 
 
+def test_resume_states_of_a_training_that_is_complete_do_not_fill_the_disk(tmp_path):
+    """Those of seven runs of `warmup` were 20 GB."""
+    (tmp_path / "trained.py").write_text(
+        "import pathlib\n"
+        "for each in ('checkpoints/update-50', 'identity/checkpoints/update-20'):\n"
+        "    pathlib.Path('run', each).mkdir(parents=True)\n"
+        "pathlib.Path('run/COMPLETED').touch(); pathlib.Path('run/model.safetensors').touch()\n"
+    )
+    program = (
+        "from pathlib import Path; from aligner.reproduce.steps import Step, run_step\n"
+        "run_step(Step('train', ('trained',), Path('run/COMPLETED'), 1, Path('trained.py')))"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True)
+    left = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert left == [".COMPLETED.step", "COMPLETED", "identity", "model.safetensors"]
+    assert not list((tmp_path / "run" / "identity").iterdir())
+
+
 def test_a_step_that_fails_names_itself(tmp_path):
     rows = tmp_path / "in.json"
     rows.write_text("no JSON")

@@ -19,13 +19,14 @@ from typing import Any
 from aligner.evaluation.measures.objectives import NOTHING
 from aligner.evaluation.measures.text_scores import shown_objectives
 from aligner.evaluation.subprocess_step import StepFailed, the_same
-from aligner.files import COMPLETED, read_json, sha256_of, write_lines
+from aligner.files import COMPLETED, read_json, remove_folder, sha256_of, write_lines
 from aligner.known_prompts import OBJECTIVES
 from aligner.parsing import json_value
 from aligner.reproduce.experiment import RUN_KEYS, Experiment, Fields, Scale, rows_by_side
 from aligner.reproduce.rows import DAMAGED, PLAIN, files_of
 from aligner.terminal import print_lines
 
+STATES = "checkpoints"  # of a training, from which a killed one goes on
 CONTROLS = 100  # answers, of each part, that a control corrects where answers are short
 
 
@@ -53,13 +54,16 @@ def run_step(step: Step) -> None:
     status = _status_of(step.words)
     if status not in (0, 1) or not step.product.exists():
         raise StepFailed(f"{step.name} ended with {status}: see above. The same command goes on from there.")
+    if step.product.name == COMPLETED:
+        for states in step.product.parent.rglob(STATES):  # the warm-up's too: a night of trainings would fill a disk
+            remove_folder(states)
 
 
 def _copied_from_beside(made: Path, folder: Path, settings: Fields) -> bool:
     """Whether an experiment beside this one had trained just this, such as the same control: then it is copied."""
     for mark in sorted(folder.parent.glob(f"*/{made.relative_to(folder)}/.{COMPLETED}.step")):
         if (mark.parent / COMPLETED).exists() and read_json(mark) == json_value(json.dumps(settings)):
-            left_out = shutil.ignore_patterns(COMPLETED, "checkpoints")  # resume states are large, and it is complete
+            left_out = shutil.ignore_patterns(COMPLETED, STATES)  # resume states are large, and it is complete
             shutil.copytree(mark.parent, made, dirs_exist_ok=True, ignore=left_out)
             shutil.copyfile(mark.parent / COMPLETED, made / COMPLETED)  # last: killed before, it is copied anew
             print_lines(f"{made}: a copy of {mark.parent}, which was trained alike")
