@@ -23,7 +23,7 @@ from aligner.refusals import REFUSALS, declines
 from aligner.reproduce.experiment import FOLDER, experiment_names, read_experiment, rows_by_side
 from aligner.reproduce.rows import write_rows
 from aligner.reproduce.run import paper_lines
-from aligner.reproduce.steps import Step, answering_steps, measuring_steps, run_step, steps_of, training_flags
+from aligner.reproduce.steps import Step, answering_steps, measuring_steps, run_step, steps_of
 from aligner.reproduce.summary import choose_recipe, left_by_pass, write_reports, write_summary
 from aligner.training.flags import parse
 
@@ -263,28 +263,6 @@ def test_answers_are_rated_by_what_they_show_and_one_run_never_sees_an_objective
     assert names == [["detailed"] * 9 + ["concise"] * 9, ["detailed"] * 9] and counts["choose"] == 0
     asked = {row["question"] for row in rows_of(tmp_path / "rows" / "train-objectives.jsonl")}
     assert not asked & {row["question"] for row in rows_of(tmp_path / "rows" / "report.jsonl")}
-
-
-def test_rows_that_ask_for_nothing_have_the_files_own_correction_and_are_shuffled_with_the_others(
-    several_answers, tmp_path
-):
-    experiment, folder = several_answers
-    experiment = replace(experiment, rated={"concise": 9, "nothing": 5})
-    counts = write_rows(experiment, folder, tmp_path / "rows")
-    plain = rows_of(tmp_path / "rows" / "train-nothing.jsonl")
-    assert len({row["question"] for row in plain}) == 5 and all("opens the door" in row["correction"] for row in plain)
-    shuffled = rows_of(tmp_path / "rows" / "train-shuffled.jsonl")
-    assert sorted(row["objectives"] for row in shuffled) == [[]] * 5 + [["concise"]] * 9
-    assert counts["objectives"] == counts["shuffled"] == 14
-    flags = {
-        run: training_flags(experiment, experiment.scales["small"], run, tmp_path) for run in ("objectives", "shuffled")
-    }
-    assert flags["objectives"]["train_datasets"] == [
-        f"rated-json::{tmp_path}/rows/train-objectives.jsonl",
-        f"correction-json::{tmp_path}/rows/train-nothing.jsonl",
-    ]
-    assert flags["shuffled"]["train_datasets"] == f"correction-json::{tmp_path}/rows/train-shuffled.jsonl"
-    assert {each["prompt_template"] for each in flags.values()} == {"objectives"}
 
 
 def test_answers_too_short_to_be_brief_about_are_not_measured(several_answers, tmp_path):

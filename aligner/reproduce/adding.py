@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,8 @@ from aligner.console import progress
 from aligner.files import COMPLETED, write_json, write_lines, write_text
 from aligner.locks import take
 from aligner.records import UserError
-from aligner.reproduce.experiment import Experiment, rows_by_side
-from aligner.reproduce.rows import by_turns, write_rows
+from aligner.reproduce.experiment import Experiment, digest_of, rows_by_side
+from aligner.reproduce.rows import write_rows
 from aligner.reproduce.steps import Step, model_of, run_step, training_steps, words_of
 from aligner.routing.train import FEWEST
 from aligner.terminal import print_lines
@@ -55,6 +57,15 @@ def write_sets(experiment: Experiment, data: Path, folder: Path) -> dict[str, in
         counts[name] = min(len(rows), experiment.answers.get(name, len(rows)))
         write_lines(folder / f"report-{name}.jsonl", by_turns(rows)[: counts[name]])
     return counts
+
+
+def by_turns(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows in an order in which the first of every question come before any second, so that few rows are of many questions."""
+    seen, turns = Counter[str](), []
+    for row in sorted(rows, key=lambda row: digest_of(row["question"])):
+        turns.append((seen[row["question"]], row))
+        seen[row["question"]] += 1
+    return [row for _, row in sorted(turns, key=lambda turn: turn[0])]
 
 
 def write_questions(experiment: Experiment, data: Path, folder: Path) -> dict[str, int]:

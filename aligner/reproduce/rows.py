@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from aligner.evaluation.measures.controls import shuffled
-from aligner.evaluation.measures.objectives import NOTHING
 from aligner.evaluation.measures.ratings import rated_rows
 from aligner.evaluation.measures.text_scores import shown_objectives, words
 from aligner.files import write_lines
@@ -21,7 +19,6 @@ from aligner.training.datasets.mixture import mix
 from aligner.training.datasets.options import QAC, Options
 
 DAMAGED = "choose-damaged.jsonl"  # the answers to choose by as an Aligner that restores gets them
-PLAIN = "train-nothing.jsonl"  # beside rated rows: those that are asked for nothing
 
 
 def files_of(experiment: Experiment) -> list[str]:
@@ -33,7 +30,7 @@ def files_of(experiment: Experiment) -> list[str]:
 def write_rows(experiment: Experiment, data: Path, folder: Path) -> dict[str, int]:
     """Write the rows of each side, and of each run, to `folder`. Returns how many of each. Prompts that a model has not answered
     yet are counted, and not written."""
-    if unknown := set(experiment.rated or ()) - {NOTHING, *shown_objectives()}:
+    if unknown := set(experiment.rated or ()) - set(shown_objectives()):
         raise UserError(
             f"{experiment.name}: no text is rated in {min(unknown)}. 'pip install \"qac-aligner[objectives]\"' for its measure, or "
             f"take it out of 'rated'. There are {', '.join(shown_objectives())}."
@@ -46,7 +43,6 @@ def write_rows(experiment: Experiment, data: Path, folder: Path) -> dict[str, in
     sides, counts = rows_by_side(experiment, data, experiment.rows), {}
     for side in set(sides) - {"train"}:
         sides[side] = [row for row in sides[side] if len(words(row.get("answer", ""))) >= experiment.fewest_words]
-    plain = plain_rows(experiment, sides["train"])
     if missing := set(experiment.types_held_back) - {row.get("type") for row in sides["report"]}:
         known = sorted({row["type"] for rows in sides.values() for row in rows if isinstance(row.get("type"), str)})
         raise UserError(
@@ -62,13 +58,11 @@ def write_rows(experiment: Experiment, data: Path, folder: Path) -> dict[str, in
         files = tuple(run.get("rows", experiment.rows))
         own = sides if files == experiment.rows else rows_by_side(experiment, data, files)
         trained = _rows_of_run(experiment, name, run, own["train"])
-        counts[name] = round((len(trained) + len(plain)) * float(run.get("share", 1)))
+        counts[name] = round(len(trained) * float(run.get("share", 1)))
         if write:
             write_lines(folder / f"train-{name}.jsonl", trained)
             if run.get("shuffled"):
-                _write_shuffled(experiment, folder / f"train-{name}.jsonl", plain)
-    if plain:
-        write_lines(folder / PLAIN, plain)
+                _write_shuffled(experiment, folder / f"train-{name}.jsonl")
     return counts
 
 
@@ -97,25 +91,7 @@ def _rows_of_run(experiment: Experiment, name: str, run: Fields, rows: list[dict
         raise UserError(f"{experiment.name}: the run '{name}' has no rows to train on.")
     if not experiment.rated:
         return rows
-    left_out = (NOTHING, run.get("leave_out"))
-    return rated_rows(rows, {name: most for name, most in experiment.rated.items() if name not in left_out})
-
-
-def plain_rows(experiment: Experiment, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of rated answers, those that are asked for nothing: as many as the experiment names, the questions in turn. A correction that
-    declines is none: what is learned from it is to refuse."""
-    most = (experiment.rated or {}).get(NOTHING, 0)
-    good = [{field: row[field] for field in QAC} for row in rows if not declines(row["correction"])] if most else []
-    return by_turns(good)[:most]
-
-
-def by_turns(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows in an order in which the first of every question come before any second, so that few rows are of many questions."""
-    seen, turns = Counter[str](), []
-    for row in sorted(rows, key=lambda row: digest_of(row["question"])):
-        turns.append((seen[row["question"]], row))
-        seen[row["question"]] += 1
-    return [row for _, row in sorted(turns, key=lambda turn: turn[0])]
+    return rated_rows(rows, {name: most for name, most in experiment.rated.items() if name != run.get("leave_out")})
 
 
 def _records(experiment: Experiment, file: Path) -> Sequence[Correction]:
@@ -124,13 +100,10 @@ def _records(experiment: Experiment, file: Path) -> Sequence[Correction]:
     return mix([f"{experiment.data_set}::{file}"], 0, options, objectives=read_objectives()).records
 
 
-def _write_shuffled(experiment: Experiment, file: Path, plain: Sequence[dict[str, Any]]) -> None:
+def _write_shuffled(experiment: Experiment, file: Path) -> None:
     """Replace the file's records by the same ones with their corrections dealt out among the questions; where an objective stands
-    in the prompt, with their objectives, and those of rows that are asked for nothing (`plain`), in another order."""
-    records = [
-        *_records(experiment, file),
-        *(Correction(row["question"], row["answer"], row["correction"]) for row in plain),
-    ]
+    in the prompt, with their objectives in another order."""
+    records = _records(experiment, file)
     questions, corrections = ([getattr(each, name) for each in records] for name in ("question", "correction"))
     if experiment.rated:
         dealt = random.Random(0).sample(records, len(records))

@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aligner.evaluation.measures.objectives import NOTHING
 from aligner.evaluation.measures.text_scores import shown_objectives
 from aligner.evaluation.subprocess_step import StepFailed, the_same
 from aligner.files import COMPLETED, read_json, remove_folder, sha256_of, write_lines
 from aligner.known_prompts import OBJECTIVES
 from aligner.parsing import json_value
 from aligner.reproduce.experiment import RUN_KEYS, Experiment, Fields, Scale, rows_by_side
-from aligner.reproduce.rows import DAMAGED, PLAIN, files_of
+from aligner.reproduce.rows import DAMAGED, files_of
 from aligner.terminal import print_lines
 
 STATES = "checkpoints"  # of a training, from which a killed one goes on
@@ -120,10 +119,8 @@ def training_flags(experiment: Experiment, scale: Scale, name: str, folder: Path
         flags["model_name_or_path"] = str(model_of(scale, run["from"], folder))
     if spec == "restoration":
         flags["hold_back"] = experiment.damage
-    if experiment.rated and (run.get("shuffled") or NOTHING in experiment.rated):
-        flags["prompt_template"] = OBJECTIVES.name  # which rated rows bring, and others do not
-    if experiment.rated and NOTHING in experiment.rated and not run.get("shuffled"):  # whose file has them all
-        flags["train_datasets"] = [flags["train_datasets"], f"correction-json:{share}:{folder / 'rows' / PLAIN}"]
+    if spec != experiment.data_set and experiment.rated:
+        flags["prompt_template"] = OBJECTIVES.name  # which rated rows bring
     return {**flags, "output_dir": str(folder / "runs" / name)}
 
 

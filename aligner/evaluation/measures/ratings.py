@@ -25,7 +25,7 @@ from aligner.terminal import print_errors, print_lines
 FEWEST = 12  # words of a text that shows anything
 ALIKE = 0.75  # doublings of length between two texts, so that a pair does not show length instead of its objective
 LENGTH = ("concise", "detailed")  # objectives of length itself, of which a pair must be
-APART = 1.0  # doublings apart at least: one text has half the words of the other
+APART = 0.74  # doublings apart at least: one text has 0.6 of the other's words
 GAP = 0.5  # and in any other objective so many standard deviations
 
 
