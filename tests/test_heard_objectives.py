@@ -171,6 +171,17 @@ def test_a_pair_of_length_has_one_text_of_less_than_two_thirds_of_the_others_wor
     assert [[answer["text"] for answer in row["answers"]] for row in rated] == [[texts[2], texts[0]]]
 
 
+def test_a_pair_that_hardly_differs_in_an_objective_makes_no_row_of_it():
+    words = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+    hardly = words.replace("thirteen fourteen fifteen", "one two three")
+    repeated = " ".join(["one two three four five"] * 3)
+    rows = [
+        {"question": question, "answer": words, "correction": other}
+        for question, other in (("Hardly?", hardly), ("Clearly?", repeated))
+    ]
+    assert [row["question"] for row in rated_rows(rows, {"no-repetition": 9})] == ["Clearly?"]
+
+
 def test_pairs_of_other_objectives_are_about_as_long(tmp_path):
     words, items = (
         "You need rice, salt and some cold water, and then boil them all.",

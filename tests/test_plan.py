@@ -281,3 +281,16 @@ def test_auto_recomputes_no_more_than_the_memory_asks_for():
         settled = settle_recomputing(config, shape, SIZE, Hardware(8, 8, int(room / 0.9) + 1))
         assert settled.optimization.gradient_checkpointing == value
     assert settle_recomputing(config, shape, SIZE, Hardware(8, 8)).recomputed == "all"
+
+
+@pytest.mark.parametrize(
+    ("recomputing", "rows", "stage", "held", "reserved"),
+    [("True", 4, 3, 58.4, 56.6), ("True", 4, 1, 60.8, 59.0), ("False", 1, 1, 63.5, 61.7)],
+)
+def test_the_plan_covers_what_an_h100_held_and_not_much_more(recomputing, rows, stage, held, reserved):
+    """Gemma-2B's shape, rows of 2,048 tokens; gigabytes of the device and of torch's allocator (tests/acceptance/README.md)."""
+    flags = ["--zero_stage", stage, "--bf16", True, "--gradient_checkpointing", recomputing]
+    config = parse([*map(str, flags), "--per_device_train_batch_size", str(rows), "--max_length", "2048"])
+    shape = shape_of_model("google/gemma-2b")
+    need = need_of(config, shape, size_of(shape), Hardware(1, 1)).gpu / 1e9
+    assert held <= need <= 1.25 * reserved
