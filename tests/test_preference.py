@@ -104,6 +104,9 @@ def test_without_a_prompt_the_question_is_asked_in_the_bases_own_chat_template(t
     [
         (["--beta", "0.2"], "--beta is not for --method sft: leave it out"),
         (["--method", "dpo", "--temperature", "1"], "--temperature is not for --method dpo"),
+        (["--method", "kto", "--sft_weight", "1"], "--sft_weight is not for --method kto"),
+        (["--method", "rloo", "--reward_model", "x", "--sft_weight", "1"], "--sft_weight is not for --method rloo"),
+        (["--method", "dpo", "--sft_weight", "-1"], "--sft_weight is -1.0: it must be at least 1e-06"),
         (["--method", "dpo", "--beta", "-1"], "--beta is -1.0: it must be at least 0"),
         (["--method", "dpo", "--loss_reduction", "token"], "--loss_reduction is for --method sft: TRL, which trains dpo"),
         (["--method", "dpo", "--lora_rank", "4"], "--lora_rank is for --method sft"),

@@ -91,6 +91,15 @@ def test_the_losses_of_dpo_do_not_depend_on_how_the_model_is_split(tiny_model, p
     assert losses[0] == pytest.approx(losses[1], abs=2e-4) and losses[0][0] == pytest.approx(0.6931, abs=1e-3)
 
 
+def test_the_loss_of_the_correction_is_added_to_the_preference_at_its_weight(tiny_model, preferences, tmp_path):
+    first = []
+    for weight in (1, 3):
+        done = train("dpo", tmp_path / str(weight), tiny_model, preferences, "--gpus", 1, "--sft_weight", weight)
+        assert done.returncode == 0, done.stdout + done.stderr
+        first.append(read_log(tmp_path / str(weight))[0]["loss"] - 0.6931)  # log 2: before the first update nothing is preferred
+    assert first[0] > 1 and first[1] == pytest.approx(3 * first[0], rel=1e-3)
+
+
 def test_killed_and_stopped_the_same_command_ends_with_the_same_weights(tiny_model, preferences, tmp_path):
     out, whole = tmp_path / "disturbed", tmp_path / "whole"
     flags = ["--gpus", 1, "--save_interval", 1, "--epochs", 2]

@@ -93,12 +93,13 @@ def _changed(config: RunConfig) -> set[str]:
 def check_preference(config: RunConfig) -> None:
     """UserError where a flag is not of the method, or its value cannot be meant."""
     p, changed = config.preference, _changed(config)
-    for name in ("beta", "temperature", "num_generations", "max_completion_length"):
+    for name in ("beta", "sft_weight", "temperature", "num_generations", "max_completion_length"):
         least = {"beta": 0.0, "num_generations": 2, "max_completion_length": 1}.get(name, 1e-6)
         if (value := getattr(p, name)) is not None and not least <= value < float("inf"):
             raise UserError(f"--{name} is {value}: it must be at least {least:g}.")
     own = {each.name for each in fields(PreferenceConfig)} - {"method"}
-    read = own if p.method in ONLINE else {"beta"} if p.method in ("dpo", "kto") else set()
+    read = {"dpo": {"beta", "sft_weight"}, "kto": {"beta"}}.get(p.method, set())
+    read = own - {"sft_weight"} if p.method in ONLINE else read
     if wrong := sorted(changed & own - read):
         raise UserError(f"--{wrong[0]} is not for --method {p.method}: leave it out.")
     if p.by_trl and (wrong := sorted(changed & NOT_OF_TRL)):

@@ -27,6 +27,11 @@ class PreferenceConfig:
     beta: float | None = flag(
         None, "of dpo, kto, rloo, grpo: how strongly it is kept near the model it starts from (TRL: 0.1, 0.1, 0.05, 0)"
     )
+    sft_weight: float | None = flag(
+        None,
+        "of dpo: also learn the correction by likelihood, at this weight beside the preference (TRL's loss 'sft'; none): without it "
+        "both texts may become less likely",
+    )
     reward_model: str | None = flag(None, "of rloo and grpo: a folder that --method reward made, or a hub id")
     num_generations: int | None = flag(None, "of rloo and grpo: answers drawn to a question (TRL: 2 and 8)")
     max_completion_length: int | None = flag(None, "of rloo and grpo: longest drawn answer in tokens (TRL: 512)")

@@ -40,6 +40,8 @@ def trl_configuration(config: RunConfig, stage: Stage, ranks: int) -> Any:
         given |= {"precompute_ref_log_probs": True}  # no second model beside the trained one
     if p.method in ("dpo", "kto", "reward"):
         given |= {"max_length": config.model.max_length, "disable_dropout": True}
+    if p.sft_weight:
+        given |= {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, p.sft_weight]}
     if p.method in ONLINE:
         given |= {"ds3_gather_for_generation": True}  # or each token would gather every layer (trl#3858)
         _check_groups(config, given.get("num_generations") or kind.num_generations, ranks)
