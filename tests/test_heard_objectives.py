@@ -14,6 +14,7 @@ from aligner.evaluation.measures.controls import IDENTITY, SHUFFLED_OBJECTIVES
 from aligner.evaluation.measures.matrix import picture_panels
 from aligner.evaluation.measures.measure import CorrectedText
 from aligner.evaluation.measures.objectives import HEADS, NOTHING, OTHERS, objectives_figures
+from aligner.evaluation.measures.own_words import as_list, beginning, own_words_rows
 from aligner.evaluation.measures.ratings import rated_rows
 from aligner.evaluation.measures.table import ALIGNER
 from aligner.evaluation.measures.text_scores import (
@@ -195,6 +196,38 @@ def test_pairs_of_other_objectives_are_about_as_long(tmp_path):
 def test_a_refusal_is_rated_in_nothing():
     texts = ("I'm sorry, but I can't help with that, nor can anyone else here.", "Steam turns the wheels of it. " * 5)
     assert not rated_rows([{"question": "How?", "answer": text} for text in texts])
+
+
+TEXT = (
+    "Wash the rice until the water is clear. Cook it in twice as much water, for ten minutes. Let it stand for ten more, and never "
+    "lift the lid on the way! Then loosen it with a fork, of wood if there is one."
+)
+
+
+def test_an_answer_begins_with_whole_sentences_of_less_than_half_its_words():
+    # 18 of 44 words: 0.41; with the third sentence 32, which is 0.73.
+    assert beginning(TEXT) == "Wash the rice until the water is clear. Cook it in twice as much water, for ten minutes."
+    assert beginning("One sentence alone, of however many words it may have, begins with nothing but itself.") is None
+    assert beginning("Yes! Wash it until the water is clear, cook it in twice as much, and let it stand.") is None  # one word
+
+
+def test_sentences_become_the_items_of_a_list():
+    assert as_list(TEXT).splitlines()[2:] == [
+        "- Let it stand for ten more, and never lift the lid on the way!",
+        "- Then loosen it with a fork, of wood if there is one.",
+    ]
+    assert as_list("- Wash it.\n- Cook it.\n- Loosen it.") is None and as_list("Wash it. Cook it.") is None
+
+
+def test_one_text_makes_a_row_for_every_objective_so_that_what_is_asked_for_tells_them_apart():
+    rows = [{"question": "How is rice cooked?", "answer": TEXT, "correction": "I'm sorry, but I can't help with that."}]
+    made = own_words_rows(rows, {"concise": 2, "detailed": 2, "list": 2, "nothing": 2})
+    assert [(row["objectives"], row["answer"], row["correction"]) for row in made] == [
+        (["concise"], TEXT, beginning(TEXT)),
+        (["detailed"], beginning(TEXT), TEXT),
+        (["list"], TEXT, as_list(TEXT)),
+        ([], TEXT, TEXT),
+    ]
 
 
 def test_own_answers_become_rated_rows_by_one_command(tmp_path):

@@ -75,7 +75,7 @@ ORDER = [
     "evaluation.losses", "evaluation.checkpoint_sweep", "evaluation.report", "evaluation.alpaca_eval", "evaluation.evaluate",
     "evaluation.prompt_sets", "evaluation.campaign", "evaluation.config", "evaluation.command",
     "evaluation.measures.controls", "evaluation.measures.gain", "evaluation.measures.items", "evaluation.measures.matrix",
-    "evaluation.measures.table", "evaluation.measures.text_scores", "evaluation.measures.ratings",
+    "evaluation.measures.table", "evaluation.measures.text_scores", "evaluation.measures.ratings", "evaluation.measures.own_words",
     "evaluation.measures.measure", "evaluation.measures.objectives",
     "evaluation.measures.preference", "evaluation.measures.held_out", "evaluation.measures.page",
     "evaluation.measures.config", "evaluation.measures.command", "evaluation.harness",

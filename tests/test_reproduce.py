@@ -244,7 +244,10 @@ def several_answers(tmp_path):
     ]
     (folder / "upstreams_hh_rlhf.json").write_text(json.dumps(rows))
     experiment = replace(
-        read_experiment("objectives"), rows=("upstreams_hh_rlhf.json",), rated={"concise": 9, "detailed": 9}
+        read_experiment("objectives"),
+        rows=("upstreams_hh_rlhf.json",),
+        rated={"concise": 9, "detailed": 9},
+        own_words={"concise": 2, "nothing": 3},
     )
     return experiment, folder
 
@@ -257,10 +260,11 @@ def test_answers_are_rated_by_what_they_show_and_one_run_never_sees_an_objective
     experiment, folder = several_answers
     counts = write_rows(experiment, folder, tmp_path / "rows")
     names = [
-        [name for row in rows_of(tmp_path / "rows" / f"train-{run}.jsonl") for name in row["answers"][0]["ratings"]]
+        [" ".join(row["objectives"]) for row in rows_of(tmp_path / "rows" / f"train-{run}.jsonl")]
         for run in ("objectives", "without-concise")
     ]
-    assert names == [["detailed"] * 9 + ["concise"] * 9, ["detailed"] * 9] and counts["choose"] == 0
+    rated = ["detailed"] * 9 + ["concise"] * 9
+    assert names == [["concise"] * 2 + [""] * 3 + rated, [""] * 3 + ["detailed"] * 9] and counts["choose"] == 0
     asked = {row["question"] for row in rows_of(tmp_path / "rows" / "train-objectives.jsonl")}
     assert not asked & {row["question"] for row in rows_of(tmp_path / "rows" / "report.jsonl")}
 
@@ -276,6 +280,8 @@ def test_an_objective_that_nothing_rates_is_an_error_before_any_training(several
     experiment, folder = several_answers
     with pytest.raises(UserError, match=r"no text is rated in witty. 'pip install .* There are detailed, concise"):
         write_rows(replace(experiment, rated={"concise": 9, "witty": 9}), folder, tmp_path / "rows")
+    with pytest.raises(UserError, match="own_words: there is no 'polite'. There are concise, detailed, list, nothing"):
+        write_rows(replace(experiment, own_words={"polite": 9}), folder, tmp_path / "rows")
 
 
 def test_losses_of_an_aligner_that_restores_are_of_damaged_answers(data, tmp_path):
@@ -297,7 +303,8 @@ def test_the_control_learns_the_same_corrections_under_shuffled_objectives(sever
     rows = rows_of(tmp_path / "rows" / "train-shuffled.jsonl")
     shorter = [len(row["correction"]) < len(row["answer"]) for row in rows]
     heard = [short == (row["objectives"] == ["concise"]) for row, short in zip(rows, shorter, strict=True)]
-    assert sum(shorter) == 9 == sum(row["objectives"] == ["concise"] for row in rows) and 0 < sum(heard) < 18
+    assert sum(shorter) == 11 == sum(row["objectives"] == ["concise"] for row in rows) and 0 < sum(heard) < 23
+    assert sum(row["objectives"] == [] for row in rows) == 3
     [step] = [s for s in steps_of(experiment, tmp_path, counts) if s.name == "train shuffled"]
     assert step.words[step.words.index("--prompt_template") + 1] == "objectives"
 

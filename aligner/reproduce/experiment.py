@@ -46,6 +46,7 @@ OPTIONAL = {
     "damage",
     "fewest_words",
     "measures",
+    "own_words",
     "passes",
     "rated",
     "route",
@@ -84,7 +85,8 @@ class Experiment:
     (choose: 0 where the runs are no recipes to choose from: each is reported). limit: on each side so many at most, for a trial;
     None: as the file says. answers: of a side to measure at most. damage: what `--hold_back` keeps for measuring, where the records
     are restorations; else None. rated: pairs of each objective by its name, where the records are pairs of a question's answers,
-    rated by what their texts show; else None. fewest_words: of an answer that is measured. upstream: flags of `aligner baseline`,
+    rated by what their texts show; else None. own_words: rows of each objective whose target is the answer's own words, beside them.
+    fewest_words: of an answer that is measured. upstream: flags of `aligner baseline`,
     where the rows are prompts to decline or not, which this model answers first; else None. types_held_back: types of prompts
     (`type` of a row) that are reported alone, as a part of its own. passes: corrections of corrections, to see whether they
     settle. comparison: of other methods with the Aligner. sets: files by name, where every run is measured by its loss on each;
@@ -101,6 +103,7 @@ class Experiment:
     answers: Mapping[str, int] = field(default_factory=dict)
     damage: str | None = None
     rated: Mapping[str, int] | None = None
+    own_words: Mapping[str, int] = field(default_factory=dict)
     fewest_words: int = 0
     upstream: Fields | None = None
     types_held_back: tuple[str, ...] = ()
@@ -115,7 +118,7 @@ class Experiment:
         """The data set of its records."""
         if self.damage:
             return "restoration"
-        return "rated-json" if self.rated else "declining" if self.upstream else "correction-json"
+        return "declining" if self.upstream else "correction-json"
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -183,6 +186,7 @@ def read_experiment(name: str) -> Experiment:
         answers=value.get("answers", {}),
         damage=value.get("damage"),
         rated=value.get("rated"),
+        own_words=value.get("own_words", {}),
         fewest_words=int(value.get("fewest_words", 0)),
         upstream=value.get("upstream"),
         types_held_back=tuple(value.get("types_held_back", ())),

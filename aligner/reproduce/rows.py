@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from aligner.evaluation.measures.controls import shuffled
+from aligner.evaluation.measures.own_words import PAIRS as OWN_WORDS
+from aligner.evaluation.measures.own_words import own_words_rows
 from aligner.evaluation.measures.ratings import rated_rows
 from aligner.evaluation.measures.text_scores import shown_objectives, words
 from aligner.files import write_lines
@@ -17,6 +19,7 @@ from aligner.refusals import REFUSALS, declines, is_unsafe
 from aligner.reproduce.experiment import Experiment, Fields, digest_of, rows_by_side
 from aligner.training.datasets.mixture import mix
 from aligner.training.datasets.options import QAC, Options
+from aligner.training.datasets.raw.rated_json import rated_json
 
 DAMAGED = "choose-damaged.jsonl"  # the answers to choose by as an Aligner that restores gets them
 
@@ -35,6 +38,8 @@ def write_rows(experiment: Experiment, data: Path, folder: Path) -> dict[str, in
             f"{experiment.name}: no text is rated in {min(unknown)}. 'pip install \"qac-aligner[objectives]\"' for its measure, or "
             f"take it out of 'rated'. There are {', '.join(shown_objectives())}."
         )
+    if unknown := set(experiment.own_words) - set(OWN_WORDS):
+        raise UserError(f"{experiment.name}: own_words: there is no '{min(unknown)}'. There are {', '.join(OWN_WORDS)}.")
     write = True
     if experiment.upstream:
         answers = folder.parent / "answers"
@@ -91,7 +96,17 @@ def _rows_of_run(experiment: Experiment, name: str, run: Fields, rows: list[dict
         raise UserError(f"{experiment.name}: the run '{name}' has no rows to train on.")
     if not experiment.rated:
         return rows
-    return rated_rows(rows, {name: most for name, most in experiment.rated.items() if name != run.get("leave_out")})
+    own, rated = (
+        {name: most for name, most in each.items() if name != run.get("leave_out")}
+        for each in (experiment.own_words, experiment.rated)
+    )
+    records = [record for row in rated_rows(rows, rated) for record in rated_json(row)]
+    return [*own_words_rows(rows, own), *(_fields(each) for each in records if isinstance(each, Correction))]
+
+
+def _fields(record: Correction) -> dict[str, Any]:
+    """A record as a row of `correction-json`."""
+    return {**{name: getattr(record, name) for name in QAC}, "objectives": list(record.objectives)}
 
 
 def _records(experiment: Experiment, file: Path) -> Sequence[Correction]:
@@ -104,13 +119,13 @@ def _write_shuffled(experiment: Experiment, file: Path) -> None:
     """Replace the file's records by the same ones with their corrections dealt out among the questions; where an objective stands
     in the prompt, with their objectives in another order."""
     records = _records(experiment, file)
-    questions, corrections = ([getattr(each, name) for each in records] for name in ("question", "correction"))
     if experiment.rated:
-        dealt = random.Random(0).sample(records, len(records))
-        more = [{"objectives": list(each.objectives)} for each in dealt]
+        asked = random.Random(0).sample([list(each.objectives) for each in records], len(records))
+        rows = [{**_fields(each), "objectives": own} for each, own in zip(records, asked, strict=True)]
     else:
-        corrections, more = shuffled(corrections, questions), [{}] * len(records)
-    rows = zip(records, corrections, more, strict=True)
-    write_lines(
-        file, [{"question": r.question, "answer": r.answer, "correction": text, **others} for r, text, others in rows]
-    )
+        corrections = shuffled([each.correction for each in records], [each.question for each in records])
+        rows = [
+            {"question": each.question, "answer": each.answer, "correction": own}
+            for each, own in zip(records, corrections, strict=True)
+        ]
+    write_lines(file, rows)

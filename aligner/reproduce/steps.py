@@ -119,8 +119,8 @@ def training_flags(experiment: Experiment, scale: Scale, name: str, folder: Path
         flags["model_name_or_path"] = str(model_of(scale, run["from"], folder))
     if spec == "restoration":
         flags["hold_back"] = experiment.damage
-    if spec != experiment.data_set and experiment.rated:
-        flags["prompt_template"] = OBJECTIVES.name  # which rated rows bring
+    if experiment.rated:
+        flags["prompt_template"] = OBJECTIVES.name
     return {**flags, "output_dir": str(folder / "runs" / name)}
 
 

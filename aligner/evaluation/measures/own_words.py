@@ -1,0 +1,82 @@
+"""Rows whose target is the answer in its own words: its beginning, more of it, its sentences as a list, or the answer itself.
+
+Answers of two models to a question differ in everything. An answer and its own beginning differ in length alone, so what was asked
+for is all that tells the one target from the other: each text makes a row for every objective here, and one that asks for nothing.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from aligner.evaluation.measures.objectives import NOTHING
+from aligner.evaluation.measures.text_scores import listed, words
+from aligner.refusals import declines
+
+SHARE = 0.45  # of an answer's words in its beginning, where its first sentence is no longer
+_SENTENCE = re.compile(r"""\S.*?(?:[.!?]+["')\]]*(?=\s|$)|$)""", re.MULTILINE)
+FEWEST = 30  # words of a text: of a shorter one no beginning is an answer
+
+
+def beginning(text: str) -> str | None:
+    """The first whole sentences, up to 0.45 of the words, one at least; None where that leaves too little out, or of the text."""
+    whole, kept = len(words(text)), None
+    for sentence in _sentences(text):
+        end = sentence.end()
+        if kept is not None and len(words(text[:end])) > SHARE * whole:
+            break
+        kept = text[:end]
+    return kept if kept is not None and 5 <= len(words(kept)) <= 0.6 * whole else None
+
+
+def as_list(text: str) -> str | None:
+    """Each sentence as an item of a list; None of a text that has items, or fewer than three sentences."""
+    sentences = [sentence[0] for sentence in _sentences(text)]
+    return None if len(sentences) < 3 or listed(text) else "\n".join(f"- {sentence}" for sentence in sentences)
+
+
+def _sentences(text: str) -> list[re.Match[str]]:
+    """The sentences; a line's end ends one, and a number of a list is none."""
+    return [each for each in _SENTENCE.finditer(text) if len(words(each[0])) > 1]
+
+
+def _shortened(text: str) -> tuple[str, str | None]:
+    return text, beginning(text)
+
+
+def _gone_on_with(text: str) -> tuple[str | None, str]:
+    return beginning(text), text
+
+
+PAIRS: Mapping[str, Callable[[str], tuple[str | None, str | None]]] = {  # objective -> answer and target
+    "concise": _shortened,
+    "detailed": _gone_on_with,
+    "list": lambda text: (text, as_list(text)),
+    NOTHING: lambda text: (text, text),
+}
+
+
+def own_words_rows(rows: Sequence[Mapping[str, Any]], most: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Rows of question, answer, correction and objectives, of each objective so many at most; a refusal makes none."""
+    texts = list(
+        dict.fromkeys(
+            (row["question"], text)
+            for row in rows
+            for text in (row["answer"], row.get("correction"))
+            if text and len(words(text)) >= FEWEST and not declines(text)
+        )
+    )
+    random.Random(0).shuffle(texts)
+    made = []
+    for objective, count in most.items():
+        pairs = [(question, *PAIRS[objective](text)) for question, text in texts]
+        own = [
+            {"question": question, "answer": answer, "correction": target}
+            for question, answer, target in pairs
+            if answer and target
+        ]
+        asked = [] if objective == NOTHING else [objective]
+        made += [{**row, "objectives": asked} for row in own[:count]]
+    return made
