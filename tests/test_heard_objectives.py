@@ -208,7 +208,9 @@ def test_an_answer_begins_with_whole_sentences_of_less_than_half_its_words():
     # 18 of 44 words: 0.41; with the third sentence 32, which is 0.73.
     assert beginning(TEXT) == "Wash the rice until the water is clear. Cook it in twice as much water, for ten minutes."
     assert beginning("One sentence alone, of however many words it may have, begins with nothing but itself.") is None
-    assert beginning("Yes! Wash it until the water is clear, cook it in twice as much, and let it stand.") is None  # one word
+    assert (
+        beginning("Yes! Wash it until the water is clear, cook it in twice as much, and let it stand.") is None
+    )  # one word
 
 
 def test_sentences_become_the_items_of_a_list():

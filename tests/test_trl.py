@@ -96,7 +96,9 @@ def test_the_loss_of_the_correction_is_added_to_the_preference_at_its_weight(tin
     for weight in (1, 3):
         done = train("dpo", tmp_path / str(weight), tiny_model, preferences, "--gpus", 1, "--sft_weight", weight)
         assert done.returncode == 0, done.stdout + done.stderr
-        first.append(read_log(tmp_path / str(weight))[0]["loss"] - 0.6931)  # log 2: before the first update nothing is preferred
+        first.append(
+            read_log(tmp_path / str(weight))[0]["loss"] - 0.6931
+        )  # log 2: before the first update nothing is preferred
     assert first[0] > 1 and first[1] == pytest.approx(3 * first[0], rel=1e-3)
 
 

@@ -85,12 +85,12 @@ class Experiment:
     (choose: 0 where the runs are no recipes to choose from: each is reported). limit: on each side so many at most, for a trial;
     None: as the file says. answers: of a side to measure at most. damage: what `--hold_back` keeps for measuring, where the records
     are restorations; else None. rated: pairs of each objective by its name, where the records are pairs of a question's answers,
-    rated by what their texts show; else None. own_words: rows of each objective whose target is the answer's own words, beside them.
-    fewest_words: of an answer that is measured. upstream: flags of `aligner baseline`,
-    where the rows are prompts to decline or not, which this model answers first; else None. types_held_back: types of prompts
-    (`type` of a row) that are reported alone, as a part of its own. passes: corrections of corrections, to see whether they
-    settle. comparison: of other methods with the Aligner. sets: files by name, where every run is measured by its loss on each;
-    route: runs that one is trained between. Where there is no scale `small`, the paper's commands are all there is.
+    rated by what their texts show; else None. own_words: beside them, rows of each objective whose target is the answer's own
+    words. fewest_words: of an answer that is measured. upstream: flags of `aligner baseline`, where the rows are prompts to decline
+    or not, which this model answers first; else None. types_held_back: types of prompts (`type` of a row) that are reported alone,
+    as a part of its own. passes: corrections of corrections, to see whether they settle. comparison: of other methods with the
+    Aligner. sets: files by name, where every run is measured by its loss on each; route: runs that one is trained between. Where
+    there is no scale `small`, the paper's commands are all there is.
     """
 
     name: str

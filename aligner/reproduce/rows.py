@@ -19,7 +19,7 @@ from aligner.refusals import REFUSALS, declines, is_unsafe
 from aligner.reproduce.experiment import Experiment, Fields, digest_of, rows_by_side
 from aligner.training.datasets.mixture import mix
 from aligner.training.datasets.options import QAC, Options
-from aligner.training.datasets.raw.rated_json import rated_json
+from aligner.training.datasets.rated import Pairing, records_of_ratings
 
 DAMAGED = "choose-damaged.jsonl"  # the answers to choose by as an Aligner that restores gets them
 
@@ -39,7 +39,9 @@ def write_rows(experiment: Experiment, data: Path, folder: Path) -> dict[str, in
             f"take it out of 'rated'. There are {', '.join(shown_objectives())}."
         )
     if unknown := set(experiment.own_words) - set(OWN_WORDS):
-        raise UserError(f"{experiment.name}: own_words: there is no '{min(unknown)}'. There are {', '.join(OWN_WORDS)}.")
+        raise UserError(
+            f"{experiment.name}: own_words: there is no '{min(unknown)}'. There are {', '.join(OWN_WORDS)}."
+        )
     write = True
     if experiment.upstream:
         answers = folder.parent / "answers"
@@ -100,7 +102,13 @@ def _rows_of_run(experiment: Experiment, name: str, run: Fields, rows: list[dict
         {name: most for name, most in each.items() if name != run.get("leave_out")}
         for each in (experiment.own_words, experiment.rated)
     )
-    records = [record for row in rated_rows(rows, rated) for record in rated_json(row)]
+    records = [
+        record
+        for row in rated_rows(rows, rated)
+        for record in records_of_ratings(
+            row["question"], [(each["text"], each["ratings"]) for each in row["answers"]], Pairing("both")
+        )
+    ]
     return [*own_words_rows(rows, own), *(_fields(each) for each in records if isinstance(each, Correction))]
 
 

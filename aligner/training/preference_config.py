@@ -29,8 +29,8 @@ class PreferenceConfig:
     )
     sft_weight: float | None = flag(
         None,
-        "of dpo: also learn the correction by likelihood, at this weight beside the preference (TRL's loss 'sft'; none): without it "
-        "both texts may become less likely",
+        "of dpo: also learn the correction by likelihood, at this weight beside the preference (TRL's loss 'sft'; none): "
+        "without it both texts may become less likely",
     )
     reward_model: str | None = flag(None, "of rloo and grpo: a folder that --method reward made, or a hub id")
     num_generations: int | None = flag(None, "of rloo and grpo: answers drawn to a question (TRL: 2 and 8)")
