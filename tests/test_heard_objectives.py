@@ -15,6 +15,7 @@ from aligner.evaluation.measures.matrix import picture_panels
 from aligner.evaluation.measures.measure import CorrectedText
 from aligner.evaluation.measures.objectives import HEADS, NOTHING, OTHERS, objectives_figures
 from aligner.evaluation.measures.own_words import as_list, beginning, own_words_rows
+from aligner.evaluation.measures.own_words import main as make_own_words
 from aligner.evaluation.measures.ratings import rated_rows
 from aligner.evaluation.measures.table import ALIGNER
 from aligner.evaluation.measures.text_scores import (
@@ -230,6 +231,15 @@ def test_one_text_makes_a_row_for_every_objective_so_that_what_is_asked_for_tell
         (["list"], TEXT, as_list(TEXT)),
         ([], TEXT, TEXT),
     ]
+
+
+def test_rows_in_own_words_are_records_under_their_objective(tmp_path):
+    source, output = tmp_path / "answers.json", tmp_path / "own_words.jsonl"
+    source.write_text(json.dumps([{"question": "How is rice cooked?", "answer": TEXT}]))
+    assert make_own_words(["--rows", str(source), "--output", str(output)]) == 0
+    records = mix([f"correction-json::{output}"], 1, objectives=read_objectives()).records
+    assert sorted(record.objectives for record in records) == [(), ("concise",), ("detailed",), ("list",)]
+    assert make_own_words(["--rows", str(tmp_path / "nowhere.json"), "--output", str(output)]) == 2
 
 
 def test_own_answers_become_rated_rows_by_one_command(tmp_path):

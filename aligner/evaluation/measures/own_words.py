@@ -1,19 +1,28 @@
 """Rows whose target is the answer in its own words: its beginning, more of it, its sentences as a list, or the answer itself.
 
+    python -m aligner.evaluation.measures.own_words --rows answers.jsonl --output own_words.jsonl --most 150
+
 Answers of two models to a question differ in everything. An answer and its own beginning differ in length alone, so what was asked
 for is all that tells the one target from the other: each text makes a row for every objective here, and one that asks for nothing.
+`correction-json` trains on them, under the prompt `objectives`.
 """
 
 from __future__ import annotations
 
+import argparse
 import random
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from aligner.evaluation.measures.items import rows_of
 from aligner.evaluation.measures.objectives import NOTHING
 from aligner.evaluation.measures.text_scores import listed, words
+from aligner.files import write_lines
+from aligner.records import UserError
 from aligner.refusals import declines
+from aligner.terminal import print_errors, print_lines
 
 SHARE = 0.45  # of an answer's words in its beginning, where its first sentence is no longer
 _SENTENCE = re.compile(r"""\S.*?(?:[.!?]+["')\]]*(?=\s|$)|$)""", re.MULTILINE)
@@ -80,3 +89,28 @@ def own_words_rows(rows: Sequence[Mapping[str, Any]], most: Mapping[str, int]) -
         asked = [] if objective == NOTHING else [objective]
         made += [{**row, "objectives": asked} for row in own[:count]]
     return made
+
+
+def main(arguments: list[str]) -> int:
+    """Read, make, write."""
+    parser = argparse.ArgumentParser(
+        prog="python -m aligner.evaluation.measures.own_words", description=(__doc__ or "").split("\n\n")[0]
+    )
+    add = parser.add_argument
+    add("--rows", required=True, nargs="+", metavar="FILE", help="question, answer, and if wanted correction")
+    add("--output", required=True, metavar="FILE", help="rows for correction-json")
+    add("--most", type=int, default=150, metavar="N", help="rows of an objective (150)")
+    args = parser.parse_args(arguments)
+    try:
+        rows = [row for file in args.rows for row in rows_of(file, "question", "answer")]
+    except UserError as error:
+        print_errors(f"error: {error}")
+        return 2
+    made = own_words_rows(rows, dict.fromkeys(PAIRS, args.most))
+    write_lines(args.output, made)
+    print_lines(f"{args.output}: {len(made):,} rows; train on them with --prompt_template objectives")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
