@@ -14,7 +14,7 @@ from aligner.evaluation.measures.controls import IDENTITY, SHUFFLED_OBJECTIVES
 from aligner.evaluation.measures.matrix import picture_panels
 from aligner.evaluation.measures.measure import CorrectedText
 from aligner.evaluation.measures.objectives import HEADS, NOTHING, OTHERS, objectives_figures
-from aligner.evaluation.measures.own_words import as_list, beginning, own_words_rows
+from aligner.evaluation.measures.own_words import as_list, beginning, own_words_rows, with_more
 from aligner.evaluation.measures.own_words import main as make_own_words
 from aligner.evaluation.measures.ratings import rated_rows
 from aligner.evaluation.measures.table import ALIGNER
@@ -222,15 +222,32 @@ def test_sentences_become_the_items_of_a_list():
     assert as_list("- Wash it.\n- Cook it.\n- Loosen it.") is None and as_list("Wash it. Cook it.") is None
 
 
+def test_another_answer_adds_its_sentences_that_are_new_up_to_six_tenths_of_the_words():
+    other = (
+        "Wash the rice in clear water. Ovens of steam cook rice evenly without anyone watching over them. Never mind. "
+        "Cooked grains keep for three days inside a fridge. Freeze whatever else you have left over, within an hour, in portions."
+    )
+    # Known words, eleven new ones, too few, nine new ones; with the last twelve it would be 32, of the text's 44 words.
+    added = "Ovens of steam cook rice evenly without anyone watching over them. Cooked grains keep for three days inside a fridge."
+    assert with_more(TEXT, [TEXT, other]) == f"{TEXT}\n\n{added}"
+    assert with_more(TEXT, ["Wash the rice in clear water."]) is None and with_more(TEXT, []) is None
+
+
 def test_one_text_makes_a_row_for_every_objective_so_that_what_is_asked_for_tells_them_apart():
+    other = (
+        "Steam ovens manage this alone, and whoever owns one of them needs neither pots nor lids nor watches for any meal. "
+        * 2
+    )
     rows = [{"question": "How is rice cooked?", "answer": TEXT, "correction": "I'm sorry, but I can't help with that."}]
+    rows.append({"question": "How is rice cooked?", "answer": other})
     made = own_words_rows(rows, {"concise": 2, "detailed": 2, "list": 2, "nothing": 2})
-    assert [(row["objectives"], row["answer"], row["correction"]) for row in made] == [
-        (["concise"], TEXT, beginning(TEXT)),
-        (["detailed"], beginning(TEXT), TEXT),
-        (["list"], TEXT, as_list(TEXT)),
-        ([], TEXT, TEXT),
+    assert [(row["objectives"], row["correction"]) for row in made if row["answer"] == TEXT] == [
+        (["concise"], beginning(TEXT)),
+        (["detailed"], with_more(TEXT, [other])),
+        (["list"], as_list(TEXT)),
+        ([], TEXT),
     ]
+    assert [row["objectives"] for row in own_words_rows(rows, {"nothing": 1, "list": 1})] == [[], ["list"]]
 
 
 def test_rows_in_own_words_are_records_under_their_objective(tmp_path):
@@ -238,7 +255,11 @@ def test_rows_in_own_words_are_records_under_their_objective(tmp_path):
     source.write_text(json.dumps([{"question": "How is rice cooked?", "answer": TEXT}]))
     assert make_own_words(["--rows", str(source), "--output", str(output)]) == 0
     records = mix([f"correction-json::{output}"], 1, objectives=read_objectives()).records
-    assert sorted(record.objectives for record in records) == [(), ("concise",), ("detailed",), ("list",)]
+    assert sorted(record.objectives for record in records) == [
+        (),
+        ("concise",),
+        ("list",),
+    ]  # no other answer to add from
     assert make_own_words(["--rows", str(tmp_path / "nowhere.json"), "--output", str(output)]) == 2
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aligner.evaluation.measures.controls import shuffled
-from aligner.evaluation.measures.own_words import PAIRS as OWN_WORDS
+from aligner.evaluation.measures.own_words import TARGETS as OWN_WORDS
 from aligner.evaluation.measures.own_words import own_words_rows
 from aligner.evaluation.measures.ratings import rated_rows
 from aligner.evaluation.measures.text_scores import shown_objectives, words

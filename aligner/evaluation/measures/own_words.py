@@ -1,9 +1,9 @@
-"""Rows whose target is the answer in its own words: its beginning, more of it, its sentences as a list, or the answer itself.
+"""Rows whose target is the answer in its own words: its beginning, all of it and more, its sentences as a list, or itself.
 
     python -m aligner.evaluation.measures.own_words --rows answers.jsonl --output own_words.jsonl --most 150
 
-Answers of two models to a question differ in everything. An answer and its own beginning differ in length alone, so what was asked
-for is all that tells the one target from the other: each text makes a row for every objective here, and one that asks for nothing.
+Answers of two models to a question differ in everything. An answer and its own beginning differ in length alone, and what was asked
+for is all that tells the one target from the other: a text makes a row for every objective here, and one that asks for nothing.
 `correction-json` trains on them, under the prompt `objectives`.
 """
 
@@ -18,13 +18,15 @@ from typing import Any
 
 from aligner.evaluation.measures.items import rows_of
 from aligner.evaluation.measures.objectives import NOTHING
-from aligner.evaluation.measures.text_scores import listed, words
+from aligner.evaluation.measures.text_scores import content_words, listed, words
 from aligner.files import write_lines
 from aligner.records import UserError
 from aligner.refusals import declines
 from aligner.terminal import print_errors, print_lines
 
 SHARE = 0.45  # of an answer's words in its beginning, where its first sentence is no longer
+ADDED = (0.25, 0.6)  # of an answer's words that are added to it, at least and at most
+FEWEST_ADDED = 5  # words of a sentence that adds something
 _SENTENCE = re.compile(r"""\S.*?(?:[.!?]+["')\]]*(?=\s|$)|$)""", re.MULTILINE)
 FEWEST = 30  # words of a text: of a shorter one no beginning is an answer
 
@@ -51,43 +53,56 @@ def _sentences(text: str) -> list[re.Match[str]]:
     return [each for each in _SENTENCE.finditer(text) if len(words(each[0])) > 1]
 
 
-def _shortened(text: str) -> tuple[str, str | None]:
-    return text, beginning(text)
+def with_more(text: str, others: Sequence[str]) -> str | None:
+    """The text and a paragraph out of another answer: its first sentences that have half their content words from the text at most.
+    None where no other has a quarter of its words to add."""
+    own, whole = content_words(text), len(words(text))
+    for other in others:
+        added, count = [], 0
+        for sentence in _sentences(other):
+            new, length = content_words(sentence[0]), len(words(sentence[0]))
+            if length < FEWEST_ADDED or not new or len(new & own) > 0.5 * len(new):
+                continue
+            if count + length > ADDED[1] * whole:
+                break
+            added.append(sentence[0])
+            count += length
+        if count >= ADDED[0] * whole:
+            return f"{text.rstrip()}\n\n{' '.join(added)}"
+    return None
 
 
-def _gone_on_with(text: str) -> tuple[str | None, str]:
-    return beginning(text), text
-
-
-PAIRS: Mapping[str, Callable[[str], tuple[str | None, str | None]]] = {  # objective -> answer and target
-    "concise": _shortened,
-    "detailed": _gone_on_with,
-    "list": lambda text: (text, as_list(text)),
-    NOTHING: lambda text: (text, text),
+TARGETS: Mapping[
+    str, Callable[[str, Sequence[str]], str | None]
+] = {  # objective -> what is made of a text and the other ones
+    "concise": lambda text, _: beginning(text),
+    "detailed": with_more,
+    "list": lambda text, _: as_list(text),
+    NOTHING: lambda text, _: text,
 }
 
 
 def own_words_rows(rows: Sequence[Mapping[str, Any]], most: Mapping[str, int]) -> list[dict[str, Any]]:
     """Rows of question, answer, correction and objectives, of each objective so many at most; a refusal makes none."""
-    texts = list(
-        dict.fromkeys(
-            (row["question"], text)
-            for row in rows
-            for text in (row["answer"], row.get("correction"))
-            if text and len(words(text)) >= FEWEST and not declines(text)
-        )
-    )
-    random.Random(0).shuffle(texts)
+    texts: dict[str, list[str]] = {}
+    for row in rows:
+        own = texts.setdefault(row["question"], [])
+        for text in (row["answer"], row.get("correction")):
+            if text and text not in own and len(words(text)) >= FEWEST and not declines(text):
+                own.append(text)
+    each = [
+        (question, text, [other for other in own if other != text]) for question, own in texts.items() for text in own
+    ]
+    random.Random(0).shuffle(each)
     made = []
     for objective, count in most.items():
-        pairs = [(question, *PAIRS[objective](text)) for question, text in texts]
-        own = [
-            {"question": question, "answer": answer, "correction": target}
-            for question, answer, target in pairs
-            if answer and target
-        ]
+        targets = [(question, text, TARGETS[objective](text, others)) for question, text, others in each]
         asked = [] if objective == NOTHING else [objective]
-        made += [{**row, "objectives": asked} for row in own[:count]]
+        made += [
+            {"question": question, "answer": text, "correction": target, "objectives": asked}
+            for question, text, target in targets
+            if target
+        ][:count]
     return made
 
 
@@ -106,7 +121,7 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print_errors(f"error: {error}")
         return 2
-    made = own_words_rows(rows, dict.fromkeys(PAIRS, args.most))
+    made = own_words_rows(rows, dict.fromkeys(TARGETS, args.most))
     write_lines(args.output, made)
     print_lines(f"{args.output}: {len(made):,} rows; train on them with --prompt_template objectives")
     return 0
