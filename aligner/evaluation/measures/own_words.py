@@ -72,9 +72,8 @@ def with_more(text: str, others: Sequence[str]) -> str | None:
     return None
 
 
-TARGETS: Mapping[
-    str, Callable[[str, Sequence[str]], str | None]
-] = {  # objective -> what is made of a text and the other ones
+Target = Callable[[str, Sequence[str]], str | None]  # of a text and of the question's other ones
+TARGETS: Mapping[str, Target] = {
     "concise": lambda text, _: beginning(text),
     "detailed": with_more,
     "list": lambda text, _: as_list(text),
