@@ -117,10 +117,13 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     try:
         rows = [row for file in args.rows for row in rows_of(file, "question", "answer")]
+        if not (made := own_words_rows(rows, dict.fromkeys(TARGETS, args.most))):
+            raise UserError(
+                f"{args.rows[0]}: no row is made of it. It takes an answer of {FEWEST} words, and --most 1."
+            )
     except UserError as error:
         print_errors(f"error: {error}")
         return 2
-    made = own_words_rows(rows, dict.fromkeys(TARGETS, args.most))
     write_lines(args.output, made)
     print_lines(f"{args.output}: {len(made):,} rows; train on them with --prompt_template objectives")
     return 0
