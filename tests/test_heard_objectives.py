@@ -263,6 +263,7 @@ def test_rows_in_own_words_are_records_under_their_objective(tmp_path):
     assert make_own_words(["--rows", str(tmp_path / "nowhere.json"), "--output", str(output)]) == 2
     source.write_text(json.dumps([{"question": "How is rice cooked?", "answer": "In water."}]))
     assert make_own_words(["--rows", str(source), "--output", str(tmp_path / "none.jsonl")]) == 2
+    assert make_own_words(["--rows", str(source), "--output", str(tmp_path / "none.jsonl"), "--most", "0"]) == 2
     assert not (tmp_path / "none.jsonl").exists()
 
 

@@ -9,20 +9,15 @@ for is all that tells the one target from the other: a text makes a row for ever
 
 from __future__ import annotations
 
-import argparse
 import random
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from aligner.evaluation.measures.items import rows_of
 from aligner.evaluation.measures.objectives import NOTHING
+from aligner.evaluation.measures.ratings import texts_by_question, write_made_rows
 from aligner.evaluation.measures.text_scores import content_words, listed, words
-from aligner.files import write_lines
-from aligner.records import UserError
-from aligner.refusals import declines
-from aligner.terminal import print_errors, print_lines
 
 SHARE = 0.45  # of an answer's words in its beginning, where its first sentence is no longer
 ADDED = (0.25, 0.6)  # of an answer's words that are added to it, at least and at most
@@ -81,14 +76,9 @@ TARGETS: Mapping[str, Target] = {
 }
 
 
-def own_words_rows(rows: Sequence[Mapping[str, Any]], most: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Rows of question, answer, correction and objectives, of each objective so many at most; a refusal makes none."""
-    texts: dict[str, list[str]] = {}
-    for row in rows:
-        own = texts.setdefault(row["question"], [])
-        for text in (row["answer"], row.get("correction")):
-            if text and text not in own and len(words(text)) >= FEWEST and not declines(text):
-                own.append(text)
+def own_words_rows(rows: Sequence[Mapping[str, Any]], most: Mapping[str, int | None]) -> list[dict[str, Any]]:
+    """Rows of question, answer, correction and objectives, of each objective so many at most (None: all)."""
+    texts = texts_by_question(rows, FEWEST)
     each = [
         (question, text, [other for other in own if other != text]) for question, own in texts.items() for text in own
     ]
@@ -107,26 +97,13 @@ def own_words_rows(rows: Sequence[Mapping[str, Any]], most: Mapping[str, int]) -
 
 def main(arguments: list[str]) -> int:
     """Read, make, write."""
-    parser = argparse.ArgumentParser(
-        prog="python -m aligner.evaluation.measures.own_words", description=(__doc__ or "").split("\n\n")[0]
+    return write_made_rows(
+        arguments,
+        __doc__ or "",
+        "own_words",
+        "correction-json, to be trained on with --prompt_template objectives",
+        lambda rows, most: own_words_rows(rows, dict.fromkeys(TARGETS, most)),
     )
-    add = parser.add_argument
-    add("--rows", required=True, nargs="+", metavar="FILE", help="question, answer, and if wanted correction")
-    add("--output", required=True, metavar="FILE", help="rows for correction-json")
-    add("--most", type=int, default=150, metavar="N", help="rows of an objective (150)")
-    args = parser.parse_args(arguments)
-    try:
-        rows = [row for file in args.rows for row in rows_of(file, "question", "answer")]
-        if not (made := own_words_rows(rows, dict.fromkeys(TARGETS, args.most))):
-            raise UserError(
-                f"{args.rows[0]}: no row is made of it. It takes an answer of {FEWEST} words, and --most 1."
-            )
-    except UserError as error:
-        print_errors(f"error: {error}")
-        return 2
-    write_lines(args.output, made)
-    print_lines(f"{args.output}: {len(made):,} rows; train on them with --prompt_template objectives")
-    return 0
 
 
 if __name__ == "__main__":

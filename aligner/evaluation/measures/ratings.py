@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from statistics import fmean, pstdev
 from typing import Any
@@ -37,17 +37,22 @@ def rated_rows(rows: Sequence[Mapping[str, Any]], most: Mapping[str, int] | int 
     Ratings are in standard deviations over all texts, so that `--margin` means the same in every objective. Texts that are nearly
     alike in an objective make no row of it, and a refusal none at all: what is learned from it is to refuse.
     """
-    texts: dict[str, list[str]] = {}
-    for row in rows:
-        own = texts.setdefault(row["question"], [])
-        for text in (row["answer"], row.get("correction")):
-            if text and text not in own and len(words(text)) >= FEWEST and not declines(text):
-                own.append(text)
-    rated = []
+    texts, rated = texts_by_question(rows, FEWEST), []
     for objective, ratings in _ratings([text for own in texts.values() for text in own]).items():
         pairs = _furthest(texts, objective, ratings)
         rated += pairs[: most.get(objective, 0) if isinstance(most, Mapping) else most]
     return rated
+
+
+def texts_by_question(rows: Sequence[Mapping[str, Any]], fewest: int) -> dict[str, list[str]]:
+    """A question's answers and corrections of so many words at least, each once and no refusal."""
+    texts: dict[str, list[str]] = {}
+    for row in rows:
+        own = texts.setdefault(row["question"], [])
+        for text in (row["answer"], row.get("correction")):
+            if text and text not in own and len(words(text)) >= fewest and not declines(text):
+                own.append(text)
+    return texts
 
 
 def _ratings(texts: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -90,21 +95,39 @@ def _shows(objective: str, one: str, other: str) -> bool:
 
 def main(arguments: list[str]) -> int:
     """Read, rate, write."""
+    return write_made_rows(arguments, __doc__ or "", "ratings", "rated-json", rated_rows, text_scores()[1])
+
+
+def write_made_rows(
+    arguments: list[str],
+    about: str,
+    module: str,
+    data_set: str,
+    make: Callable[[Sequence[Mapping[str, Any]], int | None], list[dict[str, Any]]],
+    notes: Sequence[str] = (),
+) -> int:
+    """A command that reads answers and writes the rows that `make` has of them, so many of each objective at most."""
     parser = argparse.ArgumentParser(
-        prog="python -m aligner.evaluation.measures.ratings", description=(__doc__ or "").split("\n\n")[0]
+        prog=f"python -m aligner.evaluation.measures.{module}", description=about.split("\n\n")[0]
     )
     add = parser.add_argument
     add("--rows", required=True, nargs="+", metavar="FILE", help="question, answer, and if wanted correction")
-    add("--output", required=True, metavar="FILE", help="rows for rated-json")
-    add("--most", type=int, metavar="N", help="rows of an objective, those whose texts differ most (all)")
+    add("--output", required=True, metavar="FILE", help=f"rows for {data_set}")
+    add("--most", type=int, metavar="N", help="rows of an objective at most (all)")
     args = parser.parse_args(arguments)
     try:
-        rated = rated_rows([row for file in args.rows for row in rows_of(file, "question", "answer")], args.most)
+        if args.most is not None and args.most < 1:
+            raise UserError(f"--most is {args.most}: it must be at least 1.")
+        made = make([row for file in args.rows for row in rows_of(file, "question", "answer")], args.most)
+        if not made:
+            raise UserError(
+                f"{args.rows[0]}: no row is made of its answers: they are too short, refuse, or are too much alike."
+            )
     except UserError as error:
         print_errors(f"error: {error}")
         return 2
-    write_lines(args.output, rated)
-    print_lines(f"{args.output}: {len(rated):,} rows", *text_scores()[1])
+    write_lines(args.output, made)
+    print_lines(f"{args.output}: {len(made):,} rows for {data_set}", *notes)
     return 0
 
 
