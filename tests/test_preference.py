@@ -135,6 +135,7 @@ def test_the_flags_of_a_method_reach_the_ranks_and_decide_the_run():
     config = parse(["--method", "rloo", "--reward_model", "scorer", "--beta", "0.02"])
     assert parse(to_flags(config)) == config
     assert fingerprint_fields(config)["beta"] == 0.02 and "beta" not in fingerprint_fields(parse([]))
+    assert fingerprint_fields(parse(["--method", "dpo", "--sft_weight", "20"]))["sft_weight"] == 20
 
 
 @pytest.fixture
