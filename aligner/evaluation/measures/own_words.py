@@ -1,4 +1,4 @@
-"""Rows whose target is the answer in its own words: its beginning, all of it and more, its sentences as a list, or itself.
+"""Rows whose target is the answer in its own words: its beginning, all of it and more, a list, plainer words, or itself.
 
     python -m aligner.evaluation.measures.own_words --rows answers.jsonl --output own_words.jsonl --most 150
 
@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aligner.evaluation.measures.objectives import NOTHING
+from aligner.evaluation.measures.plain_words import in_plain_words
 from aligner.evaluation.measures.ratings import texts_by_question, write_made_rows
 from aligner.evaluation.measures.text_scores import content_words, listed, words
 
@@ -72,6 +73,7 @@ TARGETS: Mapping[str, Target] = {
     "concise": lambda text, _: beginning(text),
     "detailed": with_more,
     "list": lambda text, _: as_list(text),
+    "readable": lambda text, _: in_plain_words(text),
     NOTHING: lambda text, _: text,
 }
 

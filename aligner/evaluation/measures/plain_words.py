@@ -1,0 +1,71 @@
+"""A text made easier to read and otherwise left alone: sentences parted where two are joined, common words for long ones.
+
+A rule, for rows to be trained on (`own_words`), and no claim that a person would write so. It has words that guides to plain English
+name, where the common word fits into the long one's place.
+"""
+
+from __future__ import annotations
+
+import re
+
+_WORDS = """
+additional: more | additionally: also | alternatively: or | am unable to: cannot | anticipate: expect | appropriate: right
+approximately: about | assist: help | assistance: help | assisting: helping | as well as: and | attempting: trying
+a variety of: many | a wide range of: many | beneficial: good | boundaries: limits | communicate: talk | communicating: talking
+consequences: results | consequently: so | comprehensive: full | constructive: useful | conversation: talk | conversations: talks
+demonstrate: show | demonstrates: shows | detrimental: harmful | determine: find out | difficult: hard | difficulties: troubles
+discussion: talk | discussions: talks | due to: because of | encourage: urge | enhance: improve | ensure: make sure
+ensures: makes sure | ensuring: making sure | essential: key | establish: set up | experiencing: having | extremely: very
+facilitate: help | frequently: often | furthermore: also | guidance: advice | guidelines: rules | identify: find
+identifying: finding | immediately: at once | implement: carry out | inappropriate: wrong | in addition: also | individual: person
+individuals: people | individual's: person's | in order to: to | instructions: steps | legitimate: lawful | maintain: keep
+maintaining: keeping | moreover: also | necessary: needed | negative: bad | numerous: many | obtain: get | obtaining: getting
+opportunity: chance | opportunities: chances | organization: group | organizations: groups | participate: take part
+particularly: above all | permission: leave | positive: good | potential: possible | potentially: perhaps | previous: earlier
+prior to: before | professional: expert | professionals: experts | provide: give | provide you with: give you | provides: gives
+providing: giving | purchase: buy | purchasing: buying | receive: get | receiving: getting | recommend: advise
+recommended: advised | regarding: about | require: need | required: needed | requires: needs | respectful: kind
+seek out: find | significant: large | significantly: much | struggling: having trouble | sufficient: enough | suggestions: tips
+such as: like | therefore: so | throughout: all through | typically: mostly | unethical: wrong | unfortunately: sadly
+utilize: use | utilizing: using | various: many
+"""
+PLAIN_WORDS = dict(pair.strip().split(": ") for line in _WORDS.strip().splitlines() for pair in line.split("|"))
+FEWEST = 2  # places that change; a text with fewer is near plain already
+_LONG = re.compile(rf"\b(an? )?({'|'.join(sorted(PLAIN_WORDS, key=len, reverse=True))})\b", re.IGNORECASE)
+_SUBJECT = (
+    r"I|you|he|she|it|we|they|this|that|these|those|there|the|your|my|its|their|our|if|when|some|many|most|please"
+)
+_VERB = r"(?:['’](?:m|s|re|ve|ll|d)|\s+(?:am|is|are|was|were|have|has|had|can|cannot|could|will|would|should|may|might|must|do|does|did|need))\b"
+_JOINED = re.compile(
+    rf"(?<=[\w)])(?:(?:,\s+(and|but|so|because|which means)|;)\s+({_SUBJECT})\b|\s+(and|but|because)\s+(I|you|he|she|it|we|they|there)(?={_VERB}))"
+)
+_WHICH = re.compile(r"(?<=\w),\s+which (can|may|will|could|would|might|is|includes|helps|are|include|have)\b")
+_OPENINGS = {"but": "But ", "so": "So ", "because": "This is because ", "which means": "This means "}
+
+
+def in_plain_words(text: str) -> str | None:
+    """The text in shorter sentences and commoner words; None where the rule finds fewer than two places."""
+    text, joints = _JOINED.subn(_parted, text)
+    text, clauses = _WHICH.subn(_clause, text)
+    text, places = _LONG.subn(_plain, text)
+    return text if joints + clauses + places >= FEWEST else None
+
+
+def _parted(joint: re.Match[str]) -> str:
+    opening, subject = _OPENINGS.get(joint[1] or joint[3] or "", ""), joint[2] or joint[4]
+    return f". {opening}{subject}" if opening else f". {_capital(subject)}"
+
+
+def _clause(which: re.Match[str]) -> str:
+    return f". {'These' if which[1] in ('are', 'include', 'have') else 'This'} {which[1]}"
+
+
+def _plain(long: re.Match[str]) -> str:
+    article, plain = long[1] or "", PLAIN_WORDS[long[2].lower()]
+    if article:
+        article = article[0] + ("n " if plain[0] in "aeiou" else " ")
+    return article + (_capital(plain) if long[2][0].isupper() else plain)
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
