@@ -1,7 +1,7 @@
 """A text made easier to read and otherwise left alone: sentences parted where two are joined, common words for long ones.
 
-A rule, for rows to be trained on (`own_words`), and no claim that a person would write so. It has words that guides to plain English
-name, where the common word fits into the long one's place.
+A rule, for rows to be trained on (`own_words`), and no claim that a person would write so. It has words that guides to plain
+English name, where the common word fits into the long one's place.
 """
 
 from __future__ import annotations
@@ -9,25 +9,28 @@ from __future__ import annotations
 import re
 
 _WORDS = """
-additional: more | additionally: also | alternatively: or | am unable to: cannot | anticipate: expect | appropriate: right
-approximately: about | assist: help | assistance: help | assisting: helping | as well as: and | attempting: trying
-a variety of: many | a wide range of: many | beneficial: good | boundaries: limits | communicate: talk | communicating: talking
-consequences: results | consequently: so | comprehensive: full | constructive: useful | conversation: talk | conversations: talks
-demonstrate: show | demonstrates: shows | detrimental: harmful | determine: find out | difficult: hard | difficulties: troubles
-discussion: talk | discussions: talks | due to: because of | encourage: urge | enhance: improve | ensure: make sure
-ensures: makes sure | ensuring: making sure | essential: key | establish: set up | experiencing: having | extremely: very
-facilitate: help | frequently: often | furthermore: also | guidance: advice | guidelines: rules | identify: find
-identifying: finding | immediately: at once | implement: carry out | inappropriate: wrong | in addition: also | individual: person
-individuals: people | individual's: person's | in order to: to | instructions: steps | legitimate: lawful | maintain: keep
-maintaining: keeping | moreover: also | necessary: needed | negative: bad | numerous: many | obtain: get | obtaining: getting
-opportunity: chance | opportunities: chances | organization: group | organizations: groups | participate: take part
-particularly: above all | permission: leave | positive: good | potential: possible | potentially: perhaps | previous: earlier
-prior to: before | professional: expert | professionals: experts | provide: give | provide you with: give you | provides: gives
-providing: giving | purchase: buy | purchasing: buying | receive: get | receiving: getting | recommend: advise
-recommended: advised | regarding: about | require: need | required: needed | requires: needs | respectful: kind
-seek out: find | significant: large | significantly: much | struggling: having trouble | sufficient: enough | suggestions: tips
-such as: like | therefore: so | throughout: all through | typically: mostly | unethical: wrong | unfortunately: sadly
-utilize: use | utilizing: using | various: many
+a variety of: many | a wide range of: many | additional: more | additionally: also | alternatively: or
+am unable to: cannot | anticipate: expect | appropriate: right | approximately: about | as well as: and | assist: help
+assistance: help | assisting: helping | attempting: trying | beneficial: good | boundaries: limits | communicate: talk
+communicating: talking | comprehensive: full | consequences: results | consequently: so | constructive: useful
+conversation: talk | conversations: talks | demonstrate: show | demonstrates: shows | determine: find out
+detrimental: harmful | difficult: hard | difficulties: troubles | discussion: talk | discussions: talks
+due to: because of | encourage you: urge you | enhance: improve | ensure: make sure | ensures: makes sure
+ensuring: making sure | essential: key | establish: set up | experiencing: having | extremely: very | facilitate: help
+frequently: often | furthermore: also | guidance: advice | guidelines: rules | identify: find | identifying: finding
+immediately: at once | implement: carry out | in addition: also | in order to: to | inappropriate: wrong
+individual: person | individual's: person's | individuals: people | instructions: steps | legitimate: lawful
+maintain: keep | maintaining: keeping | moreover: also | necessary: needed | negative: bad | numerous: many
+obtain: get | obtaining: getting | opportunities: chances | opportunity: chance | organization: group
+organizations: groups | participate: take part | particularly: above all | permission: leave | positive: good
+potential: possible | potentially: perhaps | previous: earlier | prior to: before | professional: expert
+professionals: experts | provide: give | provide me with: give me | provide us with: give us
+provide you with: give you | provides: gives | providing: giving | providing you with: giving you | purchase: buy
+purchasing: buying | receive: get | receiving: getting | recommend: advise | recommended: advised | regarding: about
+require: need | required: needed | requires: needs | respectful: kind | seek out: find | significant: great
+significantly: much | struggling: having trouble | such as: like | sufficient: enough | suggestions: tips
+therefore: so | throughout: all through | typically: mostly | unethical: wrong | unfortunately: sadly | utilize: use
+utilizing: using | various: many
 """
 PLAIN_WORDS = dict(pair.strip().split(": ") for line in _WORDS.strip().splitlines() for pair in line.split("|"))
 FEWEST = 2  # places that change; a text with fewer is near plain already
@@ -35,9 +38,13 @@ _LONG = re.compile(rf"\b(an? )?({'|'.join(sorted(PLAIN_WORDS, key=len, reverse=T
 _SUBJECT = (
     r"I|you|he|she|it|we|they|this|that|these|those|there|the|your|my|its|their|our|if|when|some|many|most|please"
 )
-_VERB = r"(?:['’](?:m|s|re|ve|ll|d)|\s+(?:am|is|are|was|were|have|has|had|can|cannot|could|will|would|should|may|might|must|do|does|did|need))\b"
+_VERB = (
+    r"(?:['’](?:m|s|re|ve|ll|d)"
+    r"|\s+(?:am|is|are|was|were|ha[sd]|have|can(?:not)?|could|will|would|should|may|might|must|do|does|did|need))\b"
+)
 _JOINED = re.compile(
-    rf"(?<=[\w)])(?:(?:,\s+(and|but|so|because|which means)|;)\s+({_SUBJECT})\b|\s+(and|but|because)\s+(I|you|he|she|it|we|they|there)(?={_VERB}))"
+    rf"(?<=[\w)])(?:(?:,\s+(and|but|so|because|which means)|;)\s+({_SUBJECT})\b"
+    rf"|\s+(and|but|because)\s+(I|you|he|she|it|we|they|there)(?={_VERB}))"
 )
 _WHICH = re.compile(r"(?<=\w),\s+which (can|may|will|could|would|might|is|includes|helps|are|include|have)\b")
 _OPENINGS = {"but": "But ", "so": "So ", "because": "This is because ", "which means": "This means "}
