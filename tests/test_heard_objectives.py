@@ -16,6 +16,7 @@ from aligner.evaluation.measures.measure import CorrectedText
 from aligner.evaluation.measures.objectives import HEADS, NOTHING, OTHERS, objectives_figures
 from aligner.evaluation.measures.own_words import as_list, beginning, own_words_rows, with_more
 from aligner.evaluation.measures.own_words import main as make_own_words
+from aligner.evaluation.measures.plain_words import in_plain_words
 from aligner.evaluation.measures.ratings import rated_rows
 from aligner.evaluation.measures.table import ALIGNER
 from aligner.evaluation.measures.text_scores import (
@@ -231,6 +232,31 @@ def test_another_answer_adds_its_sentences_that_are_new_up_to_six_tenths_of_the_
     added = "Ovens of steam cook rice evenly without anyone watching over them. Cooked grains keep for three days inside a fridge."
     assert with_more(TEXT, [TEXT, other]) == f"{TEXT}\n\n{added}"
     assert with_more(TEXT, ["Wash the rice in clear water."]) is None and with_more(TEXT, []) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        (
+            "Provide an opportunity, and it will help; the lid stays on.",
+            "Give a chance. It will help; the lid stays on.",
+        ),
+        ("It is hot, but most people may obtain a glove.", "It is hot. But most people may get a glove."),
+        ("It takes approximately an hour because it is hot.", "It takes about an hour. This is because it is hot."),
+        ("Utilize a fire, which can spread. Individuals stay.", "Use a fire. This can spread. People stay."),
+    ],
+)
+def test_joined_sentences_are_parted_and_long_words_become_common_ones(text, plain):
+    assert in_plain_words(text) == plain
+
+
+def test_a_text_with_one_place_to_change_is_near_plain_already():
+    assert in_plain_words("The soup is hot, and it is salty.") is None
+
+
+def test_lists_and_clauses_within_a_sentence_stay_in_one_piece():
+    text = "Numerous people obtain bread, rice, and the soup that is hot; the pot, which is clean, and you and I, are there."
+    assert in_plain_words(text) == text.replace("Numerous", "Many").replace("obtain", "get")
 
 
 def test_one_text_makes_a_row_for_every_objective_so_that_what_is_asked_for_tells_them_apart():

@@ -280,7 +280,9 @@ def test_an_objective_that_nothing_rates_is_an_error_before_any_training(several
     experiment, folder = several_answers
     with pytest.raises(UserError, match=r"no text is rated in witty. 'pip install .* There are detailed, concise"):
         write_rows(replace(experiment, rated={"concise": 9, "witty": 9}), folder, tmp_path / "rows")
-    with pytest.raises(UserError, match=r"own_words: there is no 'polite'. There are concise, detailed, list, nothing"):
+    with pytest.raises(
+        UserError, match=r"own_words: there is no 'polite'. There are concise, detailed, list, readable, nothing"
+    ):
         write_rows(replace(experiment, own_words={"polite": 9}), folder, tmp_path / "rows")
 
 

@@ -17,36 +17,39 @@ conversation: talk | conversations: talks | demonstrate: show | demonstrates: sh
 detrimental: harmful | difficult: hard | difficulties: troubles | discussion: talk | discussions: talks
 due to: because of | encourage you: urge you | enhance: improve | ensure: make sure | ensures: makes sure
 ensuring: making sure | essential: key | establish: set up | experiencing: having | extremely: very | facilitate: help
-frequently: often | furthermore: also | guidance: advice | guidelines: rules | identify: find | identifying: finding
+frequently: often | furthermore: also | guidance: advice | guidelines: rules
 immediately: at once | implement: carry out | in addition: also | in order to: to | inappropriate: wrong
 individual: person | individual's: person's | individuals: people | instructions: steps | legitimate: lawful
 maintain: keep | maintaining: keeping | moreover: also | necessary: needed | negative: bad | numerous: many
 obtain: get | obtaining: getting | opportunities: chances | opportunity: chance | organization: group
-organizations: groups | participate: take part | particularly: above all | permission: leave | positive: good
+organizations: groups | participate: take part | permission: leave | positive: good
 potential: possible | potentially: perhaps | previous: earlier | prior to: before | professional: expert
 professionals: experts | provide: give | provide me with: give me | provide us with: give us
 provide you with: give you | provides: gives | providing: giving | providing you with: giving you | purchase: buy
 purchasing: buying | receive: get | receiving: getting | recommend: advise | recommended: advised | regarding: about
 require: need | required: needed | requires: needs | respectful: kind | seek out: find | significant: great
-significantly: much | struggling: having trouble | such as: like | sufficient: enough | suggestions: tips
+significantly: much | struggling: having trouble | such as: like | suggestions: tips
 therefore: so | throughout: all through | typically: mostly | unethical: wrong | unfortunately: sadly | utilize: use
 utilizing: using | various: many
 """
 PLAIN_WORDS = dict(pair.strip().split(": ") for line in _WORDS.strip().splitlines() for pair in line.split("|"))
 FEWEST = 2  # places that change; a text with fewer is near plain already
 _LONG = re.compile(rf"\b(an? )?({'|'.join(sorted(PLAIN_WORDS, key=len, reverse=True))})\b", re.IGNORECASE)
-_SUBJECT = (
-    r"I|you|he|she|it|we|they|this|that|these|those|there|the|your|my|its|their|our|if|when|some|many|most|please"
-)
 _VERB = (
     r"(?:['’](?:m|s|re|ve|ll|d)"
     r"|\s+(?:am|is|are|was|were|ha[sd]|have|can(?:not)?|could|will|would|should|may|might|must|do|does|did|need))\b"
 )
-_JOINED = re.compile(
-    rf"(?<=[\w)])(?:(?:,\s+(and|but|so|because|which means)|;)\s+({_SUBJECT})\b"
-    rf"|\s+(and|but|because)\s+(I|you|he|she|it|we|they|there)(?={_VERB}))"
+_SUBJECT = (  # of a clause, not of a list's last item
+    rf"(?:I|he|she|we|they|there|if|when|please)\b|(?:it|you|this|that|these|those)(?={_VERB})"
 )
-_WHICH = re.compile(r"(?<=\w),\s+which (can|may|will|could|would|might|is|includes|helps|are|include|have)\b")
+_NOUN = rf"(?:the|your|my|its|their|our|some|many|most)(?=(?:\s+(?!that\b|which\b|who\b)\w+){{1,3}}?{_VERB})"
+_JOINED = re.compile(
+    rf"(?<=[\w)])(?:(?:,\s+and|;)\s+({_SUBJECT})|,\s+(but|so|because|which means)\s+({_SUBJECT}|{_NOUN})"
+    rf"|\s+(but|because)\s+((?:I|you|he|she|it|we|they|there)(?={_VERB})))"
+)
+_WHICH = re.compile(
+    r"(?<=\w),\s+which (can|may|will|could|would|might|is|includes|helps|are|include|have)\b(?=[^,.;]*\.)"
+)
 _OPENINGS = {"but": "But ", "so": "So ", "because": "This is because ", "which means": "This means "}
 
 
@@ -59,7 +62,7 @@ def in_plain_words(text: str) -> str | None:
 
 
 def _parted(joint: re.Match[str]) -> str:
-    opening, subject = _OPENINGS.get(joint[1] or joint[3] or "", ""), joint[2] or joint[4]
+    opening, subject = _OPENINGS.get(joint[2] or joint[4], ""), joint[1] or joint[3] or joint[5]
     return f". {opening}{subject}" if opening else f". {_capital(subject)}"
 
 
