@@ -32,8 +32,9 @@ from aligner.commands import (
     serve,
     train,
 )
-from aligner.records import UserError, system_error
+from aligner.records import UserError
 from aligner.surroundings import prepare_process, shortage
+from aligner.system_errors import system_error
 from aligner.terminal import prepare_streams, print_errors
 
 Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]

@@ -10,11 +10,6 @@ class UserError(Exception):
     """An error that the user can correct. Its text is one line: the finding and the remedy."""
 
 
-def system_error(error: OSError) -> UserError:
-    """A fault of the file system in one line: the path and what the system says."""
-    return UserError(f"{error.filename or 'the system says'}: {error.strerror or error}.")
-
-
 def require_at_least_one(**flags: float | None) -> None:
     """UserError naming the first flag whose number is below 1. None stands for a flag that was not given."""
     for name, value in flags.items():

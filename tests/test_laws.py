@@ -16,7 +16,7 @@ RAW = [f"training.datasets.raw.{f.stem}" for f in sorted((PACKAGE / "training/da
 
 # Each module imports only from those above it.
 ORDER = [
-    "keys", "terminal", "parsing", "records", "refusals", "texts", "questions", "shipped",
+    "keys", "terminal", "parsing", "records", "system_errors", "refusals", "texts", "questions", "shipped",
     "chat_api.thoughts", "chat_api.dialogue", "chat_api.replies", "chat_api.parameters", "chat_api.streams",
     "readers.paths", "readers.content", "readers.json_rows", "readers.delimited", "readers.columnar",
     "readers.rows",

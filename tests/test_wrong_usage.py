@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from aligner.cli import main
 from aligner.demo import locate
 from aligner.records import DataError, UserError
+from aligner.system_errors import system_error
 from aligner.training.datasets.read_records import records_of
 from aligner.training.datasets.registry import parse_spec, register_files
 
@@ -37,6 +39,30 @@ def test_a_wrong_command_line_is_one_line_with_the_nearest_flag(name, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert stop.value.code == 2
     assert lines == [f"error: {finding}. 'aligner {words.split()[0]} --help' lists the flags."]
+
+
+@pytest.mark.parametrize(
+    ("place", "finding"),
+    [
+        ("/proc/x", "No such file or directory. Look whether it is spelled right"),
+        ("{file}/x", "Not a directory. A part of the path is a file: name another."),
+        ("{folder}/" + "x" * 300, "File name too long. Name a shorter path."),
+    ],
+)
+def test_an_output_that_cannot_be_written_says_what_to_do(place, finding, tmp_path, capsys):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"question": "How?", "answer": "By hand.", "correction": "By machine."}) + "\n")
+    output = place.format(file=rows, folder=tmp_path)
+    assert main(["pairs", str(rows), "--output", output]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert output in line and finding in line
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_asks_for_room(number):
+    assert str(system_error(OSError(number, "Full", "out.jsonl"))) == (
+        "out.jsonl: Full. Make room and run the same command again."
+    )
 
 
 def test_a_misspelt_model_is_named_before_a_hub_is_asked(tmp_path, monkeypatch, capsys):

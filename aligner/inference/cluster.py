@@ -25,7 +25,8 @@ from aligner.inference.servers import ServerGone
 from aligner.inference.shards import Shard, correct_shard, cut, folder_of, join, left
 from aligner.locks import take
 from aligner.models import quiet_libraries
-from aligner.records import UserError, system_error
+from aligner.records import UserError
+from aligner.system_errors import system_error
 from aligner.terminal import print_errors
 
 SHARD_ROWS = 1000

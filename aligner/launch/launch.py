@@ -20,9 +20,10 @@ from aligner.launch.watch import launch_and_watch
 from aligner.models import quiet_libraries
 from aligner.network import require_loopback
 from aligner.quantised import unpacking
-from aligner.records import UserError, system_error
+from aligner.records import UserError
 from aligner.relay import outlive_readers
 from aligner.shipped import shipped
+from aligner.system_errors import system_error
 from aligner.training.checkpoint.resume import inspect_run, log_complete, run_lock
 from aligner.training.config import RunConfig
 from aligner.training.distributed import stop_signals

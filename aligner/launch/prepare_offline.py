@@ -23,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(given[0]).absolute()
     os.environ["HF_HOME"] = str(folder / HUB)  # before the libraries that read it
     from aligner.console import setup_logging
-    from aligner.records import UserError, system_error
+    from aligner.records import UserError
+    from aligner.system_errors import system_error
 
     setup_logging()
     try:

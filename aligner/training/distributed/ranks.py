@@ -18,7 +18,8 @@ import deepspeed
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
-from aligner.records import UserError, system_error
+from aligner.records import UserError
+from aligner.system_errors import system_error
 
 PATIENCE = 30  # minutes that ranks wait for each other: one may fetch the base model, or write a state, alone
 Value = TypeVar("Value")

@@ -16,7 +16,8 @@ import torch.distributed as dist
 
 from aligner.console import setup_logging
 from aligner.models import quiet_libraries
-from aligner.records import UserError, system_error
+from aligner.records import UserError
+from aligner.system_errors import system_error
 from aligner.terminal import print_errors
 from aligner.training.checkpoint.resume import run_lock
 from aligner.training.config import RunConfig
