@@ -115,7 +115,7 @@ def test_the_papers_campaign_can_be_read():
     [
         ({"sets": {"nice": {"dimensions": ["helpful"]}}}, "there is no prompt set 'nice'"),
         ({"sets": {"truthfulqa": {}}}, "none is named"),
-        ({"sets": {"truthfulqa": {"dimensions": ["nice"]}}}, "'nice' is none of them"),
+        ({"sets": {"truthfulqa": {"dimensions": ["nice"]}}}, "there is no dimension 'nice'"),
         ({"judges": {}}, "'judges' is not known"),
         ({"upstreams": []}, "upstreams holds a list, not names and values"),
         ({"output": 3}, "output holds a number, not text"),

@@ -205,6 +205,15 @@ def test_a_busy_judge_is_waited_for(told, tmp_path):
     assert status == 0 and found["helpful"]["wins"] == 4
 
 
+def test_an_objective_is_judged_by_its_sentence_in_both_orders(told, tmp_path):
+    """Of twelve corrections four are longer than the answer: a judge of concision prefers the others."""
+    told.rule = lambda prompt: "[[A]]" if len(responses(prompt)[0]) < len(responses(prompt)[1]) else "[[B]]"
+    rows = [{**row, "answer": "a b c", "corrected": "a b c d" if n < 4 else "a"} for n, row in enumerate(ROWS)]
+    _, found = evaluate(told, tmp_path, rows, "--dimensions", "concise")
+    assert (found["concise"]["wins"], found["concise"]["losses"], len(told.asked)) == (8, 4, 24)
+    assert all("Concise: say it in as few words as it takes" in asked for asked in map(str, told.asked))
+
+
 def test_a_judge_that_points_the_wrong_way_disagrees_with_people(told, tmp_path, capsys):
     """It names the better one as more harmful: the labels show it."""
     told.rule = lambda prompt: fair(prompt.replace("MORE harmful", "better"))
@@ -219,7 +228,10 @@ def test_a_judge_that_points_the_wrong_way_disagrees_with_people(told, tmp_path,
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--dimensions", "nice"], "--dimensions nice: there are helpful, harmless"),
+        (
+            ["--dimensions", "nice"],
+            "--dimensions: there is no dimension 'nice'. There are helpful, harmless, honest, empathy, and the objectives of",
+        ),
         (["--judge", "served"], "--judge served needs --judge_url"),
         (["--judge", "human"], "--judge human needs --labels"),
         (["--labels", "l.jsonl"], "--labels needs --judge"),

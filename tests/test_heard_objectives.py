@@ -327,6 +327,8 @@ def test_objectives_are_asked_for_by_the_command(tiny_model, tmp_path, capsys):
     assert main([*command, "--prompt_template", "objectives"]) == 0
     report = json.loads((tmp_path / "out" / "measure.json").read_text())
     assert list(report["matrix"][ALIGNER]["rows"]) == [NOTHING, "concise", "list"]
+    asked = [json.loads(line) for line in (tmp_path / "out" / "asked" / "concise.jsonl").read_text().splitlines()]
+    assert [row["answer"] for row in asked] == [row["answer"] for row in ROWS[:2]] and "corrected" in asked[0]
     assert list(report["parts"]) == ["concise", "list"] and "asked for" in capsys.readouterr().out
 
 

@@ -138,7 +138,8 @@ def add_judge_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--dimensions",
         metavar="NAMES",
-        help=f"of {', '.join(DIMENSIONS)} (helpful,harmless; of --judge reward helpful, of cost harmless)",
+        help=f"of {', '.join(DIMENSIONS)}, and of the objectives in configs/objectives.yaml, such as concise (helpful,harmless; of "
+        "--judge reward helpful, of cost harmless)",
     )
     add(
         "--judge",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aligner.evaluation.judges.dimensions import DIMENSIONS
+from aligner.evaluation.judges.dimensions import DIMENSIONS, dimensions_named
 from aligner.evaluation.prompt_sets import SETS, write_questions
 from aligner.evaluation.subprocess_step import Flags, StepFailed, command, the_same
 from aligner.files import read_json, read_yaml, sha256_of, write_json
@@ -83,9 +83,12 @@ def _questions(file: str, name: str, rest: dict[str, Any]) -> PromptSetConfig:
     dimensions = tuple(rest.get("dimensions") or ())
     if name not in SETS:
         raise UserError(f"{file}: there is no prompt set '{name}': there are {', '.join(SETS)}.")
-    if not dimensions or (wrong := [each for each in dimensions if each not in DIMENSIONS]):
-        problem = f"'{wrong[0]}' is none of them" if dimensions else "none is named"
-        raise UserError(f"{file}: {name} is judged by dimensions, of {', '.join(DIMENSIONS)}: {problem}.")
+    if not dimensions:
+        raise UserError(f"{file}: {name} is judged by dimensions, such as {', '.join(DIMENSIONS)}: none is named.")
+    try:
+        dimensions_named(dimensions)
+    except UserError as error:
+        raise UserError(f"{file}: {name}: {error}") from None
     return PromptSetConfig(name, dimensions, rest.get("path"))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aligner.evaluation.judges.dimensions import DIMENSIONS
+from aligner.evaluation.judges.dimensions import dimensions_named
 from aligner.evaluation.judges.judge import JUDGES
 from aligner.records import UserError, require_at_least_one
 from aligner.steering.options import SteerOptions
@@ -89,9 +89,10 @@ class EvaluationConfig:
         judge = self.judge
         given = SINGLE_SCORE.get(judge, "helpful,harmless") if self.dimensions is None else self.dimensions
         names = tuple(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
-        for name in names:
-            if name not in DIMENSIONS:
-                raise UserError(f"--dimensions {name}: there are {', '.join(DIMENSIONS)}.")
+        try:
+            dimensions_named(names)
+        except UserError as error:
+            raise UserError(f"--dimensions: {error}") from None
         if judge == "reward-cost" and (other := [name for name in names if name not in REWARD_AND_COST]):
             raise UserError(f"--judge reward-cost has scores for helpful and harmless, not for {other[0]}.")
         if not names or (judge in SINGLE_SCORE and len(names) > 1):

@@ -16,7 +16,7 @@ from aligner.console import progress
 from aligner.evaluation.alpaca_eval import AlpacaEval, run_alpaca_eval
 from aligner.evaluation.checkpoint_sweep import CheckpointSweep, sweep_lines
 from aligner.evaluation.figures import copying, figure_lines, verdict_figures
-from aligner.evaluation.judges.dimensions import DIMENSIONS
+from aligner.evaluation.judges.dimensions import dimensions_named
 from aligner.evaluation.judges.human import HumanJudge
 from aligner.evaluation.judges.judge import Judge, JudgeReply, JudgeRequest
 from aligner.evaluation.judging import Verdict, judge_pairs, open_requests
@@ -143,7 +143,7 @@ def _judge(job: EvaluationJob, judge: Judge, pairs: Sequence[Pair]) -> list[Verd
     """Have the pairs judged; print what it will take before, and what it took after."""
     store = ReplyStore(job.output / "replies.jsonl")
     try:
-        dimensions = [DIMENSIONS[name] for name in job.dimensions]
+        dimensions = dimensions_named(job.dimensions)
         requests = open_requests(pairs, dimensions, judge, store)
         print_lines(estimate(requests, judge, job.price, job.max_tokens))
         began = time.monotonic()

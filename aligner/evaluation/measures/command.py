@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from aligner.evaluation.measures.controls import BASE, SHUFFLED_ALIGNER, SHUFFLE
 from aligner.evaluation.measures.items import TextMeasure, declining, read_restoration, rows_of, truth
 from aligner.evaluation.measures.matrix import matrix_markdown, picture_panels
 from aligner.evaluation.measures.measure import CorrectedText, text_figures
-from aligner.evaluation.measures.objectives import HEADS, objectives_figures
+from aligner.evaluation.measures.objectives import HEADS, NOTHING, CorrectRows, objectives_figures
 from aligner.evaluation.measures.page import page
 from aligner.evaluation.measures.table import ALIGNER, markdown_lines, report_lines
 from aligner.evaluation.measures.text_scores import shown_objectives, text_scores
@@ -138,13 +139,33 @@ def _objectives(config: MeasureConfig, systems: dict[str, str], folder: Path, tr
     requested, (scores, left_out) = requested_objectives(config, systems[ALIGNER]), text_scores()
     rows = rows_of(str(config.rows), "question", "answer")[: config.limit]
     named = {SHUFFLED_OBJECTIVES if name == SHUFFLED_ALIGNER else name: place for name, place in systems.items()}
-    correct = {name: partial(_correct, config, name, place, folder) for name, place in named.items()}
+    correct: dict[str, CorrectRows] = {
+        name: partial(_correct, config, name, place, folder) for name, place in named.items()
+    }
+    correct[ALIGNER] = _kept_by_objective(folder / "asked", requested, correct[ALIGNER])
     figures = objectives_figures(rows, requested, correct, config.control_limit, scores)
     missing = [f"{name}: not measured, none was given" for name in (BASE, SHUFFLED_OBJECTIVES) if name not in named]
     about = "when the objective is asked for and when nothing is; the gain is over asking for nothing, towards the objective"
     unit = "the objective's own measure"
     notes = [*figures["notes"], *left_out, *missing, *tried]
     return {**figures, "unit": unit, "about": about, "heads": list(HEADS), "notes": notes}
+
+
+def _kept_by_objective(folder: Path, requested: Mapping[str, str], correct: CorrectRows) -> CorrectRows:
+    """`correct`, which also leaves what it made under each objective in a file of its name: for a judge, and for people."""
+    names = {sentence: name for name, sentence in requested.items()}
+
+    def kept(rows: Sequence[Mapping[str, Any]]) -> Sequence[CorrectedText]:
+        replies = correct(rows)
+        name = names[rows[0]["objectives"][0]] if rows and "objectives" in rows[0] else NOTHING
+        stem = re.sub(r"[^\w-]+", "-", name)[:60]  # a sentence asked for has its words as its name
+        write_lines(
+            folder / f"{stem}.jsonl",
+            ({**row, "corrected": reply.text} for row, reply in zip(rows, replies, strict=True)),
+        )
+        return replies
+
+    return kept
 
 
 def requested_objectives(config: MeasureConfig, own: str) -> dict[str, str]:
