@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -45,6 +46,12 @@ def test_scores_of_a_text_can_be_checked_by_eye():
     assert listed("Three things:\n- rice\n- salt\n\n3. water") == 3 / 4 and listed("- one item alone") == 0
     assert content_kept("The wheel turns with steam in 1830.", "Steam came in 1830!") == 2 / 4
     assert script("Привет, Bob") == "CYRILLIC" and script("12 + 3") == ""
+
+
+def test_the_mark_of_an_item_is_no_short_word_that_makes_a_list_easy_to_read(monkeypatch):
+    words_a_sentence = SimpleNamespace(automated_readability_index=lambda text: len(text.split()) / text.count("."))
+    monkeypatch.setitem(sys.modules, "textstat", words_a_sentence)
+    assert text_scores.reading()("- Rice is hot.\n\n2. Salt - sea salt - is dry.") == -10 / 2  # words over sentences
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from functools import cache
 from math import log2
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
-_ITEM = re.compile(r"\s*(?:[-*•]|\d{1,2}[.)])\s+\S")
+_MARK = re.compile(r"^[^\S\n]*(?:[-*•]|\d{1,2}[.)])\s+(?=\S)", re.MULTILINE)  # of an item of a list
 GRADES = 30.0  # a school grade beyond which a text is only a list, or code, without full stops
 FUNCTION_WORDS = re.compile(
     r"(about|above|after|again|also|although|always|among|another|because|been|before|being|below|between|both|cannot|"
@@ -58,7 +58,7 @@ def distinct_trigrams(text: str) -> float:
 def listed(text: str) -> float:
     """The share of lines that are items of a list ("- ", "* ", "1. "), 0 to 1; one item alone is no list."""
     lines = [line for line in text.splitlines() if line.strip()]
-    items = sum(bool(_ITEM.match(line)) for line in lines)
+    items = sum(bool(_MARK.match(line)) for line in lines)
     return items / len(lines) if items > 1 else 0.0
 
 
@@ -81,12 +81,13 @@ def script(text: str) -> str:
 
 def reading() -> Callable[[str], float] | None:
     """School grades that a reader needs (automated readability index: long words, long sentences), with the sign changed; None
-    where `textstat` is not installed. Syllable counts would need a dictionary that is downloaded."""
+    where `textstat` is not installed, which would take an item's mark for a word of one letter. Syllable counts would need a
+    dictionary that is downloaded."""
     try:
         from textstat import automated_readability_index as grade
     except ImportError:
         return None
-    return lambda text: -min(max(float(grade(text)), 0.0), GRADES)
+    return lambda text: -min(max(float(grade(_MARK.sub("", text))), 0.0), GRADES)
 
 
 def decency() -> Callable[[str], float] | None:
