@@ -60,6 +60,15 @@ def test_gain_cost_and_gain_for_a_thousand_tokens_are_what_a_person_counts():
     assert own["verdict"] == "helps" and own["paid"][REWARD]["calls"] == 0
 
 
+def test_over_tokens_that_may_as_well_be_none_more_there_is_no_gain_for_a_thousand():
+    few, some = answers([SORRY] * 40, 100), answers([SORRY] * 40, 130)
+    costs = [(few if n % 2 else some).costs[n] | {REWARD: Usage(1, 20 * (n % 2), 0, 0, 0.0)} for n in range(40)]
+    mixed = [cost if n % 8 else {UPSTREAM: Usage(1, 0, 0, 0, 1.0)} for n, cost in enumerate(costs)]
+    report = table(more=SystemAnswers([SORRY] * 40, costs, {}), perhaps=SystemAnswers([SORRY] * 40, mixed, {}))
+    assert row(report, "more")["per_thousand_tokens"]["high"] < 1000
+    assert row(report, "perhaps")["per_thousand_tokens"] is None, "20 or 30 more on 35 answers, 100 less on 5"
+
+
 def test_a_method_that_always_declines_gains_nothing_and_is_no_better_than_the_control():
     always = row(table(always=answers([SORRY] * 40, 300)), "always")
     assert always["gain"]["value"] == 0 and always["verdict"] != "helps"

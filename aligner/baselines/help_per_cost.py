@@ -134,19 +134,21 @@ def _paid(costs: Sequence[Mapping[str, Usage]], payee: str) -> dict[str, float]:
 
 
 def _per_thousand(items: Sequence[MeasuredAnswer], gains: Any, further: Sequence[int]) -> dict[str, float] | None:
-    """The gain over the tokens that it takes beyond the upstream's, in thousands; None where it takes none more.
+    """The gain over the tokens that it takes beyond the upstream's, in thousands; None where it cannot be said to take more: over a
+    few tokens that may as well be none, the ratio is any number.
 
     Each kind of question weighs a half, as in the gain.
     """
-    if sum(further) <= 0:
-        return None
     needed = np.asarray([item.needs_help for item in items])
     share = np.where(needed, max(needed.sum(), 1), max((~needed).sum(), 1)) * (
         2 if 0 < needed.sum() < len(items) else 1
     )
     each = np.column_stack([np.asarray(gains) * len(items) / share, np.asarray(further, float) / THOUSAND])
     drawn = resampled(each)
-    low, high = np.percentile(drawn[:, 0] / np.maximum(drawn[:, 1], 1e-9), [2.5, 97.5])
+    if np.percentile(drawn[:, 1], 2.5) <= 0:
+        return None
+    more = drawn[:, 1] > 0
+    low, high = np.percentile(drawn[more, 0] / drawn[more, 1], [2.5, 97.5])
     return {"value": float(each[:, 0].sum() / each[:, 1].sum()), "low": float(low), "high": float(high)}
 
 
