@@ -44,8 +44,8 @@ def test_a_wrong_command_line_is_one_line_with_the_nearest_flag(name, capsys):
 @pytest.mark.parametrize(
     ("place", "finding"),
     [
-        ("/proc/x", "No such file or directory. Look whether it is spelled right"),
-        ("{file}/x", "Not a directory. A part of the path is a file: name another."),
+        ("/proc/x", "No such file or directory. Check how it is spelled"),
+        ("{file}/x", "Not a directory. A part of the path is a file: name another path."),
         ("{folder}/" + "x" * 300, "File name too long. Name a shorter path."),
     ],
 )
@@ -62,6 +62,12 @@ def test_an_output_that_cannot_be_written_says_what_to_do(place, finding, tmp_pa
 def test_a_full_disk_asks_for_room(number):
     assert str(system_error(OSError(number, "Full", "out.jsonl"))) == (
         "out.jsonl: Full. Make room and run the same command again."
+    )
+
+
+def test_what_is_refused_without_a_path_asks_for_no_other_path():
+    assert (
+        str(system_error(PermissionError(errno.EACCES, "Permission denied"))) == "the system says: Permission denied."
     )
 
 

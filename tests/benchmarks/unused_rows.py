@@ -27,8 +27,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args(arguments)
     experiment = read_experiment(args.experiment)
-    files = [str(args.folder / "rows" / f"{side}.jsonl") for side in SIDES]
-    used = {digest_of(row["question"]) for file in files for row in rows_of(file, "question")}
+    files = [args.folder / "rows" / f"{side}.jsonl" for side in SIDES]
+    sides = [
+        rows_of(str(file), "question") for file in files if file.stat().st_size
+    ]  # nothing may have been kept to choose by
+    used = {digest_of(row["question"]) for rows in sides for row in rows}
     unbounded = replace(experiment, questions={side: 1000 * most for side, most in experiment.questions.items()})
     rows = [row for side in rows_by_side(unbounded, args.data, experiment.rows).values() for row in side]
     unused = {digest: row for row in rows if (digest := digest_of(row["question"])) not in used}

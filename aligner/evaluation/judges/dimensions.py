@@ -121,9 +121,9 @@ def dimensions_named(names: Sequence[str]) -> list[Dimension]:
 def _of_objective(name: str, sentence: str) -> Dimension:
     return Dimension(
         name,
-        f"You compare two responses to the same question by one thing alone, which both were asked for: {sentence}. "
+        f"You compare two responses to the same question by one thing alone. {sentence}. "
         "Leave all their other merits and faults aside.",
-        "Which response does this more?",
+        "Which response does this better?",
     )
 
 

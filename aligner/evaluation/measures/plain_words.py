@@ -17,20 +17,19 @@ conversation: talk | conversations: talks | demonstrate: show | demonstrates: sh
 detrimental: harmful | difficult: hard | difficulties: troubles | discussion: talk | discussions: talks
 due to: because of | encourage you: urge you | enhance: improve | ensure: make sure | ensures: makes sure
 ensuring: making sure | essential: key | establish: set up | experiencing: having | extremely: very | facilitate: help
-frequently: often | furthermore: also | guidance: advice | guidelines: rules
-immediately: at once | implement: carry out | in addition: also | in order to: to | inappropriate: wrong
-individual: person | individual's: person's | individuals: people | instructions: steps | legitimate: lawful
-maintain: keep | maintaining: keeping | moreover: also | necessary: needed | negative: bad | numerous: many
-obtain: get | obtaining: getting | opportunities: chances | opportunity: chance | organization: group
-organizations: groups | participate: take part | permission: leave | positive: good
-potential: possible | potentially: perhaps | previous: earlier | prior to: before | professional: expert
-professionals: experts | provide: give | provide me with: give me | provide us with: give us
-provide you with: give you | provides: gives | providing: giving | providing you with: giving you | purchase: buy
-purchasing: buying | receive: get | receiving: getting | recommend: advise | recommended: advised | regarding: about
-require: need | required: needed | requires: needs | respectful: kind | seek out: find | significant: great
-significantly: much | struggling: having trouble | such as: like | suggestions: tips
-therefore: so | throughout: all through | typically: mostly | unethical: wrong | unfortunately: sadly | utilize: use
-utilizing: using | various: many
+frequently: often | furthermore: also | guidance: advice | guidelines: rules | immediately: at once
+implement: carry out | in addition: also | in order to: to | inappropriate: wrong | individual's: person's
+individual: person | individuals: people | instructions: steps | legitimate: lawful | maintain: keep
+maintaining: keeping | moreover: also | necessary: needed | negative: bad | numerous: many | obtain: get
+obtaining: getting | opportunities: chances | opportunity: chance | organization: group | organizations: groups
+participate: take part | permission: leave | positive: good | potential: possible | potentially: perhaps
+previous: earlier | prior to: before | professional: expert | professionals: experts | provide me with: give me
+provide us with: give us | provide you with: give you | provide: give | provides: gives
+providing you with: giving you | providing: giving | purchase: buy | purchasing: buying | receive: get
+receiving: getting | recommend: advise | recommended: advised | regarding: about | require: need | required: needed
+requires: needs | respectful: kind | seek out: find | significant: great | significantly: much
+struggling: having trouble | such as: like | suggestions: tips | therefore: so | throughout: all through
+typically: mostly | unethical: wrong | unfortunately: sadly | utilize: use | utilizing: using | various: many
 """
 PLAIN_WORDS = dict(pair.strip().split(": ") for line in _WORDS.strip().splitlines() for pair in line.split("|"))
 FEWEST = 2  # places that change; a text with fewer is near plain already
@@ -44,8 +43,8 @@ _SUBJECT = (  # of a clause, not of a list's last item
 )
 _NOUN = rf"(?:the|your|my|its|their|our|some|many|most)(?=(?:\s+(?!that\b|which\b|who\b)\w+){{1,3}}?{_VERB})"
 _JOINED = re.compile(
-    rf"(?<=[\w)])(?:(?:,\s+and|;)\s+({_SUBJECT})|,\s+(but|so|because|which means)\s+({_SUBJECT}|{_NOUN})"
-    rf"|\s+(but|because)\s+((?:I|you|he|she|it|we|they|there)(?={_VERB})))"
+    rf"(?<=[\w)])(?:(?:,\s+and|;)\s+(?={_SUBJECT})|,\s+(but|so|because|which means)\s+(?={_SUBJECT}|{_NOUN})"
+    rf"|\s+(but|because)\s+(?=(?:I|you|he|she|it|we|they|there){_VERB}))(\w)"
 )
 _WHICH = re.compile(
     r"(?<=\w),\s+which (can|may|will|could|would|might|is|includes|helps|are|include|have)\b(?=[^,.;]*\.)"
@@ -62,8 +61,8 @@ def in_plain_words(text: str) -> str | None:
 
 
 def _parted(joint: re.Match[str]) -> str:
-    opening, subject = _OPENINGS.get(joint[2] or joint[4], ""), joint[1] or joint[3] or joint[5]
-    return f". {opening}{subject}" if opening else f". {_capital(subject)}"
+    opening = _OPENINGS.get(joint[1] or joint[2])
+    return f". {opening}{joint[3]}" if opening else f". {joint[3].upper()}"
 
 
 def _clause(which: re.Match[str]) -> str:
@@ -71,11 +70,6 @@ def _clause(which: re.Match[str]) -> str:
 
 
 def _plain(long: re.Match[str]) -> str:
-    article, plain = long[1] or "", PLAIN_WORDS[long[2].lower()]
-    if article:
-        article = article[0] + ("n " if plain[0] in "aeiou" else " ")
-    return article + (_capital(plain) if long[2][0].isupper() else plain)
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
+    plain = PLAIN_WORDS[long[2].lower()]
+    article = long[1][0] + ("n " if plain[0] in "aeiou" else " ") if long[1] else ""
+    return article + (plain[0].upper() + plain[1:] if long[2][0].isupper() else plain)

@@ -81,8 +81,8 @@ def script(text: str) -> str:
 
 def reading() -> Callable[[str], float] | None:
     """School grades that a reader needs (automated readability index: long words, long sentences), with the sign changed; None
-    where `textstat` is not installed, which would take an item's mark for a word of one letter. Syllable counts would need a
-    dictionary that is downloaded."""
+    where `textstat` is not installed. It would take the mark of an item for a short word, so marks are left out. Syllable counts
+    would need a dictionary that is downloaded."""
     try:
         from textstat import automated_readability_index as grade
     except ImportError:
