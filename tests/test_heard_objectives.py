@@ -249,6 +249,7 @@ def test_another_answer_adds_its_sentences_that_are_new_up_to_six_tenths_of_the_
             "Give a chance. It will help; the lid stays on.",
         ),
         ("It is hot, but most people may obtain a glove.", "It is hot. But most people may get a glove."),
+        ("A professional will purchase an additional pot.", "An expert will buy another pot."),
         ("It takes approximately an hour because it is hot.", "It takes about an hour. This is because it is hot."),
         ("Utilize a fire, which can spread. Individuals stay.", "Use a fire. This can spread. People stay."),
     ],

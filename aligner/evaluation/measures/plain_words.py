@@ -41,7 +41,7 @@ _VERB = (
 _SUBJECT = (  # of a clause, not of a list's last item
     rf"(?:I|he|she|we|they|there|if|when|please)\b|(?:it|you|this|that|these|those)(?={_VERB})"
 )
-_NOUN = rf"(?:the|your|my|its|their|our|some|many|most)(?=(?:\s+(?!that\b|which\b|who\b)\w+){{1,3}}?{_VERB})"
+_NOUN = rf"(?:the|your|my|its|their|our|some|many|most)(?=(?:\s+\w+){{1,3}}?{_VERB})"
 _JOINED = re.compile(
     rf"(?<=[\w)])(?:(?:,\s+and|;)\s+(?={_SUBJECT})|,\s+(but|so|because|which means)\s+(?={_SUBJECT}|{_NOUN})"
     rf"|\s+(but|because)\s+(?=(?:I|you|he|she|it|we|they|there){_VERB}))(\w)"
@@ -71,5 +71,6 @@ def _clause(which: re.Match[str]) -> str:
 
 def _plain(long: re.Match[str]) -> str:
     plain = PLAIN_WORDS[long[2].lower()]
-    article = long[1][0] + ("n " if plain[0] in "aeiou" else " ") if long[1] else ""
-    return article + (plain[0].upper() + plain[1:] if long[2][0].isupper() else plain)
+    if long[1]:  # an additional: another, and not a more
+        plain = "another" if plain == "more" else f"a{'n' if plain[0] in 'aeiou' else ''} {plain}"
+    return plain[0].upper() + plain[1:] if long[0][0].isupper() else plain
