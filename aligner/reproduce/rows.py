@@ -30,6 +30,11 @@ def files_of(experiment: Experiment) -> list[str]:
     return list(dict.fromkeys([*experiment.rows, *own]))
 
 
+def long_enough(experiment: Experiment, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those whose answer has the words that one needs to be measured."""
+    return [row for row in rows if len(words(row.get("answer", ""))) >= experiment.fewest_words]
+
+
 def write_rows(experiment: Experiment, data: Path, folder: Path) -> dict[str, int]:
     """Write the rows of each side, and of each run, to `folder`. Returns how many of each. Prompts that a model has not answered
     yet are counted, and not written."""
@@ -49,7 +54,7 @@ def write_rows(experiment: Experiment, data: Path, folder: Path) -> dict[str, in
         data = answers if write else data
     sides, counts = rows_by_side(experiment, data, experiment.rows), {}
     for side in set(sides) - {"train"}:
-        sides[side] = [row for row in sides[side] if len(words(row.get("answer", ""))) >= experiment.fewest_words]
+        sides[side] = long_enough(experiment, sides[side])
     if missing := set(experiment.types_held_back) - {row.get("type") for row in sides["report"]}:
         known = sorted({row["type"] for rows in sides.values() for row in rows if isinstance(row.get("type"), str)})
         raise UserError(

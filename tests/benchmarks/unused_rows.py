@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.unused_rows restoration output/reproduce/restoration --data DIR --output unused.jsonl
 
-A row a question, in the order of the questions' digests.
+A row a question, in the order of the questions' digests, of answers as long as the experiment measures.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from aligner.evaluation.measures.items import rows_of
 from aligner.files import write_lines
 from aligner.reproduce.experiment import SIDES, digest_of, read_experiment, rows_by_side
+from aligner.reproduce.rows import long_enough
 from aligner.terminal import print_lines
 
 
@@ -35,8 +36,9 @@ def main(arguments: list[str]) -> int:
     unbounded = replace(experiment, questions={side: 1000 * most for side, most in experiment.questions.items()})
     rows = [row for side in rows_by_side(unbounded, args.data, experiment.rows).values() for row in side]
     unused = {digest: row for row in rows if (digest := digest_of(row["question"])) not in used}
-    write_lines(args.output, [unused[digest] for digest in sorted(unused)])
-    print_lines(f"{args.output}: {len(unused):,} rows of questions that were never used")
+    measured = long_enough(experiment, [unused[digest] for digest in sorted(unused)])
+    write_lines(args.output, measured)
+    print_lines(f"{args.output}: {len(measured):,} rows of questions that were never used")
     return 0
 
 
