@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -361,14 +359,18 @@ def test_a_killed_command_goes_on_and_ends_as_if_never_killed(tiny_model, tmp_pa
     some = ("--input", write(tmp_path / "rows.jsonl", read_rows(TEMPLATE)[:40]))
     assert main(flags(tiny_model, whole, *some)) == 0
     command = [sys.executable, "-m", "aligner", *flags(tiny_model, killed, "--batch_size", 1, *some)]
-    process = subprocess.Popen(command, env=environment(1), stderr=subprocess.DEVNULL)
     journal = Path(f"{killed}.journal")
-    while not (journal.exists() and journal.read_bytes().count(b"\n") > 2):
-        assert process.poll() is None
-        time.sleep(0.001)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    kept = journal.read_bytes().count(b"\n") - 1
+    kept = 0
+    for _ in range(5):  # on a busy machine it may be through before one looks again
+        process = subprocess.Popen(command, env=environment(1), stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") > 2):
+            time.sleep(0.001)
+        process.kill()
+        process.wait()
+        if journal.exists() and (kept := journal.read_bytes().count(b"\n") - 1) < 40:
+            break
+        killed.unlink(missing_ok=True)
+        journal.unlink(missing_ok=True)
     assert 0 < kept < 40 and not killed.exists()
     monkeypatch.setattr("aligner.console.has_terminal", lambda: True)  # a bar is for a terminal alone
     capfd.readouterr()
